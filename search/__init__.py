@@ -1,0 +1,1 @@
+"""Hyperparameter search over one small convolutional network, kept in a SQL database."""

@@ -1,0 +1,75 @@
+"""Checkpoints: the state of a trial after its last finished epoch, for whoever takes it over.
+
+A checkpoint is written whole or not at all, is known by the SHA-256 that the database holds, and
+goes when its trial ends.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Checkpoints:
+    """The checkpoints of one study, in a folder that its workers may share."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+
+    def save(self, trial_number: int, epoch: int, state: Mapping[str, Any]) -> str:
+        """Write `state` and return its SHA-256 in hexadecimal.
+
+        The trial's earlier checkpoints stay until `keep_only` removes them.
+
+        Raises:
+            OSError: the folder is full or not writable; nothing of the file is left.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = buffer.getbuffer()
+        path = self._path(trial_number, epoch)
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            scratch.write_bytes(content)
+            scratch.replace(path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
+        return hashlib.sha256(content).hexdigest()
+
+    def load(
+        self, trial_number: int, epoch: int, sha256: str | None, device: torch.device
+    ) -> Mapping[str, Any] | None:
+        """Return the state on `device`; None if there is no file here whose sum is `sha256`."""
+        try:
+            content = self._path(trial_number, epoch).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        state: Mapping[str, Any] = torch.load(
+            io.BytesIO(content), map_location=device, weights_only=True
+        )
+        return state
+
+    def keep_only(self, trial_number: int, epoch: int | None) -> None:
+        """Remove the trial's checkpoints but that of `epoch`; all of them for None."""
+        kept = None if epoch is None else self._path(trial_number, epoch)
+        for path in self._folder.glob(f"{trial_number}-*"):
+            if path != kept:
+                path.unlink(missing_ok=True)
+
+    def sweep(self, running: set[int]) -> None:
+        """Remove what trials other than the numbers `running` left when their worker was killed."""
+        for path in self._folder.glob("*-*"):
+            number = path.name.partition("-")[0]
+            if number.isdigit() and int(number) not in running:
+                path.unlink(missing_ok=True)
+
+    def _path(self, trial_number: int, epoch: int) -> Path:
+        return self._folder / f"{trial_number}-{epoch}.pt"

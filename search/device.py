@@ -1,0 +1,65 @@
+"""Which device trains, and what PyTorch is told before it does.
+
+The settings are PyTorch's own globals, so they are made once per process, by a command.
+"""
+
+import torch
+
+from search.errors import UserError
+
+
+def choose(name: str) -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: PyTorch knows no such device, or this machine has none.
+    """
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in has.items() if there)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in has or (device.type == "cpu" and device.index):
+        raise UserError(f"--device {name}: give auto, cuda, cuda:1, mps or cpu")
+    if not has[device.type]:
+        raise UserError(
+            f"--device {name}: this machine has no such device; --device auto finds one"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: this machine has {torch.cuda.device_count()}, counted from cuda:0"
+        )
+    return device
+
+
+def prepare(device: torch.device, threads: int | None = None) -> None:
+    """Set PyTorch up for `device`, before the first tensor of the process is computed.
+
+    On a CPU: `threads` threads (None for PyTorch's own choice), and numbers below the smallest
+    normal one are flushed to zero, since adaptive optimizers fill their state with them and each
+    costs a hundred times a normal one; threads take the setting over from the one that starts
+    them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the
+    same trial gives the same figures again.
+    """
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def describe(device: torch.device) -> str:
+    """Return the device in words: `CUDA device 0 (NVIDIA …)`, `CPU, 2 threads`."""
+    if device.type == "cuda":
+        return f"CUDA device {device.index or 0} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    return device.type.upper()

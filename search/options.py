@@ -1,0 +1,114 @@
+"""Command-line options, and what becomes of a command's errors.
+
+Nothing slow is imported here, so that `--help` and a mistyped option answer at once.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from search.errors import UserError
+
+DEFAULT_STORAGE = "sqlite:///search.db"
+STORAGE_VARIABLE = "SEARCH_STORAGE"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains in one line and takes no abbreviations."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(
+            prog=f"python -m search.{command}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all commands share."""
+    parser.add_argument(
+        "--study",
+        required=True,
+        metavar="NAME",
+        help="cifar, digits, or the path of a Python file that defines `study` (required)",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of the study in the database (default: the study's own name)",
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default=os.environ.get(STORAGE_VARIABLE, DEFAULT_STORAGE),
+        help="database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with the "
+        f"extra `postgres` (default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help="folder of the image files, fetched if they are not there (default: data/)",
+    )
+    parser.add_argument(
+        "--artifacts",
+        metavar="DIR",
+        type=Path,
+        default=Path("artifacts"),
+        help="folder of checkpoints, 10 to 30 MB for each running trial (default: artifacts/)",
+    )
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """Return a converter of option values to whole numbers of `lowest` or more."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = lowest - 1
+        if number < lowest:
+            raise argparse.ArgumentTypeError(
+                f"a whole number of {lowest} or more is needed, not {text!r}"
+            )
+        return number
+
+    return convert
+
+
+def seconds(text: str) -> float:
+    """Return a positive, finite number of seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
+    return number
+
+
+def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callable[[], int]:
+    """Return the command's entry point, which turns errors into one line and an exit status.
+
+    0: done; 1: the work failed; 2: what was asked cannot be done; 130: interrupted.
+    """
+
+    def main() -> int:
+        try:
+            return run(parser.parse_args())
+        except UserError as error:
+            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
+
+    return main

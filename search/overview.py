@@ -1,0 +1,77 @@
+"""A study at one moment, as the database has it: what every view and summary is made from."""
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.epoch import Epoch
+from search.leases import Lease, leases
+from search.storage import Database
+from search.study import ENQUEUED, VARIANT
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """All trials of a study with their recorded epochs and leases; reads, never writes."""
+
+    trials: list[FrozenTrial]
+    """By number."""
+    epochs: dict[int, list[Epoch]]
+    """By trial id; a trial without a finished epoch is not in it."""
+    leases: dict[int, Lease]
+    """By trial id."""
+
+    @property
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that count against the budget."""
+        return [trial for trial in self.trials if trial.state in FINISHED]
+
+    @property
+    def running(self) -> list[FrozenTrial]:
+        """The trials that a worker holds a lease of."""
+        return [
+            trial
+            for trial in self.trials
+            if trial.state == TrialState.RUNNING and trial._trial_id in self.leases
+        ]
+
+    @property
+    def ranked(self) -> list[FrozenTrial]:
+        """The completed trials, best first; of equals the earlier one."""
+        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+        return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+
+    def of(self, trial: FrozenTrial) -> list[Epoch]:
+        return self.epochs.get(trial._trial_id, [])
+
+
+class Observer:
+    """Takes overviews of a study; asks the database only for what is new since the last."""
+
+    def __init__(self, database: Database, joined: optuna.Study) -> None:
+        self._database = database
+        self._study_id: int = joined._study_id
+        self._epochs: dict[int, list[Epoch]] = {}
+        self._last_row = 0
+
+    def look(self) -> Overview:
+        # Trials first: an epoch is recorded before its trial ends, so that the epochs of a trial
+        # that is seen as ended are seen too.
+        trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
+        for row_id, trial_id, epoch in self._database.epochs_since(self._study_id, self._last_row):
+            self._epochs.setdefault(trial_id, []).append(epoch)
+            self._last_row = row_id
+        return Overview(
+            trials=trials,
+            epochs={trial_id: list(epochs) for trial_id, epochs in self._epochs.items()},
+            leases=leases(self._database, self._study_id),
+        )
+
+
+def label(trial: FrozenTrial) -> str:
+    """Return the trial's number, with its variant's name if it is one."""
+    kind = trial.user_attrs.get(VARIANT, "enqueued" if ENQUEUED in trial.user_attrs else "")
+    return f"{trial.number} {kind}".strip()

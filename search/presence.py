@@ -1,0 +1,54 @@
+"""Whether a worker is still alive, for those that share its files.
+
+A lease alone says so only once it has expired. Here the kernel says it at once: a worker's lock on
+a file ends with its process, however it ends.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Set
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class Presence:
+    """A file that a worker holds locked while it lives; the kernel lets go when it is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._folder = folder
+        self._lock = _file_lock(folder / self.worker)
+        self._lock.acquire(timeout=0)
+
+    def is_gone(self, worker: str) -> bool:
+        """Return whether `worker` is known to be dead.
+
+        False also for one whose file is not here: it may live on a machine with other files.
+        """
+        path = self._folder / worker
+        if worker == self.worker or not path.exists():
+            return False
+        try:
+            with _file_lock(path).acquire(timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    def leave(self, leased: Set[str]) -> None:
+        """Let go, and remove the files of the dead whose trials have been taken over.
+
+        `leased` are the workers that hold a lease; a dead one's file is kept while it tells so.
+        """
+        for path in self._folder.iterdir():
+            if path.name not in leased and self.is_gone(path.name):
+                path.unlink(missing_ok=True)
+        self._lock.release()
+        (self._folder / self.worker).unlink(missing_ok=True)
+
+
+def _file_lock(path: Path) -> FileLock:
+    # Kept, since an absent file tells nothing; and never a file that outlives its process's lock.
+    return FileLock(path, preserve_lock_file=True, fallback_to_soft=False)

@@ -1,0 +1,274 @@
+"""The SQL database of the studies: SQLite in one file, or PostgreSQL.
+
+Optuna's tables are reached through Optuna's storage, the service's own through `Database`. This
+module decides how a database is opened, checked and locked, and keeps the figures of each epoch;
+who runs a trial is for `search.leases` and `search.claims`.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from filelock import FileLock
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy import URL, Connection, delete, func, insert, inspect, make_url, select, update
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from search import tables
+from search.epoch import Epoch
+from search.errors import UserError
+
+BUSY_SECONDS = 60
+"""How long SQLite waits for another process's write."""
+CONNECT_SECONDS = 10
+
+
+class LeaseLost(Exception):
+    """The trial is another worker's by now: its figures are no longer ours to record."""
+
+
+class Database:
+    """An opened database, its tables made if it had none.
+
+    Any number of processes may open it at once, also while it is empty.
+
+    Raises:
+        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = check(url)
+        # Optuna fills a template into URLs, so braces must be doubled.
+        text = self.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+        options = _engine_options(self.url)
+        try:
+            # Optuna's own creation of its tables fails when several processes run it together.
+            with _schema_lock(self.url):
+                # Optuna adds tables before it looks at the schema's version, even to a database
+                # of another version; a database that has a version has its tables.
+                versioned = _has_table(self.url, "alembic_version")
+                storage = RDBStorage(text, engine_kwargs=options, skip_table_creation=versioned)
+                tables.metadata.create_all(storage.engine)
+        except (DBAPIError, RuntimeError, OSError) as error:
+            raise UserError(_explained(self.url, error)) from error
+        self.engine = storage.engine
+        self.optuna: BaseStorage = get_storage(storage)
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[Connection]:
+        """Hold the one lock called `name`, across all processes; yield a connection to write with.
+
+        What is written with the connection is there once the lock is given back, or not at all.
+        Write with it last: on SQLite it keeps Optuna's own connection from writing. A process
+        that is killed gives the lock back. SQLite has one lock for all names.
+        """
+        if self.url.get_backend_name() == "sqlite":
+            with _file_lock(self.url), self.engine.begin() as connection:
+                yield connection
+        else:
+            with self.engine.begin() as connection:
+                connection.execute(select(func.pg_advisory_xact_lock(_lock_key(name))))
+                yield connection
+
+    def record(
+        self, trial_id: int, worker: str, epoch: Epoch, checkpoint_sha256: str | None
+    ) -> None:
+        """Keep `epoch` if the trial is still `worker`'s; an epoch that is there stays as it is.
+
+        Raises:
+            LeaseLost: the trial is no longer leased to `worker`; nothing is written.
+        """
+        leases, epochs = tables.leases, tables.epochs
+        with self.engine.begin() as connection:
+            # The update comes first: it makes SQLite take the write lock before anything is read.
+            study_id = connection.scalar(
+                update(leases)
+                .where(leases.c.trial_id == trial_id, leases.c.worker == worker)
+                .values(epoch=epoch.number)
+                .returning(leases.c.study_id)
+            )
+            if study_id is None:
+                raise LeaseLost(f"trial {trial_id} is no longer leased to {worker}")
+            there = epochs.c.trial_id == trial_id, epochs.c.number == epoch.number
+            if connection.scalar(select(epochs.c.id).where(*there)) is None:
+                row = asdict(epoch) | {"checkpoint_sha256": checkpoint_sha256}
+                connection.execute(
+                    insert(epochs).values(study_id=study_id, trial_id=trial_id, **row)
+                )
+
+    def epochs(self, trial_id: int) -> list[Epoch]:
+        """Return the recorded epochs of a trial in order."""
+        query = select(tables.epochs).where(tables.epochs.c.trial_id == trial_id)
+        return [epoch for _, _, epoch in self._epochs(query.order_by(tables.epochs.c.number))]
+
+    def epochs_since(self, study_id: int, row_id: int) -> list[tuple[int, int, Epoch]]:
+        """Return (row id, trial id, epoch) of all epochs recorded after row `row_id`."""
+        query = select(tables.epochs).where(
+            tables.epochs.c.study_id == study_id, tables.epochs.c.id > row_id
+        )
+        return self._epochs(query.order_by(tables.epochs.c.id))
+
+    def checkpoint_sha256(self, trial_id: int, number: int) -> str | None:
+        """Return the SHA-256 of the checkpoint of epoch `number`; None if none was written."""
+        epochs = tables.epochs
+        query = select(epochs.c.checkpoint_sha256).where(
+            epochs.c.trial_id == trial_id, epochs.c.number == number
+        )
+        with self.engine.connect() as connection:
+            return connection.scalar(query)
+
+    def forget(self, study_id: int) -> None:
+        """Remove the rows that a deleted study left behind when its id is given out again."""
+        with self.engine.begin() as connection:
+            for table in (tables.epochs, tables.leases):
+                connection.execute(delete(table).where(table.c.study_id == study_id))
+
+    def _epochs(self, query: sqlalchemy.Select[Any]) -> list[tuple[int, int, Epoch]]:
+        names = [field.name for field in fields(Epoch)]
+        with self.engine.connect() as connection:
+            return [
+                (row["id"], row["trial_id"], Epoch(**{name: row[name] for name in names}))
+                for row in connection.execute(query).mappings()
+            ]
+
+
+def check(url: str) -> URL:
+    """Return `url` made whole, once the database it names has been seen; write nothing.
+
+    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist.
+
+    Raises:
+        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UserError(
+            "--storage is a URL such as sqlite:///search.db or "
+            "postgresql://user:password@host/database, not what was given"
+        ) from error
+    backend = parsed.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return _check_sqlite(parsed)
+    if backend not in ("postgresql", "postgres"):
+        raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        engine = sqlalchemy.create_engine(parsed, **_engine_options(parsed), poolclass=NullPool)
+        with engine.connect() as connection:
+            _check_tables(parsed, inspect(connection).get_table_names())
+    except (ImportError, NoSuchModuleError) as error:
+        raise UserError(
+            "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
+        ) from error
+    except SQLAlchemyError as error:
+        raise UserError(_explained(parsed, error)) from error
+    return parsed
+
+
+def _check_sqlite(url: URL) -> URL:
+    if not url.database or url.database == ":memory:":
+        raise UserError(
+            "--storage: a SQLite database in memory is gone with its process; "
+            "name a file, such as sqlite:///search.db"
+        )
+    path = Path(url.database)
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"--storage {url}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UserError(f"--storage {url}: {path if path.exists() else folder} is not writable")
+    if path.exists():
+        if not path.is_file():
+            raise UserError(f"--storage {url}: {path} is not a file")
+        try:
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            try:
+                rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                _check_tables(url, [name for (name,) in rows if not name.startswith("sqlite_")])
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise UserError(_explained(url, error)) from error
+    return url.set(drivername="sqlite")
+
+
+def _check_tables(url: URL, names: list[str]) -> None:
+    if names and not {"studies", "version_info"}.intersection(names):  # Optuna's first two
+        raise UserError(
+            f"--storage {url.render_as_string()}: this database holds other tables "
+            f"({', '.join(sorted(names)[:3])}, …); name an empty one"
+        )
+
+
+def _has_table(url: URL, name: str) -> bool:
+    engine = sqlalchemy.create_engine(url, **_engine_options(url), poolclass=NullPool)
+    return inspect(engine).has_table(name)
+
+
+def _engine_options(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "application_name": "search",
+        },
+    }
+
+
+class _WalConnection(sqlite3.Connection):
+    """A SQLite connection that readers and one writer can share a file with."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = NORMAL")  # whole after a kill or a crash, as WAL is
+
+
+@contextmanager
+def _schema_lock(url: URL) -> Iterator[None]:
+    if url.get_backend_name() == "sqlite":
+        with _file_lock(url):
+            yield
+        return
+    engine = sqlalchemy.create_engine(url, **_engine_options(url), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(_lock_key("schema"))))
+        yield
+
+
+def _file_lock(url: URL) -> FileLock:
+    # Without the fallback, which leaves its file behind when the holder is killed.
+    return FileLock(f"{url.database}.lock", fallback_to_soft=False, preserve_lock_file=True)
+
+
+def _lock_key(name: str) -> int:
+    """Return the 63-bit number by which PostgreSQL knows the lock `name`."""
+    return int.from_bytes(hashlib.sha256(f"search/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def _explained(url: URL, error: Exception) -> str:
+    """Return one line on why the database at `url` cannot be used, without its password."""
+    cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    line = " ".join(cause.split())
+    if url.password:
+        line = line.replace(str(url.password), "***")
+    return f"--storage {url.render_as_string(hide_password=True)}: {line}"

@@ -1,0 +1,186 @@
+"""What a study is, and where it is found.
+
+A study is a frozen value: a dataset, a budget, ranges, fixed variants, a sampler and a pruner.
+`load` takes one from the package `studies` by its name, or from any Python file by its path. What
+is stored of it in the database, so that nobody joins it with another one, is its definition.
+"""
+
+import csv
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import FunctionType
+from typing import Literal
+
+from optuna.distributions import distribution_to_json
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
+
+from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
+from search.errors import UserError
+from search.pruning import SuccessiveHalving
+from search.sampling import TPE, SamplerFactory
+from search.seeds import derive_seed
+
+Select = Literal["test", "validation"]
+Definition = Mapping[str, object]
+
+VARIANT = "variant"
+"""User attribute of a trial: the name of the variant that it is."""
+ENQUEUED = "enqueued"
+"""User attribute of a trial: the fixed values that a user gave it."""
+REASON = "reason"
+"""User attribute of a trial: in one line why it was pruned or failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One search: what is trained, on which images, how long, and what is tried.
+
+    Raises:
+        UserError: a number is out of its bounds, or a range or a variant does not fit.
+    """
+
+    name: str
+    dataset: str
+    """One of `search.data.DATASETS`."""
+    variants: Mapping[str, Choices] = field(default_factory=dict)
+    """The fixed trials by name, in the order in which they run; never pruned."""
+    ranges: Ranges = field(default_factory=lambda: RANGES)
+    """What is sampled for every other trial."""
+    trials: int = 60
+    """The budget: finished trials, the variants among them."""
+    epochs: int = 10
+    """Passes over the training images for a trial that is not pruned."""
+    batch_size: int = 32
+    images: int | None = None
+    """Train on the first so many images; None for all."""
+    select: Select = "test"
+    """The split whose accuracy prunes trials and ranks them."""
+    seed: int = 0
+    """From it and a trial's number follow all of the trial's random draws."""
+    sampler: SamplerFactory = field(default_factory=TPE)
+    pruner: BasePruner = field(default_factory=SuccessiveHalving)
+    published: Path | None = None
+    """A CSV file (variant, epoch, train_loss, train_accuracy, test_loss, test_accuracy) of figures
+    that somebody else published for the variants; None if nobody did."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self.ranges)
+        for name, choices in self.variants.items():
+            try:
+                check_params(choices.params(), self.ranges, complete=True)
+            except UserError as error:
+                raise UserError(f"variant {name}: {error}") from None
+        for name, lowest in (("trials", 1), ("epochs", 1), ("batch_size", 2), ("images", 2)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise UserError(f"{name} is {lowest} or more, not {value}")
+        if self.images is not None and self.images % self.batch_size == 1:
+            raise UserError(
+                f"images {self.images} in batches of {self.batch_size} leave a last batch of a "
+                f"single image, which cannot be normalized; take {self.images - 1}"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is from 0 to 2**63 - 1, not {self.seed}")
+        if self.select not in ("test", "validation"):
+            raise UserError(f"select is test or validation, not {self.select!r}")
+
+    def trial_seed(self, number: int) -> int:
+        """Return the seed of all draws that training trial `number` makes."""
+        return derive_seed(self.seed, "trial", number)
+
+    def definition(self, data_digest: str) -> Definition:
+        """Return what every process that joins this study must agree on, as JSON values.
+
+        The budget and the variants are not in it: both can be added to. `data_digest` stands for
+        the images themselves.
+        """
+        ranges = {
+            f"range of {name}": distribution_to_json(distribution)
+            for name, distribution in self.ranges.items()
+        }
+        return {
+            "dataset": self.dataset,
+            "data": data_digest,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "images": self.images,
+            "select": self.select,
+            "seed": self.seed,
+            "sampler": _described(self.sampler),
+            "pruner": _described(self.pruner),
+            **ranges,
+        }
+
+    @cached_property
+    def published_accuracy(self) -> Mapping[tuple[str, int], float]:
+        """Published test accuracy by variant and epoch; empty where nothing was published."""
+        if self.published is None:
+            return {}
+        with self.published.open(newline="") as lines:
+            return {
+                (row["variant"], int(row["epoch"])): float(row["test_accuracy"])
+                for row in csv.DictReader(lines)
+            }
+
+
+def is_variant(trial: FrozenTrial) -> bool:
+    return VARIANT in trial.user_attrs
+
+
+def known() -> list[str]:
+    """Return the names of the shipped studies."""
+    package = importlib.import_module("studies")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load(name: str) -> Study:
+    """Return the study called `name`, or the one that the Python file `name` defines as `study`.
+
+    Raises:
+        UserError: there is no such study or file, or the file defines none.
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise UserError(f"--study {name}: there is no such file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    elif name in known():
+        module = importlib.import_module(f"studies.{name}")
+    else:
+        raise UserError(
+            f"--study {name}: unknown study; known: {', '.join(known())}, "
+            "or the path of a Python file that defines `study`"
+        )
+    study = getattr(module, "study", None)
+    if not isinstance(study, Study):
+        raise UserError(f"--study {name}: it defines no `study` of type search.study.Study")
+    return study
+
+
+def differences(stored: Definition, asked: Definition) -> list[str]:
+    """Return one line for each entry in which two definitions differ."""
+    return [
+        f"{name} is {stored.get(name)!r} in the database and {asked.get(name)!r} here"
+        for name in {**stored, **asked}
+        if stored.get(name) != asked.get(name)
+    ]
+
+
+def _described(part: object) -> str:
+    """Return class and settings of a sampler factory or pruner, alike in every process."""
+    if isinstance(part, type | FunctionType):
+        return str(part.__qualname__)
+    settings = ", ".join(
+        f"{name.lstrip('_')}={value!r}"
+        for name, value in sorted(vars(part).items())
+        if value is None or isinstance(value, bool | int | float | str)
+    )
+    return f"{type(part).__name__}({settings})"

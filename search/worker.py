@@ -1,0 +1,163 @@
+"""One process of a search: claim a trial, run it, tell how it ended, until the budget is spent.
+
+Nothing here is lost by a kill at any moment; a signal only makes it tidier.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import DBAPIError
+
+from search.claims import Claim, Claims, Standing
+from search.objective import Objective
+from search.storage import LeaseLost
+
+RENEW_SECONDS = 2.0
+"""How often a lease is renewed, and with it what the live view shows of a trial."""
+WAIT_SECONDS = 1.0
+"""How often a worker with nothing to do looks whether a trial has come free."""
+FAILURES = 3
+"""So many failed trials in a row, before any has ended well, stop a worker."""
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(BaseException):
+    """The worker was asked to stop; its trial stays for another. Not an error."""
+
+
+class KeepsFailing(Exception):
+    """Trial after trial has failed; the message names the last one's reason."""
+
+
+@dataclass
+class Stop:
+    """When a worker is to stop: on a signal, or at a time."""
+
+    deadline: float | None = None
+    """In `time.monotonic()`; None for no time limit."""
+    signal: int | None = None
+    """The signal that asked, as `SIGINT` or `SIGTERM`; None if none did."""
+    _asked: threading.Event = field(default_factory=threading.Event)
+
+    def is_asked(self) -> bool:
+        return self._asked.is_set() or self.is_late()
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a signal asks to stop."""
+        self._asked.wait(seconds)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM ask to stop; a second one ends the process at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            self._asked.set()
+            signal.signal(number, signal.SIG_DFL)
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def work(objective: Objective, claims: Claims, stop: Stop) -> None:
+    """Run trials until the study's budget is spent or `stop` asks for an end.
+
+    Raises:
+        KeepsFailing: the first trials failed one after the other.
+    """
+    failures = 0
+    try:
+        while not stop.is_asked():
+            claim = claims.claim()
+            if claim is Standing.SPENT:
+                return
+            if isinstance(claim, Standing):
+                stop.wait(WAIT_SECONDS)
+                continue
+            try:
+                state = _run(objective, claims, claim, stop)
+            except LeaseLost as error:
+                log.warning("%s; going on with another", error)
+                continue
+            except Stopped:
+                return
+            failures = failures + 1 if state == TrialState.FAIL and failures >= 0 else -1
+            if failures == FAILURES:
+                raise KeepsFailing(f"the first {FAILURES} trials failed")
+    finally:
+        claims.leave()
+
+
+def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> TrialState:
+    try:
+        with _renewing(claims, claim) as counted:
+
+            def after_batch(batches: int) -> None:
+                counted(batches)
+                if stop.is_asked():
+                    raise Stopped
+
+            return objective.run(claim, after_batch)
+    finally:
+        claims.release(claim)
+
+
+@contextmanager
+def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
+    """Renew the lease in a thread; yield what is to be told the batches trained in the epoch."""
+    ended = threading.Event()
+    rate = _Rate()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_SECONDS):
+            try:
+                if not claims.renew(claim, rate.per_second()):
+                    return  # lost: the trial's next epoch will notice
+            except (DBAPIError, StorageInternalError) as error:
+                log.warning("trial %d: lease not renewed: %s", claim.number, error)
+
+    thread = threading.Thread(target=renew, name=f"lease of trial {claim.number}", daemon=True)
+    thread.start()
+    try:
+        yield rate.count
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _Rate:
+    """Batches trained per second since the last question."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._asked = (time.monotonic(), 0)
+        self._last: float | None = None
+
+    def count(self, batches_in_epoch: int) -> None:
+        if batches_in_epoch:
+            self._batches += 1
+
+    def per_second(self) -> float | None:
+        """Return the rate; the last known one while nothing is trained, as in evaluation."""
+        now, batches = time.monotonic(), self._batches
+        since, before = self._asked
+        self._asked = now, batches
+        if batches > before and now > since:
+            self._last = (batches - before) / (now - since)
+        return self._last
