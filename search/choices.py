@@ -63,12 +63,11 @@ class Choices:
         for name in ("extra_fc", "conv_bias", "fc_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is true or false, not {getattr(self, name)!r}")
-        for name, lowest in (("lr", math.ulp(0.0)), ("weight_decay", 0.0)):
+        for name, rule in (("lr", "above 0"), ("weight_decay", "of 0 or more")):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not lowest <= value < math.inf:
-                bound = "above 0" if lowest else "of 0 or more"
-                raise UserError(f"{name} is a finite number {bound}, not {value!r}")
+            if not number or not 0 <= value < math.inf or (name == "lr" and value == 0):
+                raise UserError(f"{name} is a finite number {rule}, not {value!r}")
 
     @classmethod
     def suggest(cls, trial: BaseTrial, ranges: Ranges) -> Self:

@@ -199,7 +199,7 @@ def _faults(folder: Path) -> list[str]:
 
 def _answer(url: str) -> None:
     """Raise `Unavailable` unless `url` answers in time, name look-up and connection included."""
-    error: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS} seconds")]
+    error: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds")]
 
     def ask() -> None:
         try:

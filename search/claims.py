@@ -66,8 +66,10 @@ class Claims:
         Trials that nobody runs and that are beyond the budget are ended as FAIL.
         """
         with self._database.lock(self._study.study_name) as connection:
-            trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
+            # Leases first: a worker ends its trial, then its lease, and does so without the lock.
+            # The other way round, a trial that ends in between would seem to run without a lease.
             leased = leases.leases(self._database, self._study_id)
+            trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
             finished = sum(trial.state in FINISHED for trial in trials)
             running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             free = [trial for trial in running if self._is_free(leased.get(trial._trial_id))]

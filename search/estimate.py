@@ -5,7 +5,7 @@ import time
 import torch
 
 from search.choices import Choices
-from search.training import EVALUATED_AT_ONCE, Splits, Training
+from search.training import EVALUATED_AT_ONCE, Splits, Training, make_network
 
 BATCHES = 8
 
@@ -25,12 +25,12 @@ def epoch_seconds(
     )
     marks: list[float] = []
     training = Training(
+        make_network(choices, splits, seed=0, device=device),
         choices,
         few,
         epochs=2,
         batch_size=batch_size,
         seed=0,
-        device=device,
         after_batch=lambda batches: marks.append(_now(device)),
     )
     for _ in training.fit():

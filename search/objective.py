@@ -20,7 +20,7 @@ from search.epoch import Epoch
 from search.pruning import reason
 from search.storage import Database, LeaseLost
 from search.study import REASON, Study, is_variant
-from search.training import NonFiniteLoss, Splits, Training
+from search.training import NonFiniteLoss, Splits, Training, make_network
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +52,14 @@ class Objective:
         trial = optuna.Trial(self.joined, claim.trial_id)
         choices = Choices.suggest(trial, self.study.ranges)
         recorded = self.database.epochs(claim.trial_id)
+        seed = self.study.trial_seed(claim.number)
         training = Training(
+            make_network(choices, self.splits, seed=seed, device=self.device),
             choices,
             self.splits,
             epochs=self.study.epochs,
             batch_size=self.study.batch_size,
-            seed=self.study.trial_seed(claim.number),
-            device=self.device,
+            seed=seed,
             measure_train=self.measure_train or is_variant(self._frozen(claim)),
             after_batch=after_batch,
         )

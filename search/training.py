@@ -7,7 +7,7 @@ number of the epoch, so that a training resumed after any epoch goes on as if it
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from torch import Tensor
 from search.choices import Choices
 from search.data import Dataset, Images
 from search.epoch import Epoch
-from search.network import build
+from search.network import Network, build
 from search.seeds import derive_seed
 
 EVALUATED_AT_ONCE = 250
@@ -66,7 +66,7 @@ class Splits:
 
 
 class Training:
-    """A network, its optimizer and its images.
+    """A network, its optimizer and its images, all on one device.
 
     `after_batch` is called after every batch, of training and of evaluation, with the number of
     batches trained in this epoch; what it raises ends the training there. `measure_train` asks for
@@ -75,34 +75,28 @@ class Training:
 
     def __init__(
         self,
+        network: Network,
         choices: Choices,
         splits: Splits,
         *,
         epochs: int,
         batch_size: int,
         seed: int,
-        device: torch.device,
         measure_train: bool = False,
         after_batch: Callable[[int], None] = lambda batches: None,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.network = build(
-            choices,
-            channels=splits.train.channels,
-            size=splits.train.size,
-            n_classes=splits.n_classes,
-            seed=derive_seed(seed, "weights"),
-        ).to(device, dtype)
-        self.optimizer = make_optimizer(choices, list(self.network.parameters()), device)
+        parameters = list(network.parameters())
+        self.network = network
+        self.optimizer = make_optimizer(choices, parameters)
         self._choices = choices
         self._splits = splits
         self._epochs = epochs
         self._batch_size = batch_size
         self._seed = seed
-        self._device = device
         self._measure_train = measure_train
         self._after_batch = after_batch
-        self._dtype = dtype
+        self._dtype = parameters[0].dtype
+        self._device = parameters[0].device
 
     def fit(self, after: int = 0) -> Iterator[Epoch]:
         """Train on from epoch `after` + 1 and yield each epoch's figures.
@@ -182,14 +176,23 @@ class Training:
         return nullcontext()
 
 
-def make_optimizer(
-    choices: Choices, parameters: list[Tensor], device: torch.device
-) -> torch.optim.Optimizer:
-    """Return the optimizer of `choices` in PyTorch's fastest form for `device`."""
+def make_network(choices: Choices, splits: Splits, *, seed: int, device: torch.device) -> Network:
+    """Return the network of `choices` for the images of `splits`, on `device`."""
+    return build(
+        choices,
+        channels=splits.train.channels,
+        size=splits.train.size,
+        n_classes=splits.n_classes,
+        seed=derive_seed(seed, "weights"),
+    ).to(device)
+
+
+def make_optimizer(choices: Choices, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Return the optimizer of `choices` in PyTorch's fastest form for the parameters' device."""
     options: dict[str, Any] = {"lr": choices.lr, "weight_decay": choices.weight_decay}
     if choices.optimizer == "SGD":
         options["momentum"] = 0.9
-    if choices.optimizer in FUSED and device.type in ("cpu", "cuda"):
+    if choices.optimizer in FUSED and parameters[0].device.type in ("cpu", "cuda"):
         options["fused"] = True
     else:
         options["foreach"] = True

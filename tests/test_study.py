@@ -1,0 +1,120 @@
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import studies
+from search.choices import RANGES
+from search.errors import UserError
+from search.study import Study, differences, known, load
+
+
+def test_the_shipped_studies_are_found_by_name() -> None:
+    assert known() == ["cifar", "digits"]
+    cifar = load("cifar")
+    assert (cifar.dataset, cifar.trials, cifar.epochs, cifar.batch_size) == ("cifar10", 60, 10, 32)
+    assert load("digits").dataset == "digits"
+
+
+def test_the_six_variants_are_those_of_the_report() -> None:
+    rows = {
+        name: (c.bn1, c.extra_fc, c.bn2, c.conv_bias and c.fc_bias, c.optimizer, c.lr,
+               c.weight_decay, c.schedule)
+        for name, c in load("cifar").variants.items()
+    }  # fmt: skip
+    assert rows == {
+        "base": ("off", False, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-1": ("plain", False, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-2": ("plain", True, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-3": ("plain", True, "off", True, "Adamax", 0.001, 1e-4, "constant"),
+        "question-4.1": ("plain", True, "off", True, "Adamax", 0.001, 1e-5, "constant"),
+        "question-4.2": ("plain", True, "affine", True, "Adamax", 0.001, 1e-5, "constant"),
+    }
+    assert list(rows) == list(load("digits").variants)
+
+
+def test_the_reports_best_accuracies_are_kept() -> None:
+    published = load("cifar").published_accuracy
+    best: dict[str, float] = {}
+    for (variant, _), accuracy in published.items():
+        best[variant] = max(best.get(variant, 0.0), accuracy)
+    assert len(published) == 59
+    assert best == {
+        "base": 0.7494,
+        "question-1": 0.7625,
+        "question-2": 0.7768,
+        "question-3": 0.7766,
+        "question-4.1": 0.7642,
+        "question-4.2": 0.7757,
+    }
+    with (Path(studies.__path__[0]) / "cifar.csv").open() as lines:
+        assert {row["variant"] for row in csv.DictReader(lines)} == set(best)
+
+
+def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "flowers.py"
+    path.write_text(
+        "from search.study import Study\nstudy = Study(name='flowers', dataset='digits', trials=3)"
+    )
+    assert load(str(path)).name == "flowers"
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown study; known: cifar, digits"):
+        load("cifra")
+    with pytest.raises(UserError, match="no such file"):
+        load(str(tmp_path / "absent.py"))
+    path = tmp_path / "empty.py"
+    path.write_text("study = 3")
+    with pytest.raises(UserError, match="defines no `study`"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"epochs": 0}, "epochs is 1 or more, not 0"),
+        ({"batch_size": 1}, "batch_size is 2 or more, not 1"),
+        ({"images": 33}, "last batch of a single image.*take 32"),
+        ({"seed": -1}, "seed is from 0"),
+        ({"select": "train"}, "select is test or validation"),
+        ({"ranges": {k: r for k, r in RANGES.items() if k != "lr"}}, "'lr' has no range"),
+    ],
+)
+def test_a_study_refuses_nonsense(study: Study, change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        dataclasses.replace(study, **change)  # type: ignore[arg-type]
+
+
+def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
+    odd = dataclasses.replace(study.variants["question-1"], lr=0.5)
+    with pytest.raises(UserError, match=r"variant odd: lr is a number from 0.0001 to 0.1, not 0.5"):
+        dataclasses.replace(study, variants={"odd": odd})
+
+
+def test_a_difference_of_definition_is_named(study: Study) -> None:
+    other = dataclasses.replace(study, epochs=5, trials=50, seed=3)
+    assert differences(study.definition("x"), other.definition("x")) == [
+        "epochs is 4 in the database and 5 here",
+        "seed is 0 in the database and 3 here",
+    ]
+    assert differences(study.definition("x"), study.definition("y"))
+    assert not differences(study.definition("x"), dataclasses.replace(study).definition("x"))
+
+
+def test_trials_have_seeds_of_their_own_that_follow_the_studys(study: Study) -> None:
+    seeds = [study.trial_seed(number) for number in range(1000)]
+    assert len(set(seeds)) == 1000
+    assert seeds == [dataclasses.replace(study).trial_seed(number) for number in range(1000)]
+    assert dataclasses.replace(study, seed=1).trial_seed(0) not in seeds
+
+
+def test_studies_and_storage_load_without_torch() -> None:
+    code = (
+        "import sys, search.study, search.storage, search.claims, search.summary, search.view;"
+        "search.study.load('cifar'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
