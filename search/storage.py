@@ -54,9 +54,15 @@ class Database:
                 # Optuna adds tables before it looks at the schema's version, even to a database
                 # of another version; a database that has a version has its tables.
                 versioned = _has_table(self.url, "alembic_version")
-                storage = RDBStorage(text, engine_kwargs=options, skip_table_creation=versioned)
+                storage = RDBStorage(
+                    text,
+                    engine_kwargs=options,
+                    skip_table_creation=versioned,
+                    skip_compatibility_check=True,
+                )
+                _check_version(self.url, storage)
                 tables.metadata.create_all(storage.engine)
-        except (DBAPIError, RuntimeError, OSError) as error:
+        except (DBAPIError, OSError) as error:
             raise UserError(_explained(self.url, error)) from error
         self.engine = storage.engine
         self.optuna: BaseStorage = get_storage(storage)
@@ -211,6 +217,17 @@ def _check_tables(url: URL, names: list[str]) -> None:
         raise UserError(
             f"--storage {url.render_as_string()}: this database holds other tables "
             f"({', '.join(sorted(names)[:3])}, …); name an empty one"
+        )
+
+
+def _check_version(url: URL, storage: RDBStorage) -> None:
+    there, needed = storage.get_current_version(), storage.get_head_version()
+    if there != needed:
+        storage.engine.dispose()
+        raise UserError(
+            f"--storage {url.render_as_string(hide_password=True)}: its tables are of schema "
+            f"{there}, and this Optuna needs {needed}; `optuna storage upgrade` brings older ones "
+            "up, or name another database"
         )
 
 

@@ -89,7 +89,8 @@ def _counts(overview: Overview, study: Study, budget: int) -> str:
     return (
         f"Trials: {len(ended)} of {budget} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
-        + (f"; {waiting} waiting, for a higher --trials" if waiting else "")
+        + (f"; {waiting} waiting" if waiting else "")
+        + (" for a higher --trials" if waiting and len(ended) >= budget else "")
         + f".\nEpochs: {ran} run of {possible} possible{share}."
     )
 

@@ -19,11 +19,12 @@ from torch import Tensor
 from search.choices import Choices
 from search.data import Dataset, Images
 from search.epoch import Epoch
+from search.errors import UserError
 from search.network import Network, build
 from search.seeds import derive_seed
 
-EVALUATED_AT_ONCE = 250
-"""Images in a batch of evaluation: their activations take about 60 MB of CPU memory."""
+EVALUATED_AT_ONCE = 100
+"""Images in a batch of evaluation: their activations take about 25 MB of CPU memory."""
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
 """Optimizers whose step PyTorch has as one kernel, for CPU and CUDA; the others loop by operation
 over all tensors (foreach)."""
@@ -50,12 +51,12 @@ class Splits:
         """Split `dataset`; train on the first `images` images, hold out the last tenth.
 
         Raises:
-            ValueError: there are not so many images to train on.
+            UserError: there are not so many images to train on.
         """
         total = len(dataset.train)
         available = total - total // 10 if hold_out else total
         if images is not None and images > available:
-            raise ValueError(f"there are {available} images to train on, not {images}")
+            raise UserError(f"--images {images}: there are {available} images to train on")
         held_out = dataset.train.between(available, total) if hold_out else None
         return cls(
             train=dataset.train.between(0, images or available).to(device),

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from search import data
 from search.choices import Choices, OptimizerName, Schedule
 from search.data import Dataset, Images
+from search.errors import UserError
 from search.network import Network
 from search.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
 from studies.cifar import VARIANTS
@@ -216,7 +217,7 @@ def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_on
 
 
 def test_more_images_than_there_are_is_refused(digits: Dataset) -> None:
-    with pytest.raises(ValueError, match="there are 1438 images to train on, not 2000"):
+    with pytest.raises(UserError, match="--images 2000: there are 1438 images to train on"):
         Splits.of(digits, images=2000, hold_out=False, device=CPU)
 
 

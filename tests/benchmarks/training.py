@@ -1,0 +1,246 @@
+"""Speed and memory of training: `python -m tests.benchmarks.training`.
+
+Each variant is trained by `search.training` and, in turn with it, by the loop that a student
+writes: a `DataLoader` with two workers, `ToTensor` and `Normalize` on PIL images, contiguous
+tensors, a plain optimizer, `loss.item()` at each step. Both are processes of their own, of which
+one waits while the other works. Printed are images per second, the ratio with its spread over the
+rounds, and the share of this machine's own rate of float32 matrix products.
+
+The Adamax variants train for an epoch before they are measured: by then the optimizer's state holds
+numbers too small to be normal, which are slow, and which `search.device` flushes to zero.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from search import data, device
+from search.choices import Choices
+from search.training import Splits, Training, make_network
+from studies.cifar import VARIANTS
+from tests.test_network import Report
+
+BATCH = 32
+FLOPS_PER_IMAGE = 6 * (
+    32**2 * 9 * (3 * 32 + 32 * 32) + 16**2 * 9 * (32 * 64 + 64 * 64) + 4096 * 512 + 512 * 10
+)
+"""Of the base network: a multiplication and an addition, forward and twice as many backward."""
+
+
+def main() -> None:
+    options = _options()
+    splits = _splits(options.data, BATCH)  # fetches the images before anything is measured
+    del splits
+    rate = _matrix_product_flops(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads, {rate / 1e9:.0f} GFLOP/s float32")
+    print("variant        ours img/s  student's img/s  ratio: median, lowest to highest  of peak")
+    for variant in options.variants:
+        ours, students, ratios = _compare(variant, options)
+        print(
+            f"{variant:14} {ours:10.0f} {students:16.0f}  {statistics.median(ratios):14.2f}, "
+            f"{min(ratios):.2f} to {max(ratios):.2f} {ours * FLOPS_PER_IMAGE / rate:15.0%}",
+            flush=True,
+        )
+    print(f"peak memory of a worker beyond importing torch: {_memory(options):.0f} MB")
+
+
+def _compare(variant: str, options: argparse.Namespace) -> tuple[float, float, list[float]]:
+    """Return median images per second of both loops, and their ratio in each round."""
+    context = multiprocessing.get_context("spawn")
+    warm_up = options.warm_up if VARIANTS[variant].optimizer == "Adamax" else BATCH
+    loops = []
+    for loop in (_ours, _students):
+        here, there = context.Pipe()
+        arguments = (there, loop, variant, options.data, options.threads, options.batches, warm_up)
+        process = context.Process(target=_serve, args=arguments)
+        process.start()
+        here.recv()  # warm
+        loops.append((process, here))
+    rounds: list[list[float]] = []
+    for _ in range(options.rounds):
+        speeds = []
+        for _, connection in loops:
+            connection.send(True)
+            speeds.append(connection.recv())
+        rounds.append(speeds)
+    for process, connection in loops:
+        connection.send(False)
+        process.join()
+        assert process.exitcode == 0
+    ours, students = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
+    return ours, students, [mine / theirs for mine, theirs in rounds]
+
+
+def _serve(
+    connection: Connection,
+    loop: Callable[[Choices, Path, int, int], Iterator[float]],
+    variant: str,
+    root: Path,
+    threads: int,
+    batches: int,
+    warm_up: int,
+) -> None:
+    """Answer each request with the images per second of so many batches more."""
+    torch.set_num_threads(threads)
+    speeds = loop(VARIANTS[variant], root, batches, warm_up)
+    next(speeds)
+    connection.send("warm")
+    while connection.recv():
+        connection.send(next(speeds))
+
+
+def _ours(choices: Choices, root: Path, batches: int, warm_up: int) -> Iterator[float]:
+    cpu = torch.device("cpu")
+    device.prepare(cpu)
+    marks: list[float] = []
+    network = make_network(choices, _splits(root, BATCH), seed=0, device=cpu)
+    training = Training(
+        network, choices, _splits(root, warm_up * BATCH), epochs=1, batch_size=BATCH, seed=0
+    )
+    list(training.fit())
+    measured = Training(
+        network,
+        choices,
+        _splits(root, batches * BATCH),
+        epochs=10**9,
+        batch_size=BATCH,
+        seed=0,
+        after_batch=lambda batches: marks.append(time.perf_counter()),
+    )
+    measured.optimizer.load_state_dict(training.optimizer.state_dict())
+    yield 0.0
+    epochs = measured.fit()
+    while True:
+        marks.clear()
+        start = time.perf_counter()
+        next(epochs)
+        yield batches * BATCH / (marks[batches - 1] - start)
+
+
+def _students(choices: Choices, root: Path, batches: int, warm_up: int) -> Iterator[float]:
+    network = Report(choices)
+    momentum = {"momentum": 0.9} if choices.optimizer == "SGD" else {}
+    optimizer = getattr(torch.optim, choices.optimizer)(
+        network.parameters(), lr=choices.lr, weight_decay=choices.weight_decay, **momentum
+    )
+    criterion = nn.CrossEntropyLoss()
+    running_loss = 0.0
+    trained = 0
+    start = 0.0
+    loader = DataLoader(PilImages(_splits(root, None)), BATCH, shuffle=True, num_workers=2)
+    while True:
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+            trained += 1
+            if trained == warm_up or (trained > warm_up and (trained - warm_up) % batches == 0):
+                yield batches * BATCH / (time.perf_counter() - start)
+                start = time.perf_counter()
+
+
+class PilImages(Dataset[tuple[torch.Tensor, int]]):
+    """The training images as torchvision's CIFAR10 gives them: one PIL image at a time."""
+
+    def __init__(self, splits: Splits) -> None:
+        self.pixels = torch.cat(splits.train.parts).permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = splits.train.labels.tolist()
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def _splits(root: Path, images: int | None) -> Splits:
+    """Return the first `images` training images and one of testing."""
+    dataset = data.load("cifar10", root)
+    return Splits(
+        train=dataset.train.between(0, images or len(dataset.train)),
+        validation=None,
+        test=dataset.test.between(0, 1),
+        n_classes=10,
+    )
+
+
+def _matrix_product_flops(threads: int) -> float:
+    """Return the best rate of a product of two 2048×2048 float32 matrices, in FLOP/s."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2, 2048, 2048)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - start)
+    return float(2 * 2048**3 / min(times))
+
+
+def _memory(options: argparse.Namespace) -> float:
+    """Return the peak of anonymous memory of a search over `import torch` alone, in MB.
+
+    Mapped files, the images among them, are shared between processes and not counted.
+    """
+    alone = [sys.executable, "-c", "import torch, time; time.sleep(2)"]
+    with tempfile.TemporaryDirectory() as folder:
+        search = [
+            *(sys.executable, "-m", "search.run", "--study", "cifar", "--epochs", "1"),
+            *("--trials", "6", "--images", "3200", "--threads", str(options.threads)),
+            *("--data", str(options.data.resolve())),
+            *("--storage", f"sqlite:///{folder}/search.db", "--artifacts", folder),
+        ]
+        return _peak(search) - _peak(alone)
+
+
+def _peak(command: list[str]) -> float:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                peak = max(peak, int(line.split()[1]))
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return peak / 1024
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, default=Path("data"), help="default: data/")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--batches", type=int, default=60, help="in a round (default: 60)")
+    parser.add_argument(
+        "--warm-up", type=int, default=1562, help="batches before Adamax is measured (an epoch)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""kill -9 at random moments: the finished database is that of an undisturbed run."""
+
+import dataclasses
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.storage import Database
+
+OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
+           "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
+KILLS = 7
+
+
+def _command(url: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *OPTIONS, "--storage", url]
+
+
+def _start(url: str, folder: Path, *, wait: bool = True) -> "subprocess.Popen[bytes]":
+    """Start the search in `folder`; with `wait`, return once its work begins."""
+    folder.mkdir(exist_ok=True)
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(_command(url), cwd=folder, stdout=output, stderr=output)
+    while wait and "an epoch takes about" not in log.read_text():
+        assert process.poll() in (None, 0), log.read_text()
+        time.sleep(0.01)
+        if process.poll() == 0:
+            break
+    return process
+
+
+def _rows(url: str) -> list[dict[str, Any]]:
+    """Every trial of the study with all that must be repeatable."""
+    database = Database(url)
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "values": trial.values,
+            "params": list(trial.params.items()),
+            "user_attrs": trial.user_attrs,
+            "intermediate_values": trial.intermediate_values,
+            "epochs": [
+                dataclasses.replace(epoch, seconds=0.0)
+                for epoch in database.epochs(trial._trial_id)
+            ],
+        }
+        for trial in database.optuna.get_all_trials(1)
+    ]
+    database.close()
+    return rows
+
+
+@pytest.mark.timeout(280)
+def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
+    url: str, tmp_path: Path
+) -> None:
+    undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
+    whole = _start(undisturbed, tmp_path / "undisturbed")
+    began = time.monotonic()
+    assert whole.wait(timeout=120) == 0
+    stretch = (time.monotonic() - began) / KILLS
+    seed = random.randrange(10**6)
+    print(f"random seed {seed}")  # shown if the test fails
+    moments = random.Random(seed)
+    killed = 0
+    for number in range(KILLS):
+        # One of the kills comes before the work begins: while files and tables are made.
+        process = _start(url, tmp_path / "killed", wait=number != 0)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moments.uniform(0, stretch if number else 3))
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+    assert _start(url, tmp_path / "killed").wait(timeout=120) == 0
+    assert killed >= KILLS - 1
+    expected = _rows(undisturbed)
+    assert len(expected) == 22
+    assert {row["state"] for row in expected} == {"COMPLETE", "PRUNED"}
+    for ours, theirs in zip(_rows(url), expected, strict=True):
+        assert ours == theirs
+    folders = [path.name for path in (tmp_path / "killed" / "artifacts" / "digits").iterdir()]
+    assert sorted(folders) == ["checkpoints", "workers"]
+    for name in folders:
+        assert list((tmp_path / "killed" / "artifacts" / "digits" / name).iterdir()) == []

@@ -1,0 +1,292 @@
+"""Trials run to their ends, on digits, by objectives that stand for processes of their own."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from search import data, leases
+from search.checkpoints import Checkpoints
+from search.choices import RANGES
+from search.claims import Claim, Claims
+from search.joining import join
+from search.objective import Objective
+from search.presence import Presence
+from search.storage import Database, LeaseLost
+from search.study import REASON, Study
+from search.training import Splits
+from search.worker import FAILURES, KeepsFailing, Stop, work
+
+CPU = torch.device("cpu")
+
+
+class Process:
+    """What `search.run` makes of a database: an objective, claims, and the study."""
+
+    def __init__(self, url: str, study: Study, folder: Path, **options: object) -> None:
+        dataset = data.load("digits", folder)
+        self.database = Database(url)
+        self.joined = join(self.database, study, "small", data_digest="x")
+        presence = Presence(folder / "workers")
+        self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
+        self.objective = Objective(
+            study=study,
+            joined=self.joined,
+            database=self.database,
+            checkpoints=Checkpoints(folder / "checkpoints"),
+            splits=Splits.of(
+                dataset, images=study.images, hold_out=study.select == "validation", device=CPU
+            ),
+            device=CPU,
+            worker=presence.worker,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def claim(self) -> Claim:
+        claim = self.claims.claim()
+        assert isinstance(claim, Claim)
+        return claim
+
+    def run(self, claim: Claim, after_batch: Callable[[int], None] = lambda batches: None) -> None:
+        try:
+            self.objective.run(claim, after_batch)
+        finally:
+            self.claims.release(claim)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.joined.get_trials()
+
+    def figures(self) -> list[list[dict[str, object]]]:
+        """Everything recorded of every trial's epochs but the time that they took."""
+        rows = [self.database.epochs(trial._trial_id) for trial in self.trials]
+        return [
+            [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
+        ]
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
+    """Start a process on the test's database, or on another of the same test."""
+    begun: list[Process] = []
+
+    def start(study: Study = study, url: str = url, **options: object) -> Process:
+        begun.append(Process(url, study, tmp_path, **options))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.database.close()
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def _killed_at(calls: int) -> Callable[[int], None]:
+    """Return an `after_batch` that ends the process at the given call."""
+    counted = iter(range(1, calls + 1))
+
+    def after_batch(batches: int) -> None:
+        if next(counted) == calls:
+            raise Killed
+
+    return after_batch
+
+
+def test_a_variant_runs_to_its_end_and_is_recorded(start: Start) -> None:
+    process = start()
+    process.run(process.claim())
+    (trial, *_) = process.trials
+    epochs = process.database.epochs(trial._trial_id)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert all(epoch.train_accuracy is not None for epoch in epochs)
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == epochs[-1].test_accuracy
+    assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
+    assert leases.leases(process.database, process.joined._study_id) == {}
+    assert list(process.objective.checkpoints._folder.iterdir()) == []
+
+
+def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:
+    process = start()
+    work(process.objective, process.claims, Stop())
+    assert len(process.trials) == 6
+    variants = process.trials[:2]
+    assert [trial.state for trial in variants] == [TrialState.COMPLETE] * 2
+    pruned = [trial for trial in process.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        assert "at epoch 1, cut-off" in trial.user_attrs[REASON]
+        (epoch,) = process.database.epochs(trial._trial_id)
+        assert trial.value == epoch.test_accuracy
+        assert epoch.train_accuracy is None
+
+
+@pytest.mark.parametrize("calls", [2, 8, 11, 23])
+def test_a_killed_trial_goes_on_after_its_last_epoch_with_the_figures_it_would_have_had(
+    start: Start, calls: int, tmp_path: Path
+) -> None:
+    whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    whole.run(whole.claim())
+    killed, heir = start(), start()
+    with pytest.raises(Killed):
+        killed.run(killed.claim(), _killed_at(calls))
+    begun = len(killed.figures()[0])
+    counts: list[int] = []
+    heir.run(heir.claim(), counts.append)
+    # Five batches of training and three of evaluation an epoch.
+    assert sum(count == 1 for count in counts) == 4 - begun
+    assert heir.figures()[0] == whole.figures()[0]
+    assert heir.trials[0].value == whole.trials[0].value
+    assert heir.trials[0].params == whole.trials[0].params
+
+
+def test_without_its_checkpoint_a_trial_starts_again_with_the_same_figures(
+    start: Start, tmp_path: Path
+) -> None:
+    whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    whole.run(whole.claim())
+    killed = start()
+    with pytest.raises(Killed):
+        killed.run(killed.claim(), _killed_at(18))
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    checkpoint.write_bytes(b"damaged")
+    heir = start()
+    heir.run(heir.claim())
+    assert heir.figures()[0] == whole.figures()[0]
+
+
+def test_a_trial_killed_between_its_epoch_and_its_pruning_is_pruned_by_its_heir(
+    start: Start, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = dataclasses.replace(study, variants={}, trials=10)
+    process = start(without)
+
+    def killed(self: object, *arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "_prune", killed)
+        with pytest.raises(Killed):
+            work(process.objective, process.claims, Stop())
+    (left,) = [trial for trial in process.trials if trial.state == TrialState.RUNNING]
+    heir = start(without)
+    claim = heir.claim()
+    assert claim.number == left.number
+    counts: list[int] = []
+    heir.run(claim, counts.append)
+    assert counts == []  # nothing was trained
+    assert heir.trials[left.number].state == TrialState.PRUNED
+
+
+def test_a_diverging_trial_is_pruned_in_its_epoch_with_its_reason(
+    start: Start, study: Study
+) -> None:
+    ranges = {**RANGES, "lr": optuna.distributions.FloatDistribution(1e18, 1e20, log=True)}
+    process = start(dataclasses.replace(study, variants={}, ranges=ranges, trials=3))
+    work(process.objective, process.claims, Stop())
+    reasons = [trial.user_attrs[REASON] for trial in process.trials]
+    diverged = [reason for reason in reasons if "is nan" in reason or "is inf" in reason]
+    assert diverged
+    assert all("in epoch 1" in reason for reason in diverged)
+    assert {trial.state for trial in process.trials} == {TrialState.PRUNED}
+
+
+def test_a_worker_that_lost_its_trial_drops_it_without_harm(start: Start) -> None:
+    sleeper, heir = start(), start()
+    claim = sleeper.claim()
+    taken: list[Claim] = []
+
+    def robbed(batches: int) -> None:
+        if not taken:
+            sleeper.claims.release(claim)  # as if the lease had expired
+            taken.append(heir.claim())
+
+    with pytest.raises(LeaseLost):
+        sleeper.objective.run(claim, robbed)
+    assert sleeper.figures()[0] == []
+    heir.run(taken[0])
+    assert heir.trials[0].state == TrialState.COMPLETE
+
+
+def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Start) -> None:
+    sleeper, heir = start(), start()
+    claim = sleeper.claim()
+    calls: list[int] = []
+
+    def overtaken(batches: int) -> None:
+        calls.append(batches)
+        if len(calls) == 25:  # in the last epoch
+            sleeper.claims.release(claim)
+            heir.run(heir.claim())
+
+    with pytest.raises(LeaseLost):
+        sleeper.objective.run(claim, overtaken)
+    assert [epoch["number"] for epoch in heir.figures()[0]] == [1, 2, 3, 4]
+    assert heir.trials[0].state == TrialState.COMPLETE
+
+
+def test_trials_that_keep_failing_stop_the_worker(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: object, *arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB\nmore")
+
+    monkeypatch.setattr("search.training.Training.fit", no_memory)
+    process = start()
+    with pytest.raises(KeepsFailing):
+        work(process.objective, process.claims, Stop())
+    failed = [trial for trial in process.trials if trial.state == TrialState.FAIL]
+    assert len(failed) == FAILURES
+    assert failed[0].user_attrs[REASON] == "out of memory: tried to allocate 2 GiB"
+
+
+def test_an_unknown_error_stops_the_worker_and_leaves_the_trial(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, *arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    process = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("search.training.Training.fit", broken)
+        with pytest.raises(ZeroDivisionError):
+            work(process.objective, process.claims, Stop())
+    heir = start()
+    assert heir.claim().taken_over
+
+
+def test_without_room_for_checkpoints_a_trial_runs_all_the_same(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start()
+    (tmp_path / "checkpoints").rmdir()
+    (tmp_path / "checkpoints").touch()
+    process.run(process.claim())
+    assert process.trials[0].state == TrialState.COMPLETE
+    assert "no checkpoint written" in caplog.text
+
+
+def test_selecting_on_validation_prunes_on_it_and_measures_test_once(
+    start: Start, study: Study
+) -> None:
+    process = start(dataclasses.replace(study, select="validation"))
+    process.run(process.claim())
+    trial = process.trials[0]
+    epochs = process.database.epochs(trial._trial_id)
+    assert [epoch.test_accuracy is None for epoch in epochs] == [True, True, True, False]
+    assert trial.value == epochs[-1].validation_accuracy != epochs[-1].test_accuracy
+
+
+def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
+    process = start()
+    work(process.objective, process.claims, Stop(deadline=0.0))
+    assert {trial.state for trial in process.trials} == {TrialState.WAITING}

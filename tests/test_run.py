@@ -1,0 +1,230 @@
+"""The command, as a user types it."""
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search.run import parser
+from search.storage import Database
+from tests.conftest import PASSWORD, Command
+
+QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)
+
+
+def _states(folder: Path) -> dict[int, str]:
+    database = Database(f"sqlite:///{folder / 'search.db'}")
+    trials = database.optuna.get_all_trials(1)
+    database.close()
+    return {trial.number: trial.state.name for trial in trials}
+
+
+def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
+    search: Command, tmp_path: Path
+) -> None:
+    done = search("run", *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
+    assert "optuna-dashboard sqlite:///search.db" in lines[1]
+    assert re.match(r"On CPU, 1 threads: an epoch takes about [0-9.]+ seconds.", lines[2])
+    figure = r"\d\.\d{5}"
+    assert re.search(
+        rf"^\[1 question-1\] EPOCH: 1 train_loss: {figure} train_acc: {figure} "
+        rf"test_loss: {figure} test_acc {figure}$",
+        done.stdout,
+        re.MULTILINE,
+    )
+    assert re.search(
+        r"^\[5 question-4.2\] COMPLETE after 3 of 3 epochs: accuracy", done.stdout, re.M
+    )
+    assert re.search(r"^\[[67]\] EPOCH: 1 batch_loss: ", done.stdout, re.M)
+    assert "Best trials by test accuracy" in done.stdout
+    assert re.search(r"│ question-4.2 │ 5 +│ COMPLETE │ 3 of 3 │ +0\.\d{4} │", done.stdout)
+    assert "Trials: 8 of 8 finished: " in done.stdout
+    assert re.search(r"Epochs: \d+ run of 24 possible \(\d+%\)\.", done.stdout)
+    assert "optimistic" in done.stdout
+    assert len(_states(tmp_path)) == 8
+
+
+def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
+    search: Command, tmp_path: Path
+) -> None:
+    first = search("run", *QUICK)
+    again = search("run", *QUICK)
+    assert again.returncode == 0
+    assert "8 of 8 trials done" in again.stdout
+    assert "EPOCH" not in again.stdout
+    assert again.stdout.split("Best trials")[1] == first.stdout.split("Best trials")[1]
+    more = search("run", *QUICK[:-1], 10)
+    assert "8 of 10 trials done" in more.stdout
+    assert "[0 base]" not in more.stdout
+    assert set(_states(tmp_path)) == set(range(10))
+
+
+def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path: Path) -> None:
+    options = (*QUICK[:-1], 2, "--no-variants", "--measure-train")
+    done = search("run", *options, "--enqueue", "optimizer=SGD lr=0.02", "--enqueue", "bn1=plain")
+    assert done.returncode == 0, done.stderr
+    assert "[0 enqueued] EPOCH: 1 train_loss:" in done.stdout
+    assert re.search(r"│ 0 enqueued +│ .*optimizer=SGD lr=0\.02", done.stdout)
+    assert "Variants" not in done.stdout
+    assert len(_states(tmp_path)) == 2
+
+
+def test_selecting_on_validation_says_so(search: Command) -> None:
+    done = search("run", *QUICK[:-1], 2, "--select", "validation")
+    assert "Best trials by validation accuracy" in done.stdout
+    assert "validation_acc" in done.stdout
+    assert "test accuracy was measured once" in done.stdout
+
+
+def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None:
+    done = search("run", *QUICK, "--timeout", 0.001)
+    assert done.returncode == 0
+    assert "Stopped by --timeout; the same command goes on." in done.stdout
+    assert "6 waiting" in done.stdout
+
+
+def test_help_answers_within_a_second_without_torch_and_explains_every_option() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['run', '--help']\n"
+        "try: runpy.run_module('search.run', run_name='__main__')\n"
+        "except SystemExit: sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0
+    documented = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
+    assert documented == {
+        "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
+        "--epochs", "--images", "--device", "--threads", "--seed", "--timeout", "--select",
+        "--enqueue", "--measure-train", "--variants", "--no-variants",
+    }  # fmt: skip
+    for action in parser()._actions:
+        if action.dest not in ("help", "no_variants"):
+            assert re.search(r"\(default|\(required\)", action.help or ""), action.dest
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--study", "cifra"], "unknown study; known: cifar, digits"),
+        (["--study", "mine/none.py"], "there is no such file"),
+        ([], "the following arguments are required: --study"),
+        (["--study", "digits", "--trials", "0"], "--trials: a whole number of 1 or more is needed"),
+        (["--study", "digits", "--epochs", "many"], "--epochs: a whole number of 1 or more"),
+        (["--study", "digits", "--images", "33"], "a last batch of a single image"),
+        (
+            ["--study", "digits", "--images", "5000"],
+            "--images 5000: there are 1438 images to train on",
+        ),
+        (["--study", "digits", "--timeout", "nan"], "--timeout: a number of seconds above 0"),
+        (["--study", "digits", "--seed", "-1"], "--seed: a whole number of 0 or more"),
+        (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
+        (["--study", "digits", "--variants", "--no-variants"], "not allowed with argument"),
+        (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
+        (["--study", "digits", "--device", "cuda:7"], "this machine has no such device"),
+        (["--study", "digits", "--device", "gpu"], "give auto, cuda, cuda:1, mps or cpu"),
+        (["--study", "digits", "--enqueue", "momentum=1"], "unknown parameter 'momentum'"),
+        (["--study", "digits", "--enqueue", "lr=7"], "lr is a number from 0.0001 to 0.1, not 7"),
+        (["--study", "digits", "--storage", "redis://h"], "SQLite and PostgreSQL are known"),
+        (["--study", "digits", "--storage", "postgresql://me:hush@127.0.0.1:9/x"], "refused"),
+        (["--study", "digits", "--storage", "sqlite:///none/s.db"], "there is no folder none"),
+        (["--study", "digits", "--storage", "sqlite:///text"], "file is not a database"),
+        (["--study", "digits", "--artifacts", "text"], "--artifacts text: "),
+        (["--study", "cifar", "--data", "text"], "--data text: "),
+    ],
+)
+def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
+    search: Command, tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    if "cuda:7" in options:
+        import torch
+
+        assert not torch.cuda.is_available(), "this test is for a machine without CUDA"
+    (tmp_path / "text").write_text("no database, no folder" * 50)
+    done = search("run", *options)
+    assert done.returncode == 2, done.stderr
+    assert complaint in done.stderr
+    assert done.stderr.startswith("python -m search.run: error: ")
+    assert done.stderr.count("\n") == 1
+    assert "hush" not in done.stderr + done.stdout
+    assert not (tmp_path / "search.db").exists()
+    assert (tmp_path / "text").read_text().startswith("no database")
+
+
+def test_another_definition_is_refused_with_the_difference(search: Command) -> None:
+    search("run", *QUICK[:-1], 1)
+    done = search("run", "--study", "digits", "--images", 160, "--epochs", 4)
+    assert done.returncode == 2
+    assert "epochs is 3 in the database and 4 here" in done.stderr
+
+
+def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
+    search: Command, url: str
+) -> None:
+    done = search("run", *QUICK[:-1], 2, "--storage", url)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 finished" in done.stdout
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    command = [sys.executable, "-m", "search.run", *map(str, QUICK), "--epochs", "500"]
+    shown = ""
+    for _ in range(2):  # a first process, and one that goes on
+        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            shown += next(line for line in lines if "EPOCH" in line)
+            process.send_signal(number)
+            asked = time.monotonic()
+            rest = process.stdout.read()
+            assert process.wait(timeout=30) == status
+        assert time.monotonic() - asked < 10
+        assert f"Stopped by {number.name}; the same command goes on." in rest
+        assert _states(tmp_path)[0] == "RUNNING"
+        shown += rest
+    numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None:
+    options = [*map(str, QUICK[:-1]), "7"]
+    shown = "".join(_on_terminal(["run", *options], tmp_path))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert re.search(r"trial +epoch +batches/s +accuracy", plain)
+    assert re.search(r"\d of 7 trials, \d pruned, 0 failed, best 0\.\d{4} \(trial ", plain)
+    assert re.search(r"time left: about \d:\d\d:\d\d", plain)
+    assert re.search(r"[0-5] [a-z0-9.-]+ +[123] of 3", plain)
+    assert "Best trials by test accuracy" in plain
+    assert "EPOCH" not in plain
+
+
+def _on_terminal(command: list[str], folder: Path) -> Iterator[str]:
+    """Run `python -m search.COMMAND` on a pseudo-terminal of 100 columns; yield what it shows."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.environ |= {"COLUMNS": "100", "LINES": "40", "TERM": "xterm"}
+        name, *options = command
+        os.execv(sys.executable, [sys.executable, "-m", f"search.{name}", *options])
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal's output is an error
+        while select.select([terminal], [], [], max(deadline - time.monotonic(), 0))[0]:
+            yield os.read(terminal, 65536).decode(errors="replace")
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
