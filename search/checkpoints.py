@@ -64,11 +64,11 @@ class Checkpoints:
             if path != kept:
                 path.unlink(missing_ok=True)
 
-    def sweep(self, running: set[int]) -> None:
-        """Remove what trials other than the numbers `running` left when their worker was killed."""
+    def sweep(self, begun: set[int]) -> None:
+        """Remove what killed workers left of trials that have ended: of all but `begun`."""
         for path in self._folder.glob("*-*"):
             number = path.name.partition("-")[0]
-            if number.isdigit() and int(number) not in running:
+            if number.isdigit() and int(number) not in begun:
                 path.unlink(missing_ok=True)
 
     def _path(self, trial_number: int, epoch: int) -> Path:

@@ -125,6 +125,5 @@ class Claims:
             trial_id=trial._trial_id,
             worker=self._presence.worker,
             seconds=self._lease_seconds,
-            epoch=max(trial.intermediate_values, default=0),
         )
         return Claim(trial_id=trial._trial_id, number=trial.number, taken_over=taken_over)

@@ -43,7 +43,7 @@ def prepare(device: torch.device, threads: int | None = None) -> None:
 
     On a CPU: `threads` threads (None for PyTorch's own choice), and numbers below the smallest
     normal one are flushed to zero, since adaptive optimizers fill their state with them and each
-    costs a hundred times a normal one; threads take the setting over from the one that starts
+    costs up to a hundred times a normal one on some processors; threads take the setting over from the one that starts
     them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the
     same trial gives the same figures again.
     """
@@ -57,9 +57,10 @@ def prepare(device: torch.device, threads: int | None = None) -> None:
 
 
 def describe(device: torch.device) -> str:
-    """Return the device in words: `CUDA device 0 (NVIDIA …)`, `CPU, 2 threads`."""
+    """Return the device in words, such as `CPU, 2 threads`."""
     if device.type == "cuda":
         return f"CUDA device {device.index or 0} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     return device.type.upper()

@@ -15,7 +15,7 @@ def epoch_seconds(
 ) -> float:
     """Train a few batches and return the wall time of a whole epoch with its evaluation.
 
-    The first, slow batches are left out. Right within about a third on an idle machine.
+    The first, slow epoch is left out. Right within about a third on an idle machine.
     """
     few = Splits(
         train=splits.train.between(0, 2 * BATCHES * batch_size),
@@ -35,12 +35,13 @@ def epoch_seconds(
     )
     for _ in training.fit():
         pass
-    n_train = -(-len(few.train) // batch_size)
-    second = marks[n_train + 1 :]  # the batches of the second epoch, then one of evaluation
-    per_batch = (second[n_train - 1] - second[0]) / (n_train - 1)
-    per_image = (second[n_train] - second[n_train - 1]) / len(few.test)
+    # Marks of an epoch: one a batch of training, then one for the only batch of evaluation.
+    n_batches = -(-len(few.train) // batch_size)
+    began, trained, evaluated = marks[n_batches], marks[2 * n_batches], marks[2 * n_batches + 1]
     measured = splits.validation or splits.test
-    return per_batch * len(splits.train) / batch_size + per_image * len(measured)
+    return (trained - began) * len(splits.train) / len(few.train) + (evaluated - trained) * len(
+        measured
+    ) / len(few.test)
 
 
 def _now(device: torch.device) -> float:

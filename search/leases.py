@@ -19,8 +19,6 @@ class Lease:
     trial_id: int
     worker: str
     expired: bool
-    epoch: int
-    """The last finished epoch; 0 before the first."""
     batches_per_second: float | None
     """Rate of training at the last renewal; None while nothing was trained yet."""
 
@@ -35,7 +33,6 @@ def leases(database: Database, study_id: int) -> dict[int, Lease]:
             trial_id=row["trial_id"],
             worker=row["worker"],
             expired=bool(row["expired"]),
-            epoch=row["epoch"],
             batches_per_second=row["batches_per_second"],
         )
         for row in rows
@@ -43,7 +40,7 @@ def leases(database: Database, study_id: int) -> dict[int, Lease]:
 
 
 def grant(
-    connection: Connection, *, study_id: int, trial_id: int, worker: str, seconds: float, epoch: int
+    connection: Connection, *, study_id: int, trial_id: int, worker: str, seconds: float
 ) -> None:
     """Give the trial to `worker`, whoever had it; only under the study's lock."""
     connection.execute(delete(table).where(table.c.trial_id == trial_id))
@@ -53,7 +50,6 @@ def grant(
             trial_id=trial_id,
             worker=worker,
             expires_at=clock() + seconds,
-            epoch=epoch,
         )
     )
 

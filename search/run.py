@@ -5,13 +5,19 @@ Everything is in the database: the same command goes on where it was, however it
 
 import argparse
 import dataclasses
-import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from search.errors import UserError
 from search.options import Parser, add_common, command, seconds, whole
+
+if TYPE_CHECKING:
+    from search.claims import Claims
+    from search.objective import Objective
+    from search.worker import Stop
 
 EPILOG = """\
 examples:
@@ -111,11 +117,13 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Check what was asked, then search; nothing is written before all of it is known to fit."""
     started = time.monotonic()
-    from search import choices, storage
+    from search import choices, storage, storage_url
     from search.study import load
 
     study = load(options.study)
+    typical = next(iter(study.variants.values()), None)
     names = ("trials", "epochs", "images", "seed", "select")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.no_variants:
@@ -123,8 +131,8 @@ def run(options: argparse.Namespace) -> int:
     study = dataclasses.replace(study, **given)
     enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     name = options.name or study.name
-    storage.check(options.storage)
-    folder = _folder(options.artifacts, name)
+    storage_url.check(options.storage)
+    _check_folder(options.artifacts)
 
     import optuna
 
@@ -139,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     from search.summary import console, summary
     from search.training import Splits
     from search.view import following
-    from search.worker import KeepsFailing, Stop, work
+    from search.worker import Stop
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()
@@ -147,69 +155,73 @@ def run(options: argparse.Namespace) -> int:
     device.prepare(where, options.threads)
     dataset = data.load(study.dataset, options.data, out.print)
     splits = Splits.of(
-        dataset, images=study.images, hold_out=study.select == "validation", device=where
+        dataset,
+        images=study.images,
+        hold_out=study.select == "validation",
+        batch_size=study.batch_size,
+        device=where,
     )
     database = storage.Database(options.storage)
     joined = join(database, study, name, data_digest=dataset.digest, enqueue=enqueue)
     observer = Observer(database, joined)
-    before = observer.look()
-    out.print(f"Study {name} in {database}: {len(before.finished)} of {study.trials} trials done.")
+    done = len(observer.look().finished)
+    out.print(f"Study {name} in {database}: {done} of {study.trials} trials done.")
     out.print(f"Look at it with: optuna-dashboard {database}", soft_wrap=True)
     status = 0
-    if len(before.finished) < study.trials:
+    if done < study.trials:
+        if typical is not None:
+            took = epoch_seconds(typical, splits, batch_size=study.batch_size, device=where)
+            out.print(f"On {device.describe(where)}: an epoch takes about {took:.2g} seconds.")
+        folder = options.artifacts / name
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.sweep({trial.number for trial in before.running})
+        checkpoints.sweep(observer.look().begun)
         presence = Presence(folder / "workers")
+        objective = Objective(
+            study=study,
+            joined=joined,
+            database=database,
+            checkpoints=checkpoints,
+            splits=splits,
+            device=where,
+            worker=presence.worker,
+            measure_train=options.measure_train,
+        )
+        claims = Claims(database, joined, presence, budget=study.trials)
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
-        with stop.on_signals():
-            typical = next(iter(study.variants.values()), None)
-            if typical:
-                took = epoch_seconds(typical, splits, batch_size=study.batch_size, device=where)
-                out.print(f"On {device.describe(where)}: an epoch takes about {took:.2g} seconds.")
-            objective = Objective(
-                study=study,
-                joined=joined,
-                database=database,
-                checkpoints=checkpoints,
-                splits=splits,
-                device=where,
-                worker=presence.worker,
-                measure_train=options.measure_train,
-            )
-            claims = Claims(database, joined, presence, budget=study.trials)
-            try:
-                with following(observer, out, epochs=study.epochs, budget=study.trials):
-                    work(objective, claims, stop)
-            except KeepsFailing as error:
-                print(f"search.run: {error}", file=sys.stderr)
-                status = 1
-        if stop.signal is not None:
-            status = 128 + stop.signal
-            out.print(f"Stopped by {signal.Signals(stop.signal).name}; the same command goes on.")
-        elif stop.is_late():
-            out.print("Stopped by --timeout; the same command goes on.")
+        with following(observer, out, epochs=study.epochs, budget=study.trials):
+            status = _work(objective, claims, stop)
+        if stop.is_asked() and len(observer.look().finished) < study.trials:
+            out.print(f"Stopped by {stop}; the same command goes on where it was.")
     out.print(summary(observer.look(), study, study.trials))
     database.close()
     return status
 
 
-def _folder(artifacts: Path, name: str) -> Path:
-    """Return the folder of a study's files below `artifacts`, once it can be written to.
+def _work(objective: "Objective", claims: "Claims", stop: "Stop") -> int:
+    """Run trials until the budget is spent or a signal or the time stops it; return the status."""
+    from search.worker import KeepsFailing, work
+
+    with stop.on_signals():
+        try:
+            work(objective, claims, stop)
+        except KeepsFailing as error:
+            print(f"search.run: {error}", file=sys.stderr)
+            return 1
+    return 128 + stop.signal if stop.signal else 0
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to; leave nothing behind.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: naming the option and the cause.
     """
-    folder = artifacts / name
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
-        raise UserError(
-            f"--artifacts {artifacts}: {error.strerror or error}; name another folder"
-        ) from error
-    return folder
+        raise UserError(f"--artifacts {folder}: {error.strerror}; name another folder") from error
 
 
 main = command(parser(), run)

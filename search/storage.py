@@ -1,33 +1,27 @@
 """The SQL database of the studies: SQLite in one file, or PostgreSQL.
 
 Optuna's tables are reached through Optuna's storage, the service's own through `Database`. This
-module decides how a database is opened, checked and locked, and keeps the figures of each epoch;
-who runs a trial is for `search.leases` and `search.claims`.
+module makes the tables, holds the locks and keeps the figures of each epoch; which URLs are taken
+is for `search.storage_url`, who runs a trial for `search.leases` and `search.claims`.
 """
 
 import hashlib
-import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import URL, Connection, delete, func, insert, inspect, make_url, select, update
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import URL, Connection, delete, func, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from search import tables
 from search.epoch import Epoch
 from search.errors import UserError
-
-BUSY_SECONDS = 60
-"""How long SQLite waits for another process's write."""
-CONNECT_SECONDS = 10
+from search.storage_url import check, engine_options, explained
 
 
 class LeaseLost(Exception):
@@ -47,7 +41,7 @@ class Database:
         self.url = check(url)
         # Optuna fills a template into URLs, so braces must be doubled.
         text = self.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
-        options = _engine_options(self.url)
+        options = engine_options(self.url)
         try:
             # Optuna's own creation of its tables fails when several processes run it together.
             with _schema_lock(self.url):
@@ -63,7 +57,7 @@ class Database:
                 _check_version(self.url, storage)
                 tables.metadata.create_all(storage.engine)
         except (DBAPIError, OSError) as error:
-            raise UserError(_explained(self.url, error)) from error
+            raise UserError(explained(self.url, error)) from error
         self.engine = storage.engine
         self.optuna: BaseStorage = get_storage(storage)
 
@@ -103,7 +97,7 @@ class Database:
             study_id = connection.scalar(
                 update(leases)
                 .where(leases.c.trial_id == trial_id, leases.c.worker == worker)
-                .values(epoch=epoch.number)
+                .values(worker=worker)
                 .returning(leases.c.study_id)
             )
             if study_id is None:
@@ -151,75 +145,6 @@ class Database:
             ]
 
 
-def check(url: str) -> URL:
-    """Return `url` made whole, once the database it names has been seen; write nothing.
-
-    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist.
-
-    Raises:
-        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise UserError(
-            "--storage is a URL such as sqlite:///search.db or "
-            "postgresql://user:password@host/database, not what was given"
-        ) from error
-    backend = parsed.drivername.partition("+")[0]
-    if backend == "sqlite":
-        return _check_sqlite(parsed)
-    if backend not in ("postgresql", "postgres"):
-        raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
-    parsed = parsed.set(drivername="postgresql+psycopg")
-    try:
-        engine = sqlalchemy.create_engine(parsed, **_engine_options(parsed), poolclass=NullPool)
-        with engine.connect() as connection:
-            _check_tables(parsed, inspect(connection).get_table_names())
-    except (ImportError, NoSuchModuleError) as error:
-        raise UserError(
-            "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
-        ) from error
-    except SQLAlchemyError as error:
-        raise UserError(_explained(parsed, error)) from error
-    return parsed
-
-
-def _check_sqlite(url: URL) -> URL:
-    if not url.database or url.database == ":memory:":
-        raise UserError(
-            "--storage: a SQLite database in memory is gone with its process; "
-            "name a file, such as sqlite:///search.db"
-        )
-    path = Path(url.database)
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"--storage {url}: there is no folder {folder}")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"--storage {url}: {path if path.exists() else folder} is not writable")
-    if path.exists():
-        if not path.is_file():
-            raise UserError(f"--storage {url}: {path} is not a file")
-        try:
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-            try:
-                rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-                _check_tables(url, [name for (name,) in rows if not name.startswith("sqlite_")])
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
-            raise UserError(_explained(url, error)) from error
-    return url.set(drivername="sqlite")
-
-
-def _check_tables(url: URL, names: list[str]) -> None:
-    if names and not {"studies", "version_info"}.intersection(names):  # Optuna's first two
-        raise UserError(
-            f"--storage {url.render_as_string()}: this database holds other tables "
-            f"({', '.join(sorted(names)[:3])}, …); name an empty one"
-        )
-
-
 def _check_version(url: URL, storage: RDBStorage) -> None:
     there, needed = storage.get_current_version(), storage.get_head_version()
     if there != needed:
@@ -232,32 +157,8 @@ def _check_version(url: URL, storage: RDBStorage) -> None:
 
 
 def _has_table(url: URL, name: str) -> bool:
-    engine = sqlalchemy.create_engine(url, **_engine_options(url), poolclass=NullPool)
+    engine = sqlalchemy.create_engine(url, **engine_options(url), poolclass=NullPool)
     return inspect(engine).has_table(name)
-
-
-def _engine_options(url: URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
-    return {
-        "pool_pre_ping": True,
-        "connect_args": {
-            "connect_timeout": CONNECT_SECONDS,
-            "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-            "application_name": "search",
-        },
-    }
-
-
-class _WalConnection(sqlite3.Connection):
-    """A SQLite connection that readers and one writer can share a file with."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = NORMAL")  # whole after a kill or a crash, as WAL is
 
 
 @contextmanager
@@ -266,7 +167,7 @@ def _schema_lock(url: URL) -> Iterator[None]:
         with _file_lock(url):
             yield
         return
-    engine = sqlalchemy.create_engine(url, **_engine_options(url), poolclass=NullPool)
+    engine = sqlalchemy.create_engine(url, **engine_options(url), poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(select(func.pg_advisory_xact_lock(_lock_key("schema"))))
         yield
@@ -280,12 +181,3 @@ def _file_lock(url: URL) -> FileLock:
 def _lock_key(name: str) -> int:
     """Return the 63-bit number by which PostgreSQL knows the lock `name`."""
     return int.from_bytes(hashlib.sha256(f"search/{name}".encode()).digest()[:8], "big") >> 1
-
-
-def _explained(url: URL, error: Exception) -> str:
-    """Return one line on why the database at `url` cannot be used, without its password."""
-    cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    line = " ".join(cause.split())
-    if url.password:
-        line = line.replace(str(url.password), "***")
-    return f"--storage {url.render_as_string(hide_password=True)}: {line}"

@@ -80,11 +80,6 @@ class Study:
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise UserError(f"{name} is {lowest} or more, not {value}")
-        if self.images is not None and self.images % self.batch_size == 1:
-            raise UserError(
-                f"images {self.images} in batches of {self.batch_size} leave a last batch of a "
-                f"single image, which cannot be normalized; take {self.images - 1}"
-            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is from 0 to 2**63 - 1, not {self.seed}")
         if self.select not in ("test", "validation"):
@@ -151,7 +146,10 @@ def load(name: str) -> Study:
         if spec is None or spec.loader is None or not path.is_file():
             raise UserError(f"--study {name}: there is no such file")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # the file is a user's input, whatever is wrong with it
+            raise UserError(f"--study {name}: {type(error).__name__}: {error}") from error
     elif name in known():
         module = importlib.import_module(f"studies.{name}")
     else:

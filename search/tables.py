@@ -48,10 +48,9 @@ leases = Table(
     Column("study_id", Integer, nullable=False, index=True),
     Column("worker", String(200), nullable=False),
     Column("expires_at", Float(53), nullable=False),  # by the database's clock, see `clock`
-    Column("epoch", Integer, nullable=False),
     Column("batches_per_second", Float(53)),
 )
-"""Who runs which trial now, until when, and how far it is."""
+"""Who runs which trial now, until when, and how fast."""
 
 
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions

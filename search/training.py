@@ -46,20 +46,33 @@ class Splits:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, images: int | None, hold_out: bool, device: torch.device
+        cls,
+        dataset: Dataset,
+        *,
+        images: int | None,
+        hold_out: bool,
+        batch_size: int,
+        device: torch.device,
     ) -> "Splits":
         """Split `dataset`; train on the first `images` images, hold out the last tenth.
 
         Raises:
-            UserError: there are not so many images to train on.
+            UserError: there are not so many images to train on, or they leave a last batch of a
+                single image, which batch normalization refuses.
         """
         total = len(dataset.train)
         available = total - total // 10 if hold_out else total
         if images is not None and images > available:
             raise UserError(f"--images {images}: there are {available} images to train on")
+        n_train = images or available
+        if n_train % batch_size == 1:
+            raise UserError(
+                f"{n_train} images in batches of {batch_size} leave a last batch of a single image, "
+                f"which cannot be normalized; give --images {n_train - 1}"
+            )
         held_out = dataset.train.between(available, total) if hold_out else None
         return cls(
-            train=dataset.train.between(0, images or available).to(device),
+            train=dataset.train.between(0, n_train).to(device),
             validation=held_out.to(device) if held_out else None,
             test=dataset.test.to(device),
             n_classes=dataset.n_classes,

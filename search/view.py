@@ -73,7 +73,9 @@ class _Lines:
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():
                 self._ended.add(trial.number)
-                outcome = trial.user_attrs.get(REASON) or f"accuracy {trial.values[0]:.4f}"
+                outcome = trial.user_attrs.get(REASON, "no reason is known")
+                if trial.state == TrialState.COMPLETE:
+                    outcome = f"accuracy {trial.values[0]:.4f}"
                 ran = f"after {len(recorded)} of {self._possible} epochs"
                 self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
 

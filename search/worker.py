@@ -54,6 +54,9 @@ class Stop:
     def is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def __str__(self) -> str:
+        return signal.Signals(self.signal).name if self.signal else "--timeout"
+
     def wait(self, seconds: float) -> None:
         """Wait so long, or until a signal asks to stop."""
         self._asked.wait(seconds)

@@ -59,7 +59,7 @@ def test_what_ended_trials_left_is_swept(checkpoints: Checkpoints, tmp_path: Pat
     for number in (3, 4):
         checkpoints.save(number, 1, STATE)
     (tmp_path / "4-2.123.tmp").touch()
-    checkpoints.sweep(running={3})
+    checkpoints.sweep(begun={3})
     assert _names(tmp_path) == {"3-1.pt"}
 
 

@@ -39,7 +39,11 @@ class Process:
             database=self.database,
             checkpoints=Checkpoints(folder / "checkpoints"),
             splits=Splits.of(
-                dataset, images=study.images, hold_out=study.select == "validation", device=CPU
+                dataset,
+                images=study.images,
+                hold_out=study.select == "validation",
+                batch_size=study.batch_size,
+                device=CPU,
             ),
             device=CPU,
             worker=presence.worker,

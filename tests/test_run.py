@@ -36,7 +36,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     lines = done.stdout.splitlines()
     assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
     assert "optuna-dashboard sqlite:///search.db" in lines[1]
-    assert re.match(r"On CPU, 1 threads: an epoch takes about [0-9.]+ seconds.", lines[2])
+    assert re.match(r"On CPU, 1 thread: an epoch takes about [0-9.]+ seconds.", lines[2])
     figure = r"\d\.\d{5}"
     assert re.search(
         rf"^\[1 question-1\] EPOCH: 1 train_loss: {figure} train_acc: {figure} "
@@ -91,7 +91,7 @@ def test_selecting_on_validation_says_so(search: Command) -> None:
 def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None:
     done = search("run", *QUICK, "--timeout", 0.001)
     assert done.returncode == 0
-    assert "Stopped by --timeout; the same command goes on." in done.stdout
+    assert "Stopped by --timeout; the same command goes on where it was." in done.stdout
     assert "6 waiting" in done.stdout
 
 
@@ -194,9 +194,12 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
             rest = process.stdout.read()
             assert process.wait(timeout=30) == status
         assert time.monotonic() - asked < 10
-        assert f"Stopped by {number.name}; the same command goes on." in rest
+        assert f"Stopped by {number.name}; the same command goes on where it was." in rest
         assert _states(tmp_path)[0] == "RUNNING"
         shown += rest
+    (checkpoint,) = (tmp_path / "artifacts" / "digits" / "checkpoints").iterdir()
+    assert subprocess.run([*command, "--timeout", "0.001"], cwd=tmp_path).returncode == 0
+    assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
     assert numbers == list(range(1, len(numbers) + 1))
 

@@ -13,7 +13,8 @@ from sqlalchemy import create_engine, make_url, select, text
 from search import leases
 from search.epoch import Epoch
 from search.errors import UserError
-from search.storage import Database, LeaseLost, check
+from search.storage import Database, LeaseLost
+from search.storage_url import check
 from search.tables import clock
 from tests.conftest import PASSWORD
 
@@ -24,9 +25,7 @@ def _epoch(number: int, **figures: float) -> Epoch:
 
 def _lease(database: Database, worker: str, *, trial_id: int = 7, seconds: float = 60) -> None:
     with database.lock("study") as connection:
-        leases.grant(
-            connection, study_id=1, trial_id=trial_id, worker=worker, seconds=seconds, epoch=0
-        )
+        leases.grant(connection, study_id=1, trial_id=trial_id, worker=worker, seconds=seconds)
 
 
 def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None:
@@ -95,7 +94,7 @@ def test_the_databases_clock_is_in_seconds(database: Database) -> None:
 
 def test_what_the_lock_writes_is_there_whole_or_not_at_all(database: Database) -> None:
     with suppress(InterruptedError), database.lock("study") as connection:
-        leases.grant(connection, study_id=1, trial_id=7, worker="me", seconds=60, epoch=0)
+        leases.grant(connection, study_id=1, trial_id=7, worker="me", seconds=60)
         raise InterruptedError
     assert leases.leases(database, 1) == {}
 

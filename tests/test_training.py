@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -33,7 +35,7 @@ def digits() -> Dataset:
 @pytest.fixture(scope="module")
 def few(digits: Dataset) -> Splits:
     """128 images to train on: four batches an epoch."""
-    return Splits.of(digits, images=128, hold_out=False, device=CPU)
+    return Splits.of(digits, images=128, hold_out=False, batch_size=32, device=CPU)
 
 
 def _training(
@@ -134,7 +136,7 @@ def test_every_image_is_trained_on_once_an_epoch_in_a_new_order(few: Splits) -> 
 def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     optimizer: OptimizerName, digits: Dataset
 ) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
     choices = dataclasses.replace(VARIANTS["question-4.2"], optimizer=optimizer)
     runs = [_figures(_training(choices, splits, measure_train=True)) for _ in range(2)]
     assert runs[0] == runs[1]
@@ -147,7 +149,7 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
 def test_training_that_goes_on_after_an_epoch_gives_the_figures_it_would_have(
     optimizer: OptimizerName, after: int, digits: Dataset
 ) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
     choices = dataclasses.replace(VARIANTS["question-4.2"], optimizer=optimizer, schedule="cosine")
     whole = _figures(_training(choices, splits))
     first, second = _training(choices, splits), _training(choices, splits)
@@ -164,7 +166,7 @@ def _figures(training: Training, after: int = 0) -> list[dict[str, float | None]
 
 
 def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=310, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=310, hold_out=False, batch_size=32, device=CPU)
     training = _training(VARIANTS["question-4.2"], splits, epochs=2, measure_train=True)
     *_, last = training.fit()
     training.network.eval()
@@ -182,7 +184,7 @@ def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset)
 
 
 def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=64, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=64, hold_out=False, batch_size=32, device=CPU)
     epoch = next(_training(VARIANTS["base"], splits).fit())
     assert (epoch.train_loss, epoch.train_accuracy) == (None, None)
     assert epoch.selection_accuracy == epoch.test_accuracy
@@ -191,7 +193,7 @@ def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
 def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_only(
     digits: Dataset,
 ) -> None:
-    splits = Splits.of(digits, images=None, hold_out=True, device=CPU)
+    splits = Splits.of(digits, images=None, hold_out=True, batch_size=32, device=CPU)
     assert splits.validation is not None
     assert len(splits.validation) == 143  # the last tenth of 1,438
     assert torch.equal(splits.validation.labels, digits.train.labels[-143:])
@@ -218,18 +220,23 @@ def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_on
 
 def test_more_images_than_there_are_is_refused(digits: Dataset) -> None:
     with pytest.raises(UserError, match="--images 2000: there are 1438 images to train on"):
-        Splits.of(digits, images=2000, hold_out=False, device=CPU)
+        Splits.of(digits, images=2000, hold_out=False, batch_size=32, device=CPU)
+
+
+def test_a_last_batch_of_a_single_image_is_refused(digits: Dataset) -> None:
+    with pytest.raises(UserError, match="33 images in batches of 32 .*; give --images 32"):
+        Splits.of(digits, images=33, hold_out=False, batch_size=32, device=CPU)
 
 
 def test_a_diverging_network_ends_within_its_epoch(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
     wild = dataclasses.replace(VARIANTS["base"], lr=1e20)
     with pytest.raises(NonFiniteLoss, match=r"batch_loss is (nan|inf) in epoch 1"):
         next(_training(wild, splits).fit())
 
 
 def test_what_after_batch_raises_ends_the_training_there(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, device=CPU)
+    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
     counts: list[int] = []
 
     def after_batch(batches: int) -> None:
@@ -251,8 +258,18 @@ def test_the_cosine_goes_from_the_full_rate_towards_zero(base: Choices) -> None:
 
 
 def test_numbers_below_the_smallest_normal_one_are_flushed_in_every_thread() -> None:
-    tiny = torch.full((1 << 20,), 1e-38)
-    assert tiny.mul(0.01).count_nonzero() == 0
+    code = (
+        "import sys, torch; from search.device import prepare\n"
+        "if sys.argv[1] == 'prepared': prepare(torch.device('cpu'), threads=2)\n"
+        "print(torch.full((1 << 20,), 1e-38).mul(0.01).count_nonzero().item())"
+    )
+    left = [
+        subprocess.run(
+            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True
+        ).stdout
+        for how in ("plain", "prepared")
+    ]
+    assert left == [f"{1 << 20}\n", "0\n"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,8 +6,9 @@ tensors, a plain optimizer, `loss.item()` at each step. Both are processes of th
 one waits while the other works. Printed are images per second, the ratio with its spread over the
 rounds, and the share of this machine's own rate of float32 matrix products.
 
-The Adamax variants train for an epoch before they are measured: by then the optimizer's state holds
-numbers too small to be normal, which are slow, and which `search.device` flushes to zero.
+The Adamax variants train for an epoch before they are measured: by then a sixth of fc1's weights
+and of the optimizer's state are numbers too small to be normal, which `search.device` flushes to
+zero. How slow they are depends on the processor.
 """
 
 import argparse
@@ -234,7 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--batches", type=int, default=60, help="in a round (default: 60)")
     parser.add_argument(
-        "--warm-up", type=int, default=1562, help="batches before Adamax is measured (an epoch)"
+        "--warm-up", type=int, default=1580, help="batches before Adamax is measured (an epoch)"
     )
     parser.add_argument(
         "--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME"

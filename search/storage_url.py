@@ -1,0 +1,123 @@
+"""The URL of a database: what it may be, whether it can be used, and how it is opened.
+
+Looks before anything is written; what is made in a database is for `search.storage`.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, inspect, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from search.errors import UserError
+
+BUSY_SECONDS = 60
+"""How long SQLite waits for another process's write."""
+CONNECT_SECONDS = 10
+
+
+def check(url: str) -> URL:
+    """Return `url` made whole, once the database it names has been seen; write nothing.
+
+    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist.
+
+    Raises:
+        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UserError(
+            "--storage is a URL such as sqlite:///search.db or "
+            "postgresql://user:password@host/database, not what was given"
+        ) from error
+    backend = parsed.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return _check_sqlite(parsed)
+    if backend not in ("postgresql", "postgres"):
+        raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        engine = sqlalchemy.create_engine(parsed, **engine_options(parsed), poolclass=NullPool)
+        with engine.connect() as connection:
+            _check_tables(parsed, inspect(connection).get_table_names())
+    except (ImportError, NoSuchModuleError) as error:
+        raise UserError(
+            "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
+        ) from error
+    except SQLAlchemyError as error:
+        raise UserError(explained(parsed, error)) from error
+    return parsed
+
+
+def _check_sqlite(url: URL) -> URL:
+    if not url.database or url.database == ":memory:":
+        raise UserError(
+            "--storage: a SQLite database in memory is gone with its process; "
+            "name a file, such as sqlite:///search.db"
+        )
+    path = Path(url.database)
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"--storage {url}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise UserError(f"--storage {url}: {path if path.exists() else folder} is not writable")
+    if path.exists():
+        if not path.is_file():
+            raise UserError(f"--storage {url}: {path} is not a file")
+        try:
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            try:
+                rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                _check_tables(url, [name for (name,) in rows if not name.startswith("sqlite_")])
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise UserError(explained(url, error)) from error
+    return url.set(drivername="sqlite")
+
+
+def _check_tables(url: URL, names: list[str]) -> None:
+    if names and not {"studies", "version_info"}.intersection(names):  # Optuna's first two
+        raise UserError(
+            f"--storage {url.render_as_string()}: this database holds other tables "
+            f"({', '.join(sorted(names)[:3])}, …); name an empty one"
+        )
+
+
+def engine_options(url: URL) -> dict[str, Any]:
+    """Return what SQLAlchemy's `create_engine` is told besides `url`."""
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "application_name": "search",
+        },
+    }
+
+
+class _WalConnection(sqlite3.Connection):
+    """A SQLite connection that readers and one writer can share a file with."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = NORMAL")  # whole after a kill or a crash, as WAL is
+
+
+def explained(url: URL, error: Exception) -> str:
+    """Return one line on why the database at `url` cannot be used, without its password."""
+    cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    line = " ".join(cause.split())
+    if url.password:
+        line = line.replace(str(url.password), "***")
+    return f"--storage {url.render_as_string(hide_password=True)}: {line}"
