@@ -42,10 +42,10 @@ def prepare(device: torch.device, threads: int | None = None) -> None:
     """Set PyTorch up for `device`, before the first tensor of the process is computed.
 
     On a CPU: `threads` threads (None for PyTorch's own choice), and numbers below the smallest
-    normal one are flushed to zero, since adaptive optimizers fill their state with them and each
-    costs up to a hundred times a normal one on some processors; threads take the setting over from the one that starts
-    them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the
-    same trial gives the same figures again.
+    normal one are flushed to zero, since weights and optimizers fill with them, and on some
+    processors each costs a hundred times a normal one; threads take the setting over from the one
+    that starts them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions,
+    so that the same trial gives the same figures again.
     """
     torch.set_flush_denormal(True)
     if threads is not None:

@@ -67,8 +67,8 @@ class Splits:
         n_train = images or available
         if n_train % batch_size == 1:
             raise UserError(
-                f"{n_train} images in batches of {batch_size} leave a last batch of a single image, "
-                f"which cannot be normalized; give --images {n_train - 1}"
+                f"{n_train} images in batches of {batch_size} leave a last batch of a single "
+                f"image, which cannot be normalized; give --images {n_train - 1}"
             )
         held_out = dataset.train.between(available, total) if hold_out else None
         return cls(

@@ -224,7 +224,7 @@ def test_more_images_than_there_are_is_refused(digits: Dataset) -> None:
 
 
 def test_a_last_batch_of_a_single_image_is_refused(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="33 images in batches of 32 .*; give --images 32"):
+    with pytest.raises(UserError, match=r"33 images in batches of 32 .*; give --images 32"):
         Splits.of(digits, images=33, hold_out=False, batch_size=32, device=CPU)
 
 
