@@ -27,6 +27,16 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
 
 
+PROCESSES = ("test_storage", "test_claims", "test_run", "test_faults")
+"""Files whose tests start processes of their own, which takes seconds each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the quick tests first."""
+    last = {name: place for place, name in enumerate(PROCESSES, start=1)}
+    items.sort(key=lambda item: last.get(item.path.stem, 0))
+
+
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real PostgreSQL server, of its database `postgres`."""
