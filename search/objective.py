@@ -13,11 +13,11 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from search import pruning
 from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim
 from search.epoch import Epoch
-from search.pruning import reason
 from search.storage import Database, LeaseLost
 from search.study import REASON, Study, is_variant
 from search.training import NonFiniteLoss, Splits, Training, make_network
@@ -69,6 +69,10 @@ class Objective:
             raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
         self.checkpoints.keep_only(claim.number, None)
         return state
+
+    def reason(self, claim: Claim) -> str:
+        """Return in one line why the trial was pruned or failed; empty if it was not."""
+        return str(self._frozen(claim).user_attrs.get(REASON, ""))
 
     def _train(
         self, claim: Claim, trial: optuna.Trial, training: Training, recorded: list[Epoch]
@@ -129,7 +133,7 @@ class Objective:
         self.checkpoints.keep_only(claim.number, epoch.number)
 
     def _prune(self, claim: Claim, trial: optuna.Trial) -> TrialState:
-        why = reason(self.study.pruner, self.joined, self._frozen(claim))
+        why = pruning.reason(self.study.pruner, self.joined, self._frozen(claim))
         trial.set_user_attr(REASON, why)
         return self._tell(claim, TrialState.PRUNED)
 

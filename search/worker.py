@@ -25,7 +25,8 @@ RENEW_SECONDS = 2.0
 WAIT_SECONDS = 1.0
 """How often a worker with nothing to do looks whether a trial has come free."""
 FAILURES = 3
-"""So many failed trials in a row, before any has ended well, stop a worker."""
+"""So many failed trials in a row stop a worker: failed ones do not count against the budget, and
+would be followed by others for ever."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def work(objective: Objective, claims: Claims, stop: Stop) -> None:
     """Run trials until the study's budget is spent or `stop` asks for an end.
 
     Raises:
-        KeepsFailing: the first trials failed one after the other.
+        KeepsFailing: so many trials in a row failed.
     """
     failures = 0
     try:
@@ -100,9 +101,12 @@ def work(objective: Objective, claims: Claims, stop: Stop) -> None:
                 continue
             except Stopped:
                 return
-            failures = failures + 1 if state == TrialState.FAIL and failures >= 0 else -1
+            failures = failures + 1 if state == TrialState.FAIL else 0
             if failures == FAILURES:
-                raise KeepsFailing(f"the first {FAILURES} trials failed")
+                raise KeepsFailing(
+                    f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
+                    f"{objective.reason(claim)}"
+                )
     finally:
         claims.leave()
 

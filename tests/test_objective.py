@@ -246,7 +246,7 @@ def test_trials_that_keep_failing_stop_the_worker(
 
     monkeypatch.setattr("search.training.Training.fit", no_memory)
     process = start()
-    with pytest.raises(KeepsFailing):
+    with pytest.raises(KeepsFailing, match=r"trial 2: out of memory: tried to allocate 2 GiB$"):
         work(process.objective, process.claims, Stop())
     failed = [trial for trial in process.trials if trial.state == TrialState.FAIL]
     assert len(failed) == FAILURES
