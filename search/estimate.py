@@ -20,7 +20,7 @@ def epoch_seconds(
     few = Splits(
         train=splits.train.between(0, 2 * BATCHES * batch_size),
         validation=None,
-        test=splits.test.between(0, EVALUATED_AT_ONCE),
+        test=(splits.validation or splits.test).between(0, EVALUATED_AT_ONCE),
         n_classes=splits.n_classes,
     )
     marks: list[float] = []

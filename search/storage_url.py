@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import URL, inspect, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -18,6 +19,7 @@ from search.errors import UserError
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
 CONNECT_SECONDS = 10
+OPTUNA_TABLES = frozenset(BaseModel.metadata.tables)
 
 
 def check(url: str) -> URL:
@@ -30,11 +32,16 @@ def check(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
         raise UserError(
             "--storage is a URL such as sqlite:///search.db or "
             "postgresql://user:password@host/database, not what was given"
         ) from error
+    if "@" in (parsed.host or "") or {"password", "sslpassword"} & parsed.query.keys():
+        raise UserError(
+            "--storage: a password stands before the host, as in "
+            "postgresql://user:password@host/database, with @ in it written %40"
+        )
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
         return _check_sqlite(parsed)
@@ -82,7 +89,9 @@ def _check_sqlite(url: URL) -> URL:
 
 
 def _check_tables(url: URL, names: list[str]) -> None:
-    if names and not {"studies", "version_info"}.intersection(names):  # Optuna's first two
+    # Optuna's first two tables; a creation that was cut off has left nothing but Optuna's.
+    optunas = {"studies", "version_info"}
+    if names and not optunas.issubset(names) and not OPTUNA_TABLES.issuperset(names):
         raise UserError(
             f"--storage {url.render_as_string()}: this database holds other tables "
             f"({', '.join(sorted(names)[:3])}, …); name an empty one"

@@ -154,6 +154,9 @@ def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
     [
         ("search.db", "--storage is a URL such as"),
         ("mysql://root:hush@host/db", "SQLite and PostgreSQL are known, not 'mysql'"),
+        ("postgresql://127.0.0.1:9/db?user=me&password=hush", "a password stands before the host"),
+        ("postgresql://me:a@hush@127.0.0.1:9/db", "a password stands before the host"),
+        ("postgresql://me:hush@host:port/db", "--storage is a URL such as"),
         ("sqlite://", "in memory is gone"),
         ("sqlite:///:memory:", "in memory is gone"),
         ("sqlite:////nowhere/at/all/search.db", "there is no folder /nowhere/at/all"),
@@ -175,6 +178,16 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
         Database(f"sqlite:///{path}")
     assert path.read_text().startswith("not a database")
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.db"]
+
+
+def test_a_table_named_as_optunas_does_not_make_a_database_optunas(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "books.db")
+    connection.execute("CREATE TABLE studies (id INTEGER, title TEXT)")
+    connection.execute("CREATE TABLE authors (name TEXT)")
+    connection.close()
+    with pytest.raises(UserError, match="holds other tables"):
+        Database(f"sqlite:///{tmp_path / 'books.db'}")
+    assert _tables(f"sqlite:///{tmp_path / 'books.db'}") == {"studies", "authors"}
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(url: str) -> None:
