@@ -15,12 +15,11 @@ from sqlalchemy import Connection
 from search import leases
 from search.presence import Presence
 from search.storage import Database
-from search.study import REASON, is_variant
+from search.study import FINISHED, REASON, is_variant
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
 length is for machines that stall, and a killed worker on the same files is noticed at once."""
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Standing(Enum):

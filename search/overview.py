@@ -8,9 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.epoch import Epoch
 from search.leases import Lease, leases
 from search.storage import Database
-from search.study import ENQUEUED, VARIANT
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+from search.study import ENQUEUED, FINISHED, VARIANT
 
 
 @dataclass(frozen=True, kw_only=True)

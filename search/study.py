@@ -18,7 +18,7 @@ from typing import Literal
 
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
 from search.errors import UserError
@@ -33,6 +33,8 @@ VARIANT = "variant"
 """User attribute of a trial: the name of the variant that it is."""
 ENQUEUED = "enqueued"
 """User attribute of a trial: the fixed values that a user gave it."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states that count against the budget."""
 REASON = "reason"
 """User attribute of a trial: in one line why it was pruned or failed."""
 
