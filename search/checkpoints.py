@@ -1,7 +1,7 @@
 """Checkpoints: the state of a trial after its last finished epoch, for whoever takes it over.
 
-A checkpoint is written whole or not at all, is known by the SHA-256 that the database holds, and
-goes when its trial ends.
+A checkpoint is written whole or not at all, is named by the SHA-256 that the database holds, so
+that no worker overwrites another's, and goes when its trial ends.
 """
 
 import hashlib
@@ -32,22 +32,23 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        path = self._path(trial_number, epoch)
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = self._path(trial_number, epoch, sha256)
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             scratch.write_bytes(content)
             scratch.replace(path)
         except OSError:
-            scratch.unlink(missing_ok=True)
+            _remove(scratch)
             raise
-        return hashlib.sha256(content).hexdigest()
+        return sha256
 
     def load(
-        self, trial_number: int, epoch: int, sha256: str | None, device: torch.device
+        self, trial_number: int, epoch: int, sha256: str, device: torch.device
     ) -> Mapping[str, Any] | None:
         """Return the state on `device`; None if there is no file here whose sum is `sha256`."""
         try:
-            content = self._path(trial_number, epoch).read_bytes()
+            content = self._path(trial_number, epoch, sha256).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -57,19 +58,26 @@ class Checkpoints:
         )
         return state
 
-    def keep_only(self, trial_number: int, epoch: int | None) -> None:
-        """Remove the trial's checkpoints but that of `epoch`; all of them for None."""
-        kept = None if epoch is None else self._path(trial_number, epoch)
+    def keep_only(self, trial_number: int, sha256: str | None) -> None:
+        """Remove the trial's checkpoints but the one of this sum; all of them for None."""
         for path in self._folder.glob(f"{trial_number}-*"):
-            if path != kept:
-                path.unlink(missing_ok=True)
+            if sha256 is None or path.suffixes != [".pt"] or sha256[:16] not in path.name:
+                _remove(path)
 
     def sweep(self, begun: set[int]) -> None:
         """Remove what killed workers left of trials that have ended: of all but `begun`."""
         for path in self._folder.glob("*-*"):
             number = path.name.partition("-")[0]
             if number.isdigit() and int(number) not in begun:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
-    def _path(self, trial_number: int, epoch: int) -> Path:
-        return self._folder / f"{trial_number}-{epoch}.pt"
+    def _path(self, trial_number: int, epoch: int, sha256: str) -> Path:
+        return self._folder / f"{trial_number}-{epoch}-{sha256[:16]}.pt"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file that nobody needs; one that cannot be removed costs only its space."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -1,25 +1,31 @@
-"""Who may run which trial.
+"""Who may run which trial, and end it.
 
-Every claim is made under the study's one lock, so that each variant runs once and the budget is
-met exactly, however many workers there are. Optuna commits the trial before the lease is granted;
-a process killed in between leaves a running trial without a lease, which the next claim takes over.
+Every claim and every end is made under the study's one lock, so that each variant runs once and
+the budget is met exactly, however many workers there are. Optuna commits the trial before the
+lease is granted; a process killed in between leaves a running trial without a lease, which the
+next claim takes over.
 """
 
+import traceback
 from dataclasses import dataclass
 from enum import Enum
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
 
 from search import leases
+from search.epoch import Epoch
 from search.presence import Presence
-from search.storage import Database
-from search.study import FINISHED, REASON, is_variant
+from search.storage import Database, LeaseLost
+from search.study import CRASH, FINISHED, REASON, TRACEBACK, VARIANT, is_variant
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
 length is for machines that stall, and a killed worker on the same files is noticed at once."""
+ATTEMPTS = 3
+"""So many times a variant is enqueued before it is left as failed."""
+TRACEBACK_CHARACTERS = 4000
+"""What is kept of an error's traceback: its end."""
 
 
 class Standing(Enum):
@@ -35,12 +41,23 @@ class Claim:
 
     trial_id: int
     number: int
-    taken_over: bool
-    """Another process has begun this trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended."""
+
+    state: TrialState
+    value: float | None = None
+    """Of a completed trial: the accuracy that ranks it."""
+    reason: str = ""
+    """In one line why it was pruned or failed; empty for a completed one."""
+    traceback: str = ""
+    """Of a failed one: that of the error."""
 
 
 class Claims:
-    """The claims of one worker on one study."""
+    """The claims of one worker on one study; it runs one trial at a time."""
 
     def __init__(
         self,
@@ -62,31 +79,64 @@ class Claims:
         """Return the trial to run now: one to take over, else a waiting variant, else another
         waiting trial, else a new one; or why there is none.
 
-        Trials that nobody runs and that are beyond the budget are ended as FAIL.
+        A variant that failed is enqueued again, and trials that nobody runs and that are beyond
+        the budget are ended as FAIL.
         """
         with self._database.lock(self._study.study_name) as connection:
-            # Leases first: a worker ends its trial, then its lease, and does so without the lock.
-            # The other way round, a trial that ends in between would seem to run without a lease.
             leased = leases.leases(self._database, self._study_id)
             trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-            finished = sum(trial.state in FINISHED for trial in trials)
-            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-            free = [trial for trial in running if self._is_free(leased.get(trial._trial_id))]
-            left = self._budget - finished - (len(running) - len(free))
-            for trial in free[max(left, 0) :]:
-                self._end_surplus(trial)
-            if left <= 0:
-                return Standing.SPENT if finished >= self._budget else Standing.WAIT
-            if free:
-                return self._grant(connection, free[0], taken_over=True)
-            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-            if waiting:
-                trial = min(waiting, key=lambda t: (not is_variant(t), t.number))
-                self._database.optuna.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            else:
-                trial_id = self._database.optuna.create_new_trial(self._study_id)
-                trial = self._database.optuna.get_trial(trial_id)
-            return self._grant(connection, trial, taken_over=False)
+            chosen = self._choose(trials, leased)
+            running = {t._trial_id for t in trials if t.state == TrialState.RUNNING}
+            leases.drop(connection, leased.keys() - running)  # of workers killed after the end
+            if isinstance(chosen, Standing):
+                return chosen
+            leases.grant(
+                connection,
+                study_id=self._study_id,
+                trial_id=chosen._trial_id,
+                worker=self._presence.worker,
+                seconds=self._lease_seconds,
+            )
+            return Claim(trial_id=chosen._trial_id, number=chosen.number)
+
+    def record(self, claim: Claim, epoch: Epoch, checkpoint_sha256: str | None) -> None:
+        """Keep the figures of an epoch.
+
+        Raises:
+            LeaseLost: another worker has the trial by now; nothing is written.
+        """
+        self._database.record(claim.trial_id, self._presence.worker, epoch, checkpoint_sha256)
+
+    def finish(self, claim: Claim, outcome: Outcome) -> None:
+        """End the trial and its lease.
+
+        Raises:
+            LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
+        """
+        attributes = {REASON: outcome.reason, TRACEBACK: outcome.traceback}
+        with self._database.lock(self._study.study_name) as connection:
+            self._check_lease(claim)
+            for name, text in attributes.items():
+                if text:
+                    self._database.optuna.set_trial_user_attr(claim.trial_id, name, text)
+            self._study.tell(claim.number, outcome.value, state=outcome.state)
+            leases.drop(connection, {claim.trial_id})
+
+    def crash(self, claim: Claim, error: Exception) -> None:
+        """Note an error that nobody foresaw: leave the trial to one more worker, else end it.
+
+        Raises:
+            LeaseLost: another worker has the trial by now; nothing is written.
+        """
+        trace = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+        if CRASH in self._database.optuna.get_trial(claim.trial_id).user_attrs:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.finish(claim, Outcome(state=TrialState.FAIL, reason=reason, traceback=trace))
+            return
+        with self._database.lock(self._study.study_name) as connection:
+            self._check_lease(claim)
+            self._database.optuna.set_trial_user_attr(claim.trial_id, CRASH, trace)
+            leases.drop(connection, {claim.trial_id})
 
     def renew(self, claim: Claim, batches_per_second: float | None) -> bool:
         """Extend the lease; return whether it was still ours."""
@@ -99,7 +149,7 @@ class Claims:
         )
 
     def release(self, claim: Claim) -> None:
-        """Give the trial back, or mark that it has ended."""
+        """Give the trial back, so that it can be taken over at once."""
         leases.release(self._database, trial_id=claim.trial_id, worker=self._presence.worker)
 
     def leave(self) -> None:
@@ -107,8 +157,55 @@ class Claims:
         leased = leases.leases(self._database, self._study_id)
         self._presence.leave({lease.worker for lease in leased.values()})
 
+    def _choose(
+        self, trials: list[FrozenTrial], leased: dict[int, leases.Lease]
+    ) -> FrozenTrial | Standing:
+        """Return the trial to run, RUNNING by now, or why there is none."""
+        storage = self._database.optuna
+        finished = sum(trial.state in FINISHED for trial in trials)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        free = [trial for trial in running if self._is_free(leased.get(trial._trial_id))]
+        free.sort(key=_variants_first)
+        left = self._budget - finished - (len(running) - len(free))
+        for trial in free[max(left, 0) :]:
+            self._end_surplus(trial)
+        if left <= 0:
+            return Standing.SPENT if finished >= self._budget else Standing.WAIT
+        if free:
+            return free[0]
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        waiting += self._enqueue_failed_variants(trials)
+        if waiting:
+            trial = min(waiting, key=_variants_first)
+            storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            return trial
+        return storage.get_trial(storage.create_new_trial(self._study_id))
+
     def _is_free(self, lease: leases.Lease | None) -> bool:
-        return lease is None or lease.expired or self._presence.is_gone(lease.worker)
+        if lease is None or lease.expired:
+            return True
+        # Our own: a trial that was dropped while the database was away.
+        return lease.worker == self._presence.worker or self._presence.is_gone(lease.worker)
+
+    def _enqueue_failed_variants(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Enqueue the variants that have only failed so far, and return their new trials."""
+        attempts: dict[str, list[FrozenTrial]] = {}
+        for trial in trials:
+            if is_variant(trial):
+                attempts.setdefault(trial.user_attrs[VARIANT], []).append(trial)
+        again = [
+            tried[0]
+            for tried in attempts.values()
+            if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried)
+        ]
+        for trial in again:
+            name = {VARIANT: trial.user_attrs[VARIANT]}
+            self._study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=name)
+        if not again:
+            return []
+        after = trials[-1].number
+        everything = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
+        return [trial for trial in everything if trial.number > after]
 
     def _end_surplus(self, trial: FrozenTrial) -> None:
         storage = self._database.optuna
@@ -117,12 +214,12 @@ class Claims:
         )
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
-    def _grant(self, connection: Connection, trial: FrozenTrial, *, taken_over: bool) -> Claim:
-        leases.grant(
-            connection,
-            study_id=self._study_id,
-            trial_id=trial._trial_id,
-            worker=self._presence.worker,
-            seconds=self._lease_seconds,
-        )
-        return Claim(trial_id=trial._trial_id, number=trial.number, taken_over=taken_over)
+    def _check_lease(self, claim: Claim) -> None:
+        """Refuse to go on without the lease; under the lock, so that none takes it after."""
+        lease = leases.leases(self._database, self._study_id).get(claim.trial_id)
+        if lease is None or lease.worker != self._presence.worker:
+            raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")
+
+
+def _variants_first(trial: FrozenTrial) -> tuple[bool, int]:
+    return not is_variant(trial), trial.number

@@ -111,9 +111,16 @@ def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
     Raises:
         UserError: the name is unknown, or the files are neither there nor to be had.
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
-    return DATASETS[name](root, say)
+    return _source(name).load(root, say)
+
+
+def n_train(name: str) -> int:
+    """Return how many training images the dataset `name` has, before its files are there.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    return _source(name).n_train
 
 
 def _cifar10(root: Path, say: Callable[[str], None]) -> Dataset:
@@ -155,10 +162,22 @@ def _digits(root: Path, say: Callable[[str], None]) -> Dataset:
     )
 
 
-DATASETS: dict[str, Callable[[Path, Callable[[str], None]], Dataset]] = {
-    "cifar10": _cifar10,
-    "digits": _digits,
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    load: Callable[[Path, Callable[[str], None]], Dataset]
+    n_train: int
+
+
+DATASETS = {
+    "cifar10": _Source(load=_cifar10, n_train=50_000),
+    "digits": _Source(load=_digits, n_train=1_438),
 }
+
+
+def _source(name: str) -> _Source:
+    if name not in DATASETS:
+        raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[name]
 
 
 def _scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:

@@ -25,7 +25,8 @@ def choose(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in has or (device.type == "cpu" and device.index):
+    # PyTorch takes `cuda:300` for `cuda:44`.
+    if device.type not in has or str(device) != name or (device.type == "cpu" and device.index):
         raise UserError(f"--device {name}: give auto, cuda, cuda:1, mps or cpu")
     if not has[device.type]:
         raise UserError(
@@ -64,3 +65,12 @@ def describe(device: torch.device) -> str:
         threads = torch.get_num_threads()
         return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     return device.type.upper()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that the device, or this machine, has no memory left."""
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in str(error) or "not enough memory" in str(error))
+    )

@@ -5,17 +5,19 @@ import time
 import torch
 
 from search.choices import Choices
-from search.training import EVALUATED_AT_ONCE, Splits, Training, make_network
+from search.device import is_out_of_memory
+from search.training import EVALUATED_AT_ONCE, NonFiniteLoss, Splits, Training, make_network
 
 BATCHES = 8
 
 
 def epoch_seconds(
     choices: Choices, splits: Splits, *, batch_size: int, device: torch.device
-) -> float:
+) -> float | None:
     """Train a few batches and return the wall time of a whole epoch with its evaluation.
 
-    The first, slow epoch is left out. Right within about a third on an idle machine.
+    The first, slow epoch is left out. Right within about a third on an idle machine. None if the
+    network cannot be trained: why is for its trial to say.
     """
     few = Splits(
         train=splits.train.between(0, 2 * BATCHES * batch_size),
@@ -24,17 +26,24 @@ def epoch_seconds(
         n_classes=splits.n_classes,
     )
     marks: list[float] = []
-    training = Training(
-        make_network(choices, splits, seed=0, device=device),
-        choices,
-        few,
-        epochs=2,
-        batch_size=batch_size,
-        seed=0,
-        after_batch=lambda batches: marks.append(_now(device)),
-    )
-    for _ in training.fit():
-        pass
+    try:
+        training = Training(
+            make_network(choices, splits, seed=0, device=device),
+            choices,
+            few,
+            epochs=2,
+            batch_size=batch_size,
+            seed=0,
+            after_batch=lambda batches: marks.append(_now(device)),
+        )
+        for _ in training.fit():
+            pass
+    except NonFiniteLoss:
+        return None
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return None
+        raise
     # Marks of an epoch: one a batch of training, then one for the only batch of evaluation.
     n_batches = -(-len(few.train) // batch_size)
     began, trained, evaluated = marks[n_batches], marks[2 * n_batches], marks[2 * n_batches + 1]

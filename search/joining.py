@@ -4,6 +4,7 @@ The first process creates the study and stores its definition; every other one m
 definition. Whoever joins enqueues what the study lacks of its fixed trials, under the study's lock.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 
 import optuna
@@ -18,39 +19,59 @@ from search.study import ENQUEUED, VARIANT, Definition, Study, differences, is_v
 
 DEFINITION = "definition"
 """User attribute of a study: its definition."""
+FOLDER = "folder"
+"""User attribute of a study: the name of its folder among the artifacts, unlike any other's."""
 
 
 def join(
     database: Database,
     study: Study,
-    name: str,
     *,
     data_digest: str,
     enqueue: Sequence[Mapping[str, Value]] = (),
 ) -> optuna.Study:
-    """Create or join the study called `name`, and enqueue its variants and the trials `enqueue`.
+    """Create or join the study of this name, and enqueue its variants and the trials `enqueue`.
 
     What is there already is not enqueued again, unless it failed; fixed values that `enqueue`
     holds twice are to be there twice. Any number of processes may call this at once.
 
     Raises:
-        UserError: the study in the database has another definition, or a fixed value does not
-            fit; nothing is written.
+        UserError: the study in the database has another definition, a fixed value does not fit,
+            or the budget has no room for `enqueue`; nothing is written.
     """
     for params in enqueue:
         check_params(params, study.ranges)
-    with database.lock(name):
-        joined = _create(database, study, name)
+    with database.lock(study.name):
+        joined = _create(database, study)
         _agree(database, joined, study.definition(data_digest))
         trials = [trial for trial in joined.get_trials() if trial.state != TrialState.FAIL]
-        _enqueue_variants(joined, study, trials)
-        _enqueue_given(joined, enqueue, trials)
+        variants = _lacking_variants(joined, study, trials)
+        given = _lacking_given(enqueue, trials)
+        needed = len(trials) + len(variants) + len(given)
+        if given and needed > study.trials:
+            raise UserError(
+                f"--enqueue: with the trials that are there the study has {needed}, and its "
+                f"budget is {study.trials}; give --trials {needed} or more"
+            )
+        for variant in variants:
+            params = study.variants[variant].params()
+            joined.enqueue_trial(params, user_attrs={VARIANT: variant})
+        for params in given:
+            joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
     return joined
 
 
-def _create(database: Database, study: Study, name: str) -> optuna.Study:
+def artifacts_folder(joined: optuna.Study) -> str:
+    """Return the name of the study's folder among the artifacts.
+
+    A study of the same name in another database has another one.
+    """
+    return f"{joined.study_name}-{joined.user_attrs[FOLDER]}"
+
+
+def _create(database: Database, study: Study) -> optuna.Study:
     return optuna.create_study(
-        study_name=name,
+        study_name=study.name,
         storage=database.optuna,
         direction="maximize",
         load_if_exists=True,
@@ -68,6 +89,7 @@ def _agree(database: Database, joined: optuna.Study, definition: Definition) -> 
                 "choose another --name"
             )
         database.forget(joined._study_id)
+        joined.set_user_attr(FOLDER, uuid.uuid4().hex[:8])
         joined.set_user_attr(DEFINITION, definition)
     elif found := differences(stored, definition):
         raise UserError(
@@ -76,7 +98,7 @@ def _agree(database: Database, joined: optuna.Study, definition: Definition) -> 
         )
 
 
-def _enqueue_variants(joined: optuna.Study, study: Study, trials: list[FrozenTrial]) -> None:
+def _lacking_variants(joined: optuna.Study, study: Study, trials: list[FrozenTrial]) -> list[str]:
     there = {
         trial.user_attrs[VARIANT]: trial.system_attrs["fixed_params"]
         for trial in trials
@@ -89,17 +111,17 @@ def _enqueue_variants(joined: optuna.Study, study: Study, trials: list[FrozenTri
                 f"--name {joined.study_name}: variant {name} is {written(there[name])} in the "
                 f"database and {written(params)} here; choose another --name"
             )
-    for name, choices in study.variants.items():
-        if name not in there:
-            joined.enqueue_trial(choices.params(), user_attrs={VARIANT: name})
+    return [name for name in study.variants if name not in there]
 
 
-def _enqueue_given(
-    joined: optuna.Study, enqueue: Sequence[Mapping[str, Value]], trials: list[FrozenTrial]
-) -> None:
+def _lacking_given(
+    enqueue: Sequence[Mapping[str, Value]], trials: list[FrozenTrial]
+) -> list[dict[str, Value]]:
     there = [trial.user_attrs[ENQUEUED] for trial in trials if ENQUEUED in trial.user_attrs]
-    for params in enqueue:
+    lacking = []
+    for params in map(dict, enqueue):
         if params in there:
             there.remove(params)
         else:
-            joined.enqueue_trial(dict(params), user_attrs={ENQUEUED: dict(params)})
+            lacking.append(params)
+    return lacking

@@ -5,6 +5,7 @@ renewed expires, and its trial can be taken over. Whether a trial without a leas
 `search.claims`.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -43,7 +44,7 @@ def grant(
     connection: Connection, *, study_id: int, trial_id: int, worker: str, seconds: float
 ) -> None:
     """Give the trial to `worker`, whoever had it; only under the study's lock."""
-    connection.execute(delete(table).where(table.c.trial_id == trial_id))
+    drop(connection, {trial_id})
     connection.execute(
         insert(table).values(
             study_id=study_id,
@@ -52,6 +53,12 @@ def grant(
             expires_at=clock() + seconds,
         )
     )
+
+
+def drop(connection: Connection, trial_ids: Set[int]) -> None:
+    """End the leases of these trials, whoever has them; only under the study's lock."""
+    if trial_ids:
+        connection.execute(delete(table).where(table.c.trial_id.in_(trial_ids)))
 
 
 def renew(
@@ -70,7 +77,7 @@ def renew(
 
 
 def release(database: Database, *, trial_id: int, worker: str) -> None:
-    """End the lease if it is still `worker`'s: the trial can be taken over, or has ended."""
+    """End the lease if it is still `worker`'s, so that the trial can be taken over."""
     mine = table.c.trial_id == trial_id, table.c.worker == worker
     with database.engine.begin() as connection:
         connection.execute(delete(table).where(*mine))

@@ -5,6 +5,7 @@ that one recorded is kept, and training goes on after it.
 """
 
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,13 +14,13 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search import pruning
+from search import device, pruning
 from search.checkpoints import Checkpoints
 from search.choices import Choices
-from search.claims import Claim
+from search.claims import Claim, Claims, Outcome
 from search.epoch import Epoch
 from search.storage import Database, LeaseLost
-from search.study import REASON, Study, is_variant
+from search.study import Study, is_variant
 from search.training import NonFiniteLoss, Splits, Training, make_network
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,15 @@ class Objective:
     joined: optuna.Study
     """The study in the database, with its sampler and pruner."""
     database: Database
+    claims: Claims
     checkpoints: Checkpoints
     splits: Splits
     device: torch.device
-    worker: str
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too."""
 
-    def run(self, claim: Claim, after_batch: Callable[[int], None]) -> TrialState:
-        """Run the claimed trial to its end, tell Optuna, and return the state it ended in.
+    def run(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
+        """Run the claimed trial to its end, and end it in the database.
 
         `after_batch` is called after every batch; what it raises leaves the trial running in the
         database, to be taken over after its last recorded epoch.
@@ -49,11 +50,62 @@ class Objective:
         Raises:
             LeaseLost: another worker has the trial by now; nothing of it was changed.
         """
+        # Optuna keeps the list of trials for as long as it runs one, and cannot know of ours.
+        self.joined._thread_local.cached_all_trials = None
+        try:
+            outcome = self._outcome(claim, after_batch)
+        except UpdateFinishedTrialError as error:
+            raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
+        self.claims.finish(claim, outcome)
+        self.checkpoints.keep_only(claim.number, None)
+        return outcome
+
+    def _outcome(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
+        try:
+            return self._train(claim, after_batch)
+        except NonFiniteLoss as error:
+            return Outcome(state=TrialState.PRUNED, reason=str(error))
+        except (RuntimeError, MemoryError) as error:
+            if not device.is_out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or ["out of memory"])[0]
+            trace = traceback.format_exc()
+            return Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
+
+    def _train(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
         trial = optuna.Trial(self.joined, claim.trial_id)
         choices = Choices.suggest(trial, self.study.ranges)
         recorded = self.database.epochs(claim.trial_id)
+        last = self._report_again(claim, trial, recorded)
+        if last is not None and self._should_prune(trial, last):
+            return self._pruned(claim)
+        training = self._training(claim, choices, after_batch)
+        for epoch in training.fit(after=self._restore(claim, training, recorded)):
+            if last is not None and epoch.number <= last.number:
+                continue  # trained again for want of a checkpoint, with the same figures
+            self._record(claim, training, epoch)
+            trial.report(epoch.selection_accuracy, step=epoch.number)
+            last = epoch
+            if self._should_prune(trial, epoch):
+                return self._pruned(claim)
+        assert last is not None, "a study has one epoch at least"
+        return Outcome(state=TrialState.COMPLETE, value=last.selection_accuracy)
+
+    def _report_again(
+        self, claim: Claim, trial: optuna.Trial, recorded: list[Epoch]
+    ) -> Epoch | None:
+        """Report what a killed process recorded and did not report; return its last epoch."""
+        reported = self._frozen(claim).intermediate_values
+        for epoch in recorded:
+            if epoch.number not in reported:
+                trial.report(epoch.selection_accuracy, step=epoch.number)
+        return recorded[-1] if recorded else None
+
+    def _training(
+        self, claim: Claim, choices: Choices, after_batch: Callable[[int], None]
+    ) -> Training:
         seed = self.study.trial_seed(claim.number)
-        training = Training(
+        return Training(
             make_network(choices, self.splits, seed=seed, device=self.device),
             choices,
             self.splits,
@@ -63,49 +115,14 @@ class Objective:
             measure_train=self.measure_train or is_variant(self._frozen(claim)),
             after_batch=after_batch,
         )
-        try:
-            state = self._train(claim, trial, training, recorded)
-        except UpdateFinishedTrialError as error:
-            raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
-        self.checkpoints.keep_only(claim.number, None)
-        return state
-
-    def reason(self, claim: Claim) -> str:
-        """Return in one line why the trial was pruned or failed; empty if it was not."""
-        return str(self._frozen(claim).user_attrs.get(REASON, ""))
-
-    def _train(
-        self, claim: Claim, trial: optuna.Trial, training: Training, recorded: list[Epoch]
-    ) -> TrialState:
-        # A process killed between recording an epoch and acting on it has left that to us. The
-        # earlier epochs were reported, or reporting them again changes nothing.
-        last = None
-        for last in recorded:
-            if last.number not in self._frozen(claim).intermediate_values:
-                trial.report(last.selection_accuracy, step=last.number)
-        if last is not None and self._should_prune(trial, last):
-            return self._prune(claim, trial)
-        try:
-            for epoch in training.fit(after=self._restore(claim, training, recorded)):
-                if last is not None and epoch.number <= last.number:
-                    continue  # trained again for want of a checkpoint, with the same figures
-                self._record(claim, training, epoch)
-                trial.report(epoch.selection_accuracy, step=epoch.number)
-                last = epoch
-                if self._should_prune(trial, epoch):
-                    return self._prune(claim, trial)
-        except NonFiniteLoss as error:
-            trial.set_user_attr(REASON, str(error))
-            return self._tell(claim, TrialState.PRUNED)
-        except torch.OutOfMemoryError as error:
-            trial.set_user_attr(REASON, str(error).splitlines()[0])
-            return self._tell(claim, TrialState.FAIL)
-        assert last is not None, "a study has one epoch at least"
-        return self._tell(claim, TrialState.COMPLETE, last.selection_accuracy)
 
     def _should_prune(self, trial: optuna.Trial, epoch: Epoch) -> bool:
         """Ask the pruner; after the last epoch there is nothing left to save."""
         return epoch.number < self.study.epochs and trial.should_prune()
+
+    def _pruned(self, claim: Claim) -> Outcome:
+        why = pruning.reason(self.study.pruner, self.joined, self._frozen(claim))
+        return Outcome(state=TrialState.PRUNED, reason=why)
 
     def _restore(self, claim: Claim, training: Training, recorded: list[Epoch]) -> int:
         """Bring back the state after the last recorded epoch and return its number, else 0."""
@@ -115,6 +132,8 @@ class Objective:
         if number == self.study.epochs:
             return number  # nothing is left to train
         sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
+        if sha256 is None:
+            return 0
         state = self.checkpoints.load(claim.number, number, sha256, self.device)
         if state is None:
             return 0
@@ -129,19 +148,8 @@ class Objective:
             except OSError as error:
                 # A checkpoint only saves time: without it the trial would start again.
                 log.warning("trial %d: no checkpoint written: %s", claim.number, error)
-        self.database.record(claim.trial_id, self.worker, epoch, sha256)
-        self.checkpoints.keep_only(claim.number, epoch.number)
-
-    def _prune(self, claim: Claim, trial: optuna.Trial) -> TrialState:
-        why = pruning.reason(self.study.pruner, self.joined, self._frozen(claim))
-        trial.set_user_attr(REASON, why)
-        return self._tell(claim, TrialState.PRUNED)
-
-    def _tell(self, claim: Claim, state: TrialState, value: float | None = None) -> TrialState:
-        if self._frozen(claim).state.is_finished():
-            raise LeaseLost(f"trial {claim.number} was ended by another worker")
-        self.joined.tell(claim.number, value, state=state)
-        return state
+        self.claims.record(claim, epoch, sha256)
+        self.checkpoints.keep_only(claim.number, sha256)
 
     def _frozen(self, claim: Claim) -> optuna.trial.FrozenTrial:
         return self.database.optuna.get_trial(claim.trial_id)

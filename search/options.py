@@ -68,18 +68,17 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def whole(lowest: int) -> Callable[[str], int]:
-    """Return a converter of option values to whole numbers of `lowest` or more."""
+def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """Return a converter of option values to whole numbers from `lowest` to `highest`."""
+    rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
 
     def convert(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = lowest - 1
-        if number < lowest:
-            raise argparse.ArgumentTypeError(
-                f"a whole number of {lowest} or more is needed, not {text!r}"
-            )
+        if number < lowest or (highest is not None and number > highest):
+            raise argparse.ArgumentTypeError(f"a whole number {rule} is needed, not {text!r}")
         return number
 
     return convert

@@ -52,24 +52,32 @@ class Overview:
 
 
 class Observer:
-    """Takes overviews of a study; asks the database only for what is new since the last."""
+    """Takes overviews of a study; asks the database only for what can have changed."""
 
     def __init__(self, database: Database, joined: optuna.Study) -> None:
         self._database = database
         self._study_id: int = joined._study_id
         self._epochs: dict[int, list[Epoch]] = {}
-        self._last_row = 0
+        self._ended: set[int] | None = None
+        """Ids of the trials that had ended at the last look; None before the first."""
 
     def look(self) -> Overview:
-        # Trials first: an epoch is recorded before its trial ends, so that the epochs of a trial
-        # that is seen as ended are seen too.
+        # Trials first: an epoch is recorded before its trial ends, so that all epochs of a trial
+        # that is seen as ended are seen too, and need not be asked for again.
         trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-        for row_id, trial_id, epoch in self._database.epochs_since(self._study_id, self._last_row):
-            self._epochs.setdefault(trial_id, []).append(epoch)
-            self._last_row = row_id
+        changed = None
+        if self._ended is not None:
+            changed = [
+                trial._trial_id
+                for trial in trials
+                if trial.state != TrialState.WAITING and trial._trial_id not in self._ended
+            ]
+        if changed is None or changed:
+            self._epochs |= self._database.epochs_of_study(self._study_id, changed)
+        self._ended = {trial._trial_id for trial in trials if trial.state.is_finished()}
         return Overview(
             trials=trials,
-            epochs={trial_id: list(epochs) for trial_id, epochs in self._epochs.items()},
+            epochs=dict(self._epochs),
             leases=leases(self._database, self._study_id),
         )
 

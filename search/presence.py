@@ -6,11 +6,16 @@ a file ends with its process, however it ends.
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Set
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+BEING_MADE = ".new"
+"""Ending of a file that its worker may not have locked yet."""
+MAKING_SECONDS = 60.0
 
 
 class Presence:
@@ -20,8 +25,11 @@ class Presence:
         folder.mkdir(parents=True, exist_ok=True)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._folder = folder
-        self._lock = _file_lock(folder / self.worker)
-        self._lock.acquire(timeout=0)
+        # Locked first and named after: nobody sees the file without its lock.
+        made = folder / f"{self.worker}{BEING_MADE}"
+        self._lock = _file_lock(made)
+        self._lock.acquire()
+        made.rename(folder / self.worker)
 
     def is_gone(self, worker: str) -> bool:
         """Return whether `worker` is known to be dead.
@@ -43,10 +51,20 @@ class Presence:
         `leased` are the workers that hold a lease; a dead one's file is kept while it tells so.
         """
         for path in self._folder.iterdir():
-            if path.name not in leased and self.is_gone(path.name):
+            if path.suffix == BEING_MADE:
+                if _age_seconds(path) > MAKING_SECONDS:
+                    path.unlink(missing_ok=True)
+            elif path.name not in leased and self.is_gone(path.name):
                 path.unlink(missing_ok=True)
         self._lock.release()
         (self._folder / self.worker).unlink(missing_ok=True)
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # renamed by now
+        return 0.0
 
 
 def _file_lock(path: Path) -> FileLock:

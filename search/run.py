@@ -15,8 +15,15 @@ from search.errors import UserError
 from search.options import Parser, add_common, command, seconds, whole
 
 if TYPE_CHECKING:
-    from search.claims import Claims
-    from search.objective import Objective
+    import optuna
+    import torch
+    from rich.console import Console
+
+    from search.checkpoints import Checkpoints
+    from search.choices import Choices
+    from search.storage import Database
+    from search.study import Study
+    from search.training import Splits
     from search.worker import Stop
 
 EPILOG = """\
@@ -67,7 +74,7 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--threads",
-        type=whole(1),
+        type=whole(1, 1024),
         metavar="N",
         help="CPU threads of PyTorch (default: PyTorch's own choice, one a core)",
     )
@@ -104,14 +111,12 @@ def parser() -> Parser:
         help="measure train loss and accuracy of sampled trials too, which costs a third of an "
         "epoch; variants always have them (default: no)",
     )
-    variants = made.add_mutually_exclusive_group()
-    variants.add_argument(
+    made.add_argument(
         "--variants",
-        action="store_true",
-        help="run the study's fixed variants first (default)",
-    )
-    variants.add_argument(
-        "--no-variants", action="store_true", help="enqueue none of the fixed variants"
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the study's fixed variants first, or enqueue none of them "
+        "(default: run them first)",
     )
     return made
 
@@ -119,95 +124,127 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Check what was asked, then search; nothing is written before all of it is known to fit."""
     started = time.monotonic()
-    from search import choices, storage, storage_url
+    from search import choices, storage_url
     from search.study import load
 
     study = load(options.study)
     typical = next(iter(study.variants.values()), None)
-    names = ("trials", "epochs", "images", "seed", "select")
+    names = ("name", "trials", "epochs", "images", "seed", "select")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if options.no_variants:
+    if not options.variants:
         given["variants"] = {}
     study = dataclasses.replace(study, **given)
     enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
-    name = options.name or study.name
     storage_url.check(options.storage)
     _check_folder(options.artifacts)
 
     import optuna
 
     from search import data, device
-    from search.checkpoints import Checkpoints
-    from search.claims import Claims
-    from search.estimate import epoch_seconds
     from search.joining import join
-    from search.objective import Objective
-    from search.overview import Observer
-    from search.presence import Presence
-    from search.summary import console, summary
+    from search.storage import Database
+    from search.summary import console
     from search.training import Splits
-    from search.view import following
     from search.worker import Stop
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()
     where = device.choose(options.device)
     device.prepare(where, options.threads)
+    total = data.n_train(study.dataset)
+    n_train, n_held_out = study.n_train(total), study.n_held_out(total)  # before files are fetched
     dataset = data.load(study.dataset, options.data, out.print)
-    splits = Splits.of(
-        dataset,
-        images=study.images,
-        hold_out=study.select == "validation",
-        batch_size=study.batch_size,
-        device=where,
-    )
-    database = storage.Database(options.storage)
-    joined = join(database, study, name, data_digest=dataset.digest, enqueue=enqueue)
-    observer = Observer(database, joined)
-    done = len(observer.look().finished)
-    out.print(f"Study {name} in {database}: {done} of {study.trials} trials done.")
-    out.print(f"Look at it with: optuna-dashboard {database}", soft_wrap=True)
-    status = 0
-    if done < study.trials:
-        if typical is not None:
-            took = epoch_seconds(typical, splits, batch_size=study.batch_size, device=where)
-            out.print(f"On {device.describe(where)}: an epoch takes about {took:.2g} seconds.")
-        folder = options.artifacts / name
-        checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.sweep(observer.look().begun)
-        presence = Presence(folder / "workers")
-        objective = Objective(
-            study=study,
-            joined=joined,
-            database=database,
-            checkpoints=checkpoints,
-            splits=splits,
-            device=where,
-            worker=presence.worker,
-            measure_train=options.measure_train,
-        )
-        claims = Claims(database, joined, presence, budget=study.trials)
+    splits = Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where)
+    database = Database(options.storage)
+    try:
+        joined = join(database, study, data_digest=dataset.digest, enqueue=enqueue)
+        search = _Search(study, joined, database, splits, where, out)
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
-        with following(observer, out, epochs=study.epochs, budget=study.trials):
-            status = _work(objective, claims, stop)
-        if stop.is_asked() and len(observer.look().finished) < study.trials:
-            out.print(f"Stopped by {stop}; the same command goes on where it was.")
-    out.print(summary(observer.look(), study, study.trials))
-    database.close()
-    return status
+        return search.run(options, typical, stop)
+    finally:
+        database.close()
 
 
-def _work(objective: "Objective", claims: "Claims", stop: "Stop") -> int:
-    """Run trials until the budget is spent or a signal or the time stops it; return the status."""
-    from search.worker import KeepsFailing, work
+@dataclasses.dataclass
+class _Search:
+    """A study that has been joined, and what it is run with."""
 
-    with stop.on_signals():
-        try:
-            work(objective, claims, stop)
-        except KeepsFailing as error:
-            print(f"search.run: {error}", file=sys.stderr)
-            return 1
-    return 128 + stop.signal if stop.signal else 0
+    study: "Study"
+    joined: "optuna.Study"
+    database: "Database"
+    splits: "Splits"
+    device: "torch.device"
+    out: "Console"
+
+    def run(self, options: argparse.Namespace, typical: "Choices | None", stop: "Stop") -> int:
+        """Run what the budget lacks, show it, and return the exit status."""
+        from search import device
+        from search.checkpoints import Checkpoints
+        from search.joining import artifacts_folder
+        from search.overview import Observer
+        from search.summary import summary
+        from search.view import following
+
+        observer = Observer(self.database, self.joined)
+        seen = observer.look()
+        folder = options.artifacts / artifacts_folder(self.joined)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints.sweep(seen.begun)
+        done, budget = len(seen.finished), self.study.trials
+        say = self.out.print
+        say(f"Study {self.study.name} in {self.database}: {done} of {budget} trials done.")
+        say(f"Look at it with: optuna-dashboard {self.database}", soft_wrap=True)
+        status = 0
+        if done < budget:
+            took = self._epoch_seconds(typical)
+            about = f": an epoch takes about {took:.2g} seconds." if took else "."
+            say(f"On {device.describe(self.device)}{about}")
+            with following(observer, self.out, epochs=self.study.epochs, budget=budget):
+                error = self._work(folder, checkpoints, options.measure_train, stop)
+            if error is not None:
+                print(f"search.run: {error}", file=sys.stderr)
+                return 1
+            if len(observer.look().finished) < budget and stop.is_asked():
+                say(f"Stopped by {stop}; the same command goes on where it was.")
+                status = 128 + stop.signal if stop.signal else 0
+        say(summary(observer.look(), self.study))
+        return status
+
+    def _epoch_seconds(self, typical: "Choices | None") -> float | None:
+        from search.estimate import epoch_seconds
+
+        if typical is None:
+            return None
+        batch_size = self.study.batch_size
+        return epoch_seconds(typical, self.splits, batch_size=batch_size, device=self.device)
+
+    def _work(
+        self, folder: Path, checkpoints: "Checkpoints", measure_train: bool, stop: "Stop"
+    ) -> Exception | None:
+        """Run trials until the budget is spent or `stop` asks; return what made an end of it."""
+        from search.claims import Claims
+        from search.objective import Objective
+        from search.presence import Presence
+        from search.worker import DatabaseGone, KeepsFailing, work
+
+        presence = Presence(folder / "workers")
+        claims = Claims(self.database, self.joined, presence, budget=self.study.trials)
+        objective = Objective(
+            study=self.study,
+            joined=self.joined,
+            database=self.database,
+            claims=claims,
+            checkpoints=checkpoints,
+            splits=self.splits,
+            device=self.device,
+            measure_train=measure_train,
+        )
+        with stop.on_signals():
+            try:
+                work(objective, claims, stop)
+            except (DatabaseGone, KeepsFailing) as error:
+                return error
+        return None
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,15 +6,14 @@ is for `search.storage_url`, who runs a trial for `search.leases` and `search.cl
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from typing import Any
 
 import sqlalchemy
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import URL, Connection, delete, func, insert, inspect, select, update
+from sqlalchemy import URL, ColumnElement, Connection, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -111,15 +110,16 @@ class Database:
 
     def epochs(self, trial_id: int) -> list[Epoch]:
         """Return the recorded epochs of a trial in order."""
-        query = select(tables.epochs).where(tables.epochs.c.trial_id == trial_id)
-        return [epoch for _, _, epoch in self._epochs(query.order_by(tables.epochs.c.number))]
+        return self._epochs(tables.epochs.c.trial_id == trial_id).get(trial_id, [])
 
-    def epochs_since(self, study_id: int, row_id: int) -> list[tuple[int, int, Epoch]]:
-        """Return (row id, trial id, epoch) of all epochs recorded after row `row_id`."""
-        query = select(tables.epochs).where(
-            tables.epochs.c.study_id == study_id, tables.epochs.c.id > row_id
-        )
-        return self._epochs(query.order_by(tables.epochs.c.id))
+    def epochs_of_study(
+        self, study_id: int, trial_ids: Collection[int] | None = None
+    ) -> dict[int, list[Epoch]]:
+        """Return the recorded epochs in order by trial id: of all trials, or of `trial_ids`."""
+        where = tables.epochs.c.study_id == study_id
+        if trial_ids is not None:
+            where &= tables.epochs.c.trial_id.in_(trial_ids)
+        return self._epochs(where)
 
     def checkpoint_sha256(self, trial_id: int, number: int) -> str | None:
         """Return the SHA-256 of the checkpoint of epoch `number`; None if none was written."""
@@ -136,13 +136,15 @@ class Database:
             for table in (tables.epochs, tables.leases):
                 connection.execute(delete(table).where(table.c.study_id == study_id))
 
-    def _epochs(self, query: sqlalchemy.Select[Any]) -> list[tuple[int, int, Epoch]]:
+    def _epochs(self, where: ColumnElement[bool]) -> dict[int, list[Epoch]]:
         names = [field.name for field in fields(Epoch)]
+        query = select(tables.epochs).where(where).order_by(tables.epochs.c.number)
+        found: dict[int, list[Epoch]] = {}
         with self.engine.connect() as connection:
-            return [
-                (row["id"], row["trial_id"], Epoch(**{name: row[name] for name in names}))
-                for row in connection.execute(query).mappings()
-            ]
+            for row in connection.execute(query).mappings():
+                epoch = Epoch(**{name: row[name] for name in names})
+                found.setdefault(row["trial_id"], []).append(epoch)
+        return found
 
 
 def _check_version(url: URL, storage: RDBStorage) -> None:

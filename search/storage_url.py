@@ -4,7 +4,9 @@ Looks before anything is written; what is made in a database is for `search.stor
 """
 
 import os
+import re
 import sqlite3
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from search.errors import UserError
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
 CONNECT_SECONDS = 10
-OPTUNA_TABLES = frozenset(BaseModel.metadata.tables)
+_OPTUNAS: Mapping[str, Set[str]] = {
+    name: set(table.columns.keys()) for name, table in BaseModel.metadata.tables.items()
+} | {"alembic_version": {"version_num"}}
+"""The columns of Optuna's tables."""
 
 
 def check(url: str) -> URL:
@@ -37,6 +42,10 @@ def check(url: str) -> URL:
             "--storage is a URL such as sqlite:///search.db or "
             "postgresql://user:password@host/database, not what was given"
         ) from error
+    if parsed.drivername.startswith("sqlite") and parsed.query:
+        raise UserError(
+            "--storage: a SQLite URL takes nothing after a ?, as in sqlite:///search.db"
+        )
     if "@" in (parsed.host or "") or {"password", "sslpassword"} & parsed.query.keys():
         raise UserError(
             "--storage: a password stands before the host, as in "
@@ -51,12 +60,19 @@ def check(url: str) -> URL:
     try:
         engine = sqlalchemy.create_engine(parsed, **engine_options(parsed), poolclass=NullPool)
         with engine.connect() as connection:
-            _check_tables(parsed, inspect(connection).get_table_names())
+            inspector = inspect(connection)
+            _check_tables(
+                parsed,
+                {
+                    name: {column["name"] for column in inspector.get_columns(name)}
+                    for name in inspector.get_table_names()
+                },
+            )
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
         ) from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, TypeError, ValueError) as error:  # the latter two: odd options
         raise UserError(explained(parsed, error)) from error
     return parsed
 
@@ -79,8 +95,14 @@ def _check_sqlite(url: URL) -> URL:
         try:
             connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
             try:
-                rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-                _check_tables(url, [name for (name,) in rows if not name.startswith("sqlite_")])
+                rows = connection.execute(
+                    "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c "
+                    "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+                )
+                tables: dict[str, set[str]] = {}
+                for table, column in rows:
+                    tables.setdefault(table, set()).add(column)
+                _check_tables(url, tables)
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
@@ -88,13 +110,14 @@ def _check_sqlite(url: URL) -> URL:
     return url.set(drivername="sqlite")
 
 
-def _check_tables(url: URL, names: list[str]) -> None:
-    # Optuna's first two tables; a creation that was cut off has left nothing but Optuna's.
-    optunas = {"studies", "version_info"}
-    if names and not optunas.issubset(names) and not OPTUNA_TABLES.issuperset(names):
+def _check_tables(url: URL, tables: Mapping[str, Set[str]]) -> None:
+    """Refuse tables, given with their columns, that are not those of an Optuna of some version."""
+    first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
+    whole = all(tables.get(name, set()) >= _OPTUNAS[name] for name in first)
+    if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
         raise UserError(
             f"--storage {url.render_as_string()}: this database holds other tables "
-            f"({', '.join(sorted(names)[:3])}, …); name an empty one"
+            f"({', '.join(sorted(tables)[:3])}, …); name an empty one"
         )
 
 
@@ -128,5 +151,5 @@ def explained(url: URL, error: Exception) -> str:
     cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     line = " ".join(cause.split())
     if url.password:
-        line = line.replace(str(url.password), "***")
+        line = re.sub(rf"(?<!\w){re.escape(str(url.password))}(?!\w)", "***", line)
     return f"--storage {url.render_as_string(hide_password=True)}: {line}"

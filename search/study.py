@@ -29,6 +29,8 @@ from search.seeds import derive_seed
 Select = Literal["test", "validation"]
 Definition = Mapping[str, object]
 
+NAME_BYTES = 100
+
 VARIANT = "variant"
 """User attribute of a trial: the name of the variant that it is."""
 ENQUEUED = "enqueued"
@@ -37,6 +39,10 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
 """User attribute of a trial: in one line why it was pruned or failed."""
+TRACEBACK = "traceback"
+"""User attribute of a failed trial: the end of its error's traceback."""
+CRASH = "crash"
+"""User attribute of a trial that stopped a worker: the end of that error's traceback."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,7 @@ class Study:
     """
 
     name: str
+    """In the database; also of a folder, so without / and of 100 bytes at most."""
     dataset: str
     """One of `search.data.DATASETS`."""
     variants: Mapping[str, Choices] = field(default_factory=dict)
@@ -72,6 +79,7 @@ class Study:
     that somebody else published for the variants; None if nobody did."""
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         check_ranges(self.ranges)
         for name, choices in self.variants.items():
             try:
@@ -86,6 +94,29 @@ class Study:
             raise UserError(f"seed is from 0 to 2**63 - 1, not {self.seed}")
         if self.select not in ("test", "validation"):
             raise UserError(f"select is test or validation, not {self.select!r}")
+        _ = self.published_accuracy  # read now, so that a faulty file is known before the search
+
+    def n_held_out(self, total: int) -> int:
+        """Return how many of `total` training images, the last, are for selection only."""
+        return total // 10 if self.select == "validation" else 0
+
+    def n_train(self, total: int) -> int:
+        """Return how many of `total` training images, the first, are trained on.
+
+        Raises:
+            UserError: there are not so many, or they leave a last batch of a single image, which
+                batch normalization refuses.
+        """
+        available = total - self.n_held_out(total)
+        if self.images is not None and self.images > available:
+            raise UserError(f"--images {self.images}: there are {available} images to train on")
+        n_train = self.images or available
+        if n_train % self.batch_size == 1:
+            raise UserError(
+                f"{n_train} images in batches of {self.batch_size} leave a last batch of a single "
+                f"image, which cannot be normalized; give --images {n_train - 1}"
+            )
+        return n_train
 
     def trial_seed(self, number: int) -> int:
         """Return the seed of all draws that training trial `number` makes."""
@@ -119,11 +150,24 @@ class Study:
         """Published test accuracy by variant and epoch; empty where nothing was published."""
         if self.published is None:
             return {}
-        with self.published.open(newline="") as lines:
-            return {
-                (row["variant"], int(row["epoch"])): float(row["test_accuracy"])
-                for row in csv.DictReader(lines)
-            }
+        try:
+            with self.published.open(newline="") as lines:
+                return {
+                    (row["variant"], int(row["epoch"])): float(row["test_accuracy"])
+                    for row in csv.DictReader(lines)
+                }
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"published: {self.published} is no CSV file with the columns variant, epoch and "
+                f"test_accuracy ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _check_name(name: str) -> None:
+    if not name.isprintable() or set(name) <= {".", " "} or "/" in name or "\\" in name:
+        raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
+    if len(name.encode()) > NAME_BYTES:
+        raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
 
 
 def is_variant(trial: FrozenTrial) -> bool:

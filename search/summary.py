@@ -15,14 +15,14 @@ BEST = 5
 """How many trials the table of the best ones holds."""
 
 
-def summary(overview: Overview, study: Study, budget: int) -> RenderableType:
+def summary(overview: Overview, study: Study) -> RenderableType:
     """Return the best trials, the variants, and what pruning saved."""
     parts: list[RenderableType] = []
     if overview.ranked:
         parts.append(_best(overview, study))
     if study.variants:
         parts.append(_variants(overview, study))
-    parts.append(_counts(overview, study, budget))
+    parts.append(_counts(overview, study))
     if overview.ranked:
         parts.append(_caution(study))
     return Group(*parts)
@@ -76,7 +76,7 @@ def _variants(overview: Overview, study: Study) -> Table:
     return table
 
 
-def _counts(overview: Overview, study: Study, budget: int) -> str:
+def _counts(overview: Overview, study: Study) -> str:
     count = {
         state: sum(trial.state == state for trial in overview.trials)
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
@@ -87,10 +87,10 @@ def _counts(overview: Overview, study: Study, budget: int) -> str:
     share = f" ({ran / possible:.0%})" if possible else ""
     waiting = count[TrialState.WAITING]
     return (
-        f"Trials: {len(ended)} of {budget} finished: {count[TrialState.COMPLETE]} complete, "
+        f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
-        + (" for a higher --trials" if waiting and len(ended) >= budget else "")
+        + (" for a higher --trials" if waiting and len(ended) >= study.trials else "")
         + f".\nEpochs: {ran} run of {possible} possible{share}."
     )
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from search.choices import Choices
 from search.data import Dataset, Images
 from search.epoch import Epoch
-from search.errors import UserError
 from search.network import Network, build
 from search.seeds import derive_seed
 
@@ -46,31 +45,12 @@ class Splits:
 
     @classmethod
     def of(
-        cls,
-        dataset: Dataset,
-        *,
-        images: int | None,
-        hold_out: bool,
-        batch_size: int,
-        device: torch.device,
+        cls, dataset: Dataset, *, n_train: int, n_held_out: int = 0, device: torch.device
     ) -> "Splits":
-        """Split `dataset`; train on the first `images` images, hold out the last tenth.
-
-        Raises:
-            UserError: there are not so many images to train on, or they leave a last batch of a
-                single image, which batch normalization refuses.
-        """
+        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`."""
         total = len(dataset.train)
-        available = total - total // 10 if hold_out else total
-        if images is not None and images > available:
-            raise UserError(f"--images {images}: there are {available} images to train on")
-        n_train = images or available
-        if n_train % batch_size == 1:
-            raise UserError(
-                f"{n_train} images in batches of {batch_size} leave a last batch of a single "
-                f"image, which cannot be normalized; give --images {n_train - 1}"
-            )
-        held_out = dataset.train.between(available, total) if hold_out else None
+        assert n_train + n_held_out <= total, "Study.n_train has seen to it"
+        held_out = dataset.train.between(total - n_held_out, total) if n_held_out else None
         return cls(
             train=dataset.train.between(0, n_train).to(device),
             validation=held_out.to(device) if held_out else None,

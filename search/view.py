@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from sqlalchemy.exc import DBAPIError
 
+from search.outage import tolerating_outage
 from search.overview import Observer, Overview, label
 from search.study import REASON
 
@@ -33,10 +32,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
 
         def follow() -> None:
             while not ended.wait(POLL_SECONDS):
-                try:
+                with tolerating_outage():  # the worker meets it too, and is the one to say so
                     view.update(observer.look())
-                except (DBAPIError, StorageInternalError):
-                    continue  # the worker meets it too, and is the one to say so
 
         thread = threading.Thread(target=follow, name="view", daemon=True)
         thread.start()
@@ -45,7 +42,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
         finally:
             ended.set()
             thread.join()
-            view.update(observer.look())
+            with tolerating_outage():
+                view.update(observer.look())
 
 
 class _Lines:

@@ -8,16 +8,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
 
-from search.claims import Claim, Claims, Standing
+from search.claims import Claim, Claims, Outcome, Standing
 from search.objective import Objective
+from search.outage import first_line, is_outage, tolerating_outage
 from search.storage import LeaseLost
 
 RENEW_SECONDS = 2.0
@@ -27,6 +26,8 @@ WAIT_SECONDS = 1.0
 FAILURES = 3
 """So many failed trials in a row stop a worker: failed ones do not count against the budget, and
 would be followed by others for ever."""
+OUTAGE_SECONDS = 600.0
+"""So long a worker waits for a database that does not answer."""
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class Stopped(BaseException):
 
 class KeepsFailing(Exception):
     """Trial after trial has failed; the message names the last one's reason."""
+
+
+class DatabaseGone(Exception):
+    """The database has not answered for long; the message says why, without its password."""
 
 
 @dataclass
@@ -82,36 +87,49 @@ class Stop:
 def work(objective: Objective, claims: Claims, stop: Stop) -> None:
     """Run trials until the study's budget is spent or `stop` asks for an end.
 
+    A database that goes away is waited for: the trial that ran is dropped, and goes on from its
+    last recorded epoch in whichever worker claims it next.
+
     Raises:
         KeepsFailing: so many trials in a row failed.
+        DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
     """
     failures = 0
+    outage = _Outage()
     try:
         while not stop.is_asked():
-            claim = claims.claim()
-            if claim is Standing.SPENT:
-                return
-            if isinstance(claim, Standing):
-                stop.wait(WAIT_SECONDS)
-                continue
             try:
-                state = _run(objective, claims, claim, stop)
+                claim = claims.claim()
+                outage.is_over()
+                if claim is Standing.SPENT:
+                    return
+                if isinstance(claim, Standing):
+                    stop.wait(WAIT_SECONDS)
+                    continue
+                outcome = _run(objective, claims, claim, stop)
             except LeaseLost as error:
                 log.warning("%s; going on with another", error)
                 continue
             except Stopped:
                 return
-            failures = failures + 1 if state == TrialState.FAIL else 0
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                outage.goes_on(error)
+                stop.wait(WAIT_SECONDS)
+                continue
+            failures = failures + 1 if outcome.state == TrialState.FAIL else 0
             if failures == FAILURES:
                 raise KeepsFailing(
                     f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
-                    f"{objective.reason(claim)}"
+                    f"{outcome.reason}"
                 )
     finally:
-        claims.leave()
+        with tolerating_outage():
+            claims.leave()
 
 
-def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> TrialState:
+def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outcome:
     try:
         with _renewing(claims, claim) as counted:
 
@@ -121,8 +139,39 @@ def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Tria
                     raise Stopped
 
             return objective.run(claim, after_batch)
+    except Exception as error:
+        if not isinstance(error, LeaseLost) and not is_outage(error):
+            with tolerating_outage(), suppress(LeaseLost):
+                claims.crash(claim, error)
+        raise
     finally:
-        claims.release(claim)
+        with tolerating_outage():
+            claims.release(claim)
+
+
+class _Outage:
+    """How long the database has not answered."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_over(self) -> None:
+        self._since = None
+
+    def goes_on(self, error: Exception) -> None:
+        """Raise `DatabaseGone` if it has lasted too long."""
+        if self._since is None:
+            self._since = time.monotonic()
+            log.warning(
+                "the database does not answer; trying again for %d minutes: %s",
+                OUTAGE_SECONDS / 60,
+                first_line(error),
+            )
+        elif time.monotonic() - self._since > OUTAGE_SECONDS:
+            raise DatabaseGone(
+                f"the database has not answered for {OUTAGE_SECONDS / 60:.0f} minutes; the same "
+                f"command goes on where it was: {first_line(error)}"
+            ) from error
 
 
 @contextmanager
@@ -133,11 +182,9 @@ def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
 
     def renew() -> None:
         while not ended.wait(RENEW_SECONDS):
-            try:
+            with tolerating_outage():
                 if not claims.renew(claim, rate.per_second()):
                     return  # lost: the trial's next epoch will notice
-            except (DBAPIError, StorageInternalError) as error:
-                log.warning("trial %d: lease not renewed: %s", claim.number, error)
 
     thread = threading.Thread(target=renew, name=f"lease of trial {claim.number}", daemon=True)
     thread.start()

@@ -35,7 +35,6 @@ def test_a_damaged_missing_or_other_checkpoint_is_not_loaded(
 ) -> None:
     sha256 = checkpoints.save(3, 2, STATE)
     assert checkpoints.load(3, 1, sha256, CPU) is None
-    assert checkpoints.load(3, 2, None, CPU) is None
     assert checkpoints.load(3, 2, "0" * 64, CPU) is None
     (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
@@ -47,20 +46,28 @@ def test_a_damaged_missing_or_other_checkpoint_is_not_loaded(
 def test_only_the_wanted_checkpoints_of_a_trial_are_kept(
     checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
-    for number, epoch in ((3, 1), (3, 2), (33, 1)):
-        checkpoints.save(number, epoch, STATE)
-    checkpoints.keep_only(3, 2)
-    assert _names(tmp_path) == {"3-2.pt", "33-1.pt"}
+    later: dict[str, Any] = {"network": {}, "optimizer": {}}
+    first = checkpoints.save(3, 1, STATE)
+    second = checkpoints.save(3, 2, later)
+    checkpoints.save(33, 1, STATE)
+    (tmp_path / f"3-2-{second[:16]}.9.tmp").touch()
+    checkpoints.keep_only(3, second)
+    assert _names(tmp_path) == {f"3-2-{second[:16]}.pt", f"33-1-{first[:16]}.pt"}
     checkpoints.keep_only(3, None)
-    assert _names(tmp_path) == {"33-1.pt"}
+    assert _names(tmp_path) == {f"33-1-{first[:16]}.pt"}
+
+
+def test_a_worker_does_not_overwrite_anothers_checkpoint(checkpoints: Checkpoints) -> None:
+    sha256 = checkpoints.save(3, 2, STATE)
+    checkpoints.save(3, 2, {"network": {}, "optimizer": {}})
+    assert checkpoints.load(3, 2, sha256, CPU) is not None
 
 
 def test_what_ended_trials_left_is_swept(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    for number in (3, 4):
-        checkpoints.save(number, 1, STATE)
+    sha256, _ = [checkpoints.save(number, 1, STATE) for number in (3, 4)]
     (tmp_path / "4-2.123.tmp").touch()
     checkpoints.sweep(begun={3})
-    assert _names(tmp_path) == {"3-1.pt"}
+    assert _names(tmp_path) == {f"3-1-{sha256[:16]}.pt"}
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

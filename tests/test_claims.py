@@ -9,16 +9,18 @@ import pytest
 from optuna.trial import TrialState
 
 from search import leases
-from search.claims import Claim, Claims, Standing
+from search.claims import ATTEMPTS, Claim, Claims, Outcome, Standing
 from search.joining import join
 from search.presence import Presence
-from search.storage import Database
-from search.study import REASON, Study
+from search.storage import Database, LeaseLost
+from search.study import REASON, TRACEBACK, Study
+
+COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 
 
 @pytest.fixture
 def joined(database: Database, study: Study) -> optuna.Study:
-    return join(database, study, "small", data_digest="x", enqueue=[{"lr": 0.02}])
+    return join(database, study, data_digest="x", enqueue=[{"lr": 0.02}])
 
 
 class Workers:
@@ -32,12 +34,15 @@ class Workers:
         options = {"budget": budget, "lease_seconds": lease_seconds}
         return Claims(self.database, self.joined, presence, **options)  # type: ignore[arg-type]
 
-    def end(self, claims: Claims, state: TrialState = TrialState.COMPLETE) -> int:
-        """Claim a trial, end it, and return its number."""
+    def claim(self, claims: Claims) -> Claim:
         claim = claims.claim()
         assert isinstance(claim, Claim)
-        self.joined.tell(claim.number, 0.5 if state == TrialState.COMPLETE else None, state=state)
-        claims.release(claim)
+        return claim
+
+    def end(self, claims: Claims, state: TrialState = TrialState.COMPLETE) -> int:
+        """Claim a trial, end it, and return its number."""
+        claim = self.claim(claims)
+        claims.finish(claim, Outcome(state=state, value=0.5 if state == COMPLETE else None))
         return claim.number
 
 
@@ -57,13 +62,89 @@ def test_variants_come_first_then_waiting_trials_then_new_ones(
     ]  # fmt: skip
 
 
-def test_a_late_variant_goes_before_trials_that_wait(
+def test_a_variant_that_failed_runs_again_before_trials_that_wait(
     workers: Workers, joined: optuna.Study
 ) -> None:
-    workers.end(workers.new(), TrialState.FAIL)
-    params = joined.trials[0].system_attrs["fixed_params"]
-    joined.enqueue_trial(params, user_attrs={"variant": "question-1"})
+    workers.end(workers.new(), FAIL)
     assert [workers.end(workers.new()) for _ in range(3)] == [1, 3, 2]
+    variants = [trial for trial in joined.trials if "variant" in trial.user_attrs]
+    assert [trial.user_attrs["variant"] for trial in variants] == [
+        "question-1", "question-3", "question-1",
+    ]  # fmt: skip
+    assert variants[2].params == variants[0].params
+    assert variants[2].state == COMPLETE
+
+
+def test_a_variant_that_always_fails_is_given_up(workers: Workers, joined: optuna.Study) -> None:
+    workers.end(workers.new())
+    for _ in range(ATTEMPTS):
+        workers.end(workers.new(), FAIL)
+    assert joined.trials[workers.end(workers.new())].user_attrs == {"enqueued": {"lr": 0.02}}
+    workers.end(workers.new())
+    assert len([t for t in joined.trials if "variant" in t.user_attrs]) == 1 + ATTEMPTS
+
+
+def test_of_the_trials_beyond_the_budget_variants_are_kept(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    three = [workers.new() for _ in range(3)]
+    begun = [workers.claim(claims) for claims in three]
+    assert [claim.number for claim in begun] == [0, 1, 2]
+    for claims, claim in zip(three, begun, strict=True):
+        claims.release(claim)
+    assert workers.end(workers.new(budget=2)) == 0
+    assert workers.end(workers.new(budget=2)) == 1
+    assert joined.trials[2].state == FAIL
+
+
+def test_a_worker_past_its_lease_cannot_end_the_trial(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    sleeper, heir = workers.new(lease_seconds=0.1), workers.new()
+    claim = workers.claim(sleeper)
+    time.sleep(0.2)
+    taken = workers.claim(heir)
+    assert taken == claim
+    with pytest.raises(LeaseLost):
+        sleeper.finish(claim, Outcome(state=FAIL, reason="mine"))
+    with pytest.raises(LeaseLost):
+        sleeper.crash(claim, ZeroDivisionError())
+    assert joined.trials[0].state == TrialState.RUNNING
+    assert joined.trials[0].user_attrs == {"variant": "question-1"}
+    heir.finish(taken, Outcome(state=COMPLETE, value=0.25))
+    with pytest.raises(LeaseLost):
+        sleeper.finish(claim, Outcome(state=FAIL, reason="mine"))
+    assert (joined.trials[0].state, joined.trials[0].value) == (COMPLETE, 0.25)
+
+
+def test_a_trial_that_stops_two_workers_is_ended_as_failed(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    for _ in range(2):
+        claims = workers.new()
+        claim = workers.claim(claims)
+        assert claim.number == 0
+        assert joined.trials[0].state == TrialState.RUNNING
+        claims.crash(claim, ZeroDivisionError("division by zero"))
+    trial = joined.trials[0]
+    assert trial.state == FAIL
+    assert trial.user_attrs[REASON] == "ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in trial.user_attrs[TRACEBACK]
+    assert workers.end(workers.new()) == 1
+
+
+def test_a_worker_that_dropped_its_trial_claims_it_again(workers: Workers) -> None:
+    claims = workers.new()
+    assert workers.claim(claims) == workers.claim(claims)
+
+
+def test_the_lease_of_a_trial_that_ended_without_it_is_removed(
+    workers: Workers, joined: optuna.Study, database: Database
+) -> None:
+    claim = workers.claim(workers.new())
+    joined.tell(claim.number, 0.5)  # and killed before the lease is ended
+    other = workers.claim(workers.new())
+    assert set(leases.leases(database, joined._study_id)) == {other.trial_id}
 
 
 def test_the_budget_counts_complete_and_pruned_trials_and_no_failed_ones(workers: Workers) -> None:
@@ -82,38 +163,31 @@ def test_no_worker_starts_a_trial_beyond_the_budget(workers: Workers) -> None:
 
 def test_a_released_trial_is_taken_over_at_once(workers: Workers) -> None:
     first, second = workers.new(), workers.new()
-    claim = first.claim()
-    assert isinstance(claim, Claim)
+    claim = workers.claim(first)
     first.release(claim)
-    taken = second.claim()
-    assert isinstance(taken, Claim)
-    assert (taken.number, taken.taken_over) == (claim.number, True)
+    taken = workers.claim(second)
+    assert taken.number == claim.number
 
 
 def test_a_trial_is_taken_over_once_its_lease_has_expired(workers: Workers) -> None:
     stalled = workers.new(lease_seconds=0.3, files="of another machine")
-    claim = stalled.claim()
-    assert isinstance(claim, Claim)
+    claim = workers.claim(stalled)
     other = workers.new()
-    before = other.claim()
-    assert isinstance(before, Claim)
+    before = workers.claim(other)
     assert before.number != claim.number
     time.sleep(0.4)
-    taken = workers.new().claim()
-    assert isinstance(taken, Claim)
+    taken = workers.claim(workers.new())
     assert taken.number == claim.number
     assert not stalled.renew(claim, None)
 
 
 def test_a_renewed_lease_does_not_expire(workers: Workers) -> None:
     slow = workers.new(lease_seconds=0.5)
-    claim = slow.claim()
-    assert isinstance(claim, Claim)
+    claim = workers.claim(slow)
     for _ in range(4):
         time.sleep(0.2)
         assert slow.renew(claim, None)
-    other = workers.new().claim()
-    assert isinstance(other, Claim)
+    other = workers.claim(workers.new())
     assert other.number != claim.number
 
 
@@ -137,13 +211,11 @@ def test_a_killed_workers_trial_is_free_at_once_for_those_who_share_its_files(
     command = [sys.executable, "-c", KILLED, url, str(workers.folder / "here")]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (killed.returncode, killed.stdout) == (-9, "0\n"), killed.stderr
-    elsewhere = workers.new(files="of another machine").claim()
-    assert isinstance(elsewhere, Claim)
+    elsewhere = workers.claim(workers.new(files="of another machine"))
     assert elsewhere.number == 1  # it cannot know, and waits for the lease to expire
     here = workers.new()
-    taken = here.claim()
-    assert isinstance(taken, Claim)
-    assert (taken.number, taken.taken_over) == (0, True)
+    taken = workers.claim(here)
+    assert taken.number == 0
     here.release(taken)
     here.leave()
     assert list((workers.folder / "here").iterdir()) == []
@@ -153,9 +225,8 @@ def test_a_trial_begun_without_a_lease_is_taken_over(
     workers: Workers, joined: optuna.Study
 ) -> None:
     joined.ask()  # as a worker killed between the two does
-    claim = workers.new().claim()
-    assert isinstance(claim, Claim)
-    assert (claim.number, claim.taken_over) == (0, True)
+    claim = workers.claim(workers.new())
+    assert claim.number == 0
 
 
 def test_what_is_left_beyond_the_budget_is_ended_as_failed(
@@ -175,14 +246,14 @@ import random, sys
 from pathlib import Path
 import optuna
 from optuna.trial import TrialState
-from search.claims import Claims, Standing
+from search.claims import Claims, Outcome, Standing
 from search.presence import Presence
 from search.storage import Database
 from search.joining import join
 from search.study import load
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 database = Database(sys.argv[1])
-study = join(database, load("digits"), "digits", data_digest="x")
+study = join(database, load("digits"), data_digest="x")
 claims = Claims(database, study, Presence(Path(sys.argv[2])), budget=30)
 while (claim := claims.claim()) is not Standing.SPENT:
     if claim is Standing.WAIT:
@@ -191,8 +262,8 @@ while (claim := claims.claim()) is not Standing.SPENT:
     state = random.choice((TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     if "variant" in study.trials[claim.number].user_attrs:
         state = TrialState.COMPLETE
-    study.tell(claim.number, 0.5 if state == TrialState.COMPLETE else None, state=state)
-    claims.release(claim)
+    value = 0.5 if state == TrialState.COMPLETE else None
+    claims.finish(claim, Outcome(state=state, value=value))
 """
 
 
@@ -224,8 +295,7 @@ def test_processes_started_together_run_each_variant_once_and_meet_the_budget(
 
 def test_leases_are_read_with_their_progress(workers: Workers, database: Database) -> None:
     claims = workers.new()
-    claim = claims.claim()
-    assert isinstance(claim, Claim)
+    claim = workers.claim(claims)
     claims.renew(claim, 3.5)
     (lease,) = leases.leases(database, workers.joined._study_id).values()
     assert (lease.trial_id, lease.batches_per_second) == (claim.trial_id, 3.5)

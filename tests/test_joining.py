@@ -1,17 +1,19 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from search.errors import UserError
-from search.joining import join
+from search.joining import artifacts_folder, join
 from search.storage import Database
 from search.study import ENQUEUED, Study
 
 
 def _join(database: Database, study: Study, **options: object) -> optuna.Study:
-    return join(database, study, "small", **{"data_digest": "x"} | options)  # type: ignore[arg-type]
+    return join(database, study, **{"data_digest": "x"} | options)  # type: ignore[arg-type]
 
 
 def test_the_variants_are_enqueued_once_in_their_order(database: Database, study: Study) -> None:
@@ -41,6 +43,29 @@ def test_given_trials_are_enqueued_once_however_often_the_command_is_run(
         joined = _join(database, study, enqueue=given)
     enqueued = [t.user_attrs[ENQUEUED] for t in joined.trials if ENQUEUED in t.user_attrs]
     assert enqueued == given
+
+
+def test_given_trials_that_the_budget_has_no_room_for_are_refused(
+    database: Database, study: Study
+) -> None:
+    full = dataclasses.replace(study, trials=3)
+    given: list[dict[str, object]] = [{"lr": 0.02}]
+    joined = _join(database, full, enqueue=given)
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    _join(database, full, enqueue=given)  # a trial that failed has not used up its place
+    with pytest.raises(UserError, match="the study has 4, and its budget is 3; give --trials 4"):
+        _join(database, full, enqueue=[*given, {"lr": 0.03}])
+    assert sum(ENQUEUED in trial.user_attrs for trial in joined.trials) == 1
+
+
+def test_the_study_has_a_folder_unlike_that_of_another_database(
+    database: Database, study: Study, tmp_path: Path
+) -> None:
+    other = Database(f"sqlite:///{tmp_path / 'other.db'}")
+    names = [artifacts_folder(_join(where, study)) for where in (database, database, other)]
+    other.close()
+    assert names[0] == names[1] != names[2]
+    assert all(re.fullmatch("small-[0-9a-f]{8}", name) for name in names)
 
 
 def test_fixed_values_are_checked_before_anything_is_written(

@@ -1,6 +1,8 @@
 """Trials run to their ends, on digits, by objectives that stand for processes of their own."""
 
 import dataclasses
+import itertools
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.pool import NullPool
 
 from search import data, leases
 from search.checkpoints import Checkpoints
@@ -17,9 +21,9 @@ from search.joining import join
 from search.objective import Objective
 from search.presence import Presence
 from search.storage import Database, LeaseLost
-from search.study import REASON, Study
+from search.study import FINISHED, REASON, TRACEBACK, Study
 from search.training import Splits
-from search.worker import FAILURES, KeepsFailing, Stop, work
+from search.worker import KeepsFailing, Stop, work
 
 CPU = torch.device("cpu")
 
@@ -30,7 +34,7 @@ class Process:
     def __init__(self, url: str, study: Study, folder: Path, **options: object) -> None:
         dataset = data.load("digits", folder)
         self.database = Database(url)
-        self.joined = join(self.database, study, "small", data_digest="x")
+        self.joined = join(self.database, study, data_digest="x")
         presence = Presence(folder / "workers")
         self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
         self.objective = Objective(
@@ -40,13 +44,12 @@ class Process:
             checkpoints=Checkpoints(folder / "checkpoints"),
             splits=Splits.of(
                 dataset,
-                images=study.images,
-                hold_out=study.select == "validation",
-                batch_size=study.batch_size,
+                n_train=study.n_train(len(dataset.train)),
+                n_held_out=study.n_held_out(len(dataset.train)),
                 device=CPU,
             ),
             device=CPU,
-            worker=presence.worker,
+            claims=self.claims,
             **options,  # type: ignore[arg-type]
         )
 
@@ -178,7 +181,7 @@ def test_a_trial_killed_between_its_epoch_and_its_pruning_is_pruned_by_its_heir(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "_prune", killed)
+        patch.setattr(Objective, "_pruned", killed)
         with pytest.raises(Killed):
             work(process.objective, process.claims, Stop())
     (left,) = [trial for trial in process.trials if trial.state == TrialState.RUNNING]
@@ -238,34 +241,88 @@ def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Sta
     assert heir.trials[0].state == TrialState.COMPLETE
 
 
-def test_trials_that_keep_failing_stop_the_worker(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(self: object, *arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("out of memory: tried to allocate 2 GiB\nmore")
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every hidden layer be of a size that no machine has the memory for."""
+    monkeypatch.setattr("search.network.HIDDEN", 10**13)
 
-    monkeypatch.setattr("search.training.Training.fit", no_memory)
+
+@pytest.mark.usefixtures("no_room")
+def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     process = start()
-    with pytest.raises(KeepsFailing, match=r"trial 2: out of memory: tried to allocate 2 GiB$"):
+    with pytest.raises(KeepsFailing, match=r"trial 2: .*can't allocate memory.*$"):
         work(process.objective, process.claims, Stop())
     failed = [trial for trial in process.trials if trial.state == TrialState.FAIL]
-    assert len(failed) == FAILURES
-    assert failed[0].user_attrs[REASON] == "out of memory: tried to allocate 2 GiB"
+    assert [trial.user_attrs["variant"] for trial in failed] == [
+        "question-1", "question-3", "question-1",
+    ]  # fmt: skip
+    assert "can't allocate memory" in failed[0].user_attrs[REASON]
+    assert "make_network" in failed[0].user_attrs[TRACEBACK]
+    assert leases.leases(process.database, process.joined._study_id) == {}
 
 
-def test_an_unknown_error_stops_the_worker_and_leaves_the_trial(
+def test_a_variant_that_failed_for_a_while_still_completes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("search.network.HIDDEN", 10**13)
+        process.run(process.claim())
+    work(process.objective, process.claims, Stop())
+    assert process.trials[0].state == TrialState.FAIL
+    complete = [trial for trial in process.trials if trial.state == TrialState.COMPLETE]
+    assert [t.user_attrs["variant"] for t in complete if "variant" in t.user_attrs] == [
+        "question-3", "question-1",
+    ]  # fmt: skip
+    assert len([trial for trial in process.trials if trial.state in FINISHED]) == 6
+
+
+def test_an_unknown_error_stops_the_worker_and_leaves_the_trial_to_one_more(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: object, *arguments: object, **options: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("division by zero")
 
-    process = start()
     with monkeypatch.context() as patch:
         patch.setattr("search.training.Training.fit", broken)
-        with pytest.raises(ZeroDivisionError):
-            work(process.objective, process.claims, Stop())
-    heir = start()
-    assert heir.claim().taken_over
+        for state in (TrialState.RUNNING, TrialState.FAIL):
+            process = start()
+            with pytest.raises(ZeroDivisionError):
+                work(process.objective, process.claims, Stop())
+            assert process.trials[0].state == state
+    assert process.trials[0].user_attrs[REASON] == "ZeroDivisionError: division by zero"
+    start().claim()
+    assert process.trials[2].user_attrs == {"variant": "question-1"}  # once more
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_search_survives_connections_that_are_cut_at_any_statement(
+    start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.worker.WAIT_SECONDS", 0.05)
+    whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    work(whole.objective, whole.claims, Stop())
+    process = start()
+    cutter = create_engine(url, poolclass=NullPool)
+    seed = random.randrange(10**6)
+    print(f"random seed {seed}")  # shown if the test fails
+    draw = random.Random(seed)
+    statements, cuts = itertools.count(1), [draw.randint(50, 500)]
+
+    def cut(connection: Connection, *rest: object) -> None:
+        number = next(statements)
+        if number == cuts[-1]:
+            backend = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            with cutter.connect() as other:
+                other.execute(text(f"SELECT pg_terminate_backend({backend}, 5000)"))
+            cuts.append(number + draw.randint(50, 500))
+
+    event.listen(process.database.engine, "before_cursor_execute", cut)
+    work(process.objective, process.claims, Stop())
+    event.remove(process.database.engine, "before_cursor_execute", cut)
+    assert len(cuts) > 5
+    assert process.figures() == whole.figures()
+    assert [t.state for t in process.trials] == [t.state for t in whole.trials]
 
 
 def test_without_room_for_checkpoints_a_trial_runs_all_the_same(

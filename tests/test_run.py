@@ -71,6 +71,33 @@ def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
     assert set(_states(tmp_path)) == set(range(10))
 
 
+def test_a_trial_for_which_a_finished_study_has_no_room_is_refused(search: Command) -> None:
+    options = (*QUICK[:-1], 2, "--no-variants")
+    assert search("run", *options).returncode == 0
+    done = search("run", *options, "--enqueue", "bn1=plain")
+    assert done.returncode == 2
+    assert "its budget is 2; give --trials 3 or more" in done.stderr
+
+
+def test_a_study_whose_first_variant_diverges_starts_all_the_same(
+    search: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from optuna.distributions import FloatDistribution\n"
+        "from search.choices import RANGES\n"
+        "from studies.digits import study\n"
+        "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
+        "wild = {'wild': replace(study.variants['base'], lr=1e25)}\n"
+        "study = replace(study, name='mine', ranges=ranges, variants=wild, trials=1)\n"
+    )
+    done = search("run", "--study", "mine.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "On CPU" in done.stdout
+    assert "an epoch takes about" not in done.stdout
+    assert "[0 wild] PRUNED after 0 of 8 epochs: batch_loss is nan in epoch 1" in done.stdout
+
+
 def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path: Path) -> None:
     options = (*QUICK[:-1], 2, "--no-variants", "--measure-train")
     done = search("run", *options, "--enqueue", "optimizer=SGD lr=0.02", "--enqueue", "bn1=plain")
@@ -103,14 +130,14 @@ def test_help_answers_within_a_second_without_torch_and_explains_every_option() 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
     assert done.returncode == 0
-    documented = set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
+    documented = set(re.findall(r"(?:^ |,) (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
         "--epochs", "--images", "--device", "--threads", "--seed", "--timeout", "--select",
         "--enqueue", "--measure-train", "--variants", "--no-variants",
     }  # fmt: skip
     for action in parser()._actions:
-        if action.dest not in ("help", "no_variants"):
+        if action.dest != "help":
             assert re.search(r"\(default|\(required\)", action.help or ""), action.dest
 
 
@@ -128,9 +155,14 @@ def test_help_answers_within_a_second_without_torch_and_explains_every_option() 
             "--images 5000: there are 1438 images to train on",
         ),
         (["--study", "digits", "--timeout", "nan"], "--timeout: a number of seconds above 0"),
+        (["--study", "digits", "--threads", "99999"], "--threads: a whole number from 1 to 1024"),
+        (["--study", "digits", "--name", "../x"], "with no / in it, not '../x'"),
+        (["--study", "digits", "--name", "x" * 101], "at most 100 bytes, not 101"),
+        (["--study", "digits", "--device", "cuda:300"], "give auto, cuda, cuda:1, mps or cpu"),
+        (["--study", "digits", "--storage", "sqlite:///s.db?timeout=x"], "takes nothing after a ?"),
+        (["--study", "cifar", "--images", "50001"], "there are 50000 images to train on"),
         (["--study", "digits", "--seed", "-1"], "--seed: a whole number of 0 or more"),
         (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
-        (["--study", "digits", "--variants", "--no-variants"], "not allowed with argument"),
         (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
         (["--study", "digits", "--device", "cuda:7"], "this machine has no such device"),
         (["--study", "digits", "--device", "gpu"], "give auto, cuda, cuda:1, mps or cpu"),
@@ -158,7 +190,7 @@ def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
     assert done.stderr.startswith("python -m search.run: error: ")
     assert done.stderr.count("\n") == 1
     assert "hush" not in done.stderr + done.stdout
-    assert not (tmp_path / "search.db").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
     assert (tmp_path / "text").read_text().startswith("no database")
 
 
@@ -197,7 +229,7 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
         assert f"Stopped by {number.name}; the same command goes on where it was." in rest
         assert _states(tmp_path)[0] == "RUNNING"
         shown += rest
-    (checkpoint,) = (tmp_path / "artifacts" / "digits" / "checkpoints").iterdir()
+    (checkpoint,) = (tmp_path / "artifacts").glob("digits-*/checkpoints/*")
     assert subprocess.run([*command, "--timeout", "0.001"], cwd=tmp_path).returncode == 0
     assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]

@@ -59,15 +59,14 @@ def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
     assert database.epochs(7) == []
 
 
-def test_epochs_are_told_in_the_order_in_which_they_were_recorded(database: Database) -> None:
-    _lease(database, "me", trial_id=7)
-    _lease(database, "me", trial_id=8)
-    for trial_id, number in ((8, 1), (7, 1), (8, 2)):
+def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) -> None:
+    for trial_id in (7, 8, 9):
+        _lease(database, "me", trial_id=trial_id)
+    for trial_id, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
         database.record(trial_id, "me", _epoch(number), None)
-    rows = database.epochs_since(1, 0)
-    assert [(trial_id, epoch.number) for _, trial_id, epoch in rows] == [(8, 1), (7, 1), (8, 2)]
-    assert [row[1:] for row in database.epochs_since(1, rows[1][0])] == [(8, _epoch(2))]
-    assert database.epochs_since(2, 0) == []
+    assert database.epochs_of_study(1, [8, 7]) == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
+    assert set(database.epochs_of_study(1)) == {7, 8, 9}
+    assert database.epochs_of_study(2) == {}
 
 
 def test_a_lease_expires_by_the_databases_clock(database: Database) -> None:
@@ -157,6 +156,8 @@ def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
         ("postgresql://127.0.0.1:9/db?user=me&password=hush", "a password stands before the host"),
         ("postgresql://me:a@hush@127.0.0.1:9/db", "a password stands before the host"),
         ("postgresql://me:hush@host:port/db", "--storage is a URL such as"),
+        ("postgresql://me:hush@127.0.0.1:9/db?connect_timeout=soon", "(?i)invalid integer|soon"),
+        ("sqlite:///search.db?timeout=abc", "a SQLite URL takes nothing after a ?"),
         ("sqlite://", "in memory is gone"),
         ("sqlite:///:memory:", "in memory is gone"),
         ("sqlite:////nowhere/at/all/search.db", "there is no folder /nowhere/at/all"),
@@ -180,14 +181,18 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.db"]
 
 
-def test_a_table_named_as_optunas_does_not_make_a_database_optunas(tmp_path: Path) -> None:
-    connection = sqlite3.connect(tmp_path / "books.db")
-    connection.execute("CREATE TABLE studies (id INTEGER, title TEXT)")
-    connection.execute("CREATE TABLE authors (name TEXT)")
-    connection.close()
+@pytest.mark.parametrize("others", [[], ["authors"], ["version_info"], ["trials", "trial_values"]])
+def test_tables_named_as_optunas_do_not_make_a_database_optunas(
+    url: str, others: list[str]
+) -> None:
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        for name in ("studies", *others):
+            connection.execute(text(f"CREATE TABLE {name} (id INTEGER, title TEXT)"))
     with pytest.raises(UserError, match="holds other tables"):
-        Database(f"sqlite:///{tmp_path / 'books.db'}")
-    assert _tables(f"sqlite:///{tmp_path / 'books.db'}") == {"studies", "authors"}
+        Database(url)
+    assert _tables(url) == {"studies", *others}
+    engine.dispose()
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(url: str) -> None:

@@ -36,6 +36,52 @@ def test_the_six_variants_are_those_of_the_report() -> None:
     assert list(rows) == list(load("digits").variants)
 
 
+@pytest.mark.parametrize(
+    ("change", "n_train", "n_held_out"),
+    [({}, 1438, 0), ({"images": 64}, 64, 0), ({"select": "validation"}, 1295, 143)],
+)
+def test_images_are_trained_on_from_the_front_and_held_out_at_the_back(
+    change: dict[str, object], n_train: int, n_held_out: int
+) -> None:
+    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
+    assert (study.n_train(1438), study.n_held_out(1438)) == (n_train, n_held_out)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"images": 2000}, "--images 2000: there are 1438 images to train on"),
+        ({"images": 1300, "select": "validation"}, "there are 1295 images to train on"),
+        ({"images": 33}, r"33 images in batches of 32 .*; give --images 32"),
+    ],
+)
+def test_images_that_are_not_there_or_leave_a_single_one_are_refused(
+    change: dict[str, object], complaint: str
+) -> None:
+    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=complaint):
+        study.n_train(1438)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\nb", "é" * 51])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="a study's name"):
+        dataclasses.replace(load("digits"), name=name)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "name,value\nbase,1\n", "variant,epoch,test_accuracy\nx,1\n"]
+)
+def test_published_figures_that_cannot_be_read_are_refused_at_once(
+    tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "figures.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"published: .*figures.csv is no CSV file with"):
+        dataclasses.replace(load("digits"), published=path)
+
+
 def test_the_reports_best_accuracies_are_kept() -> None:
     published = load("cifar").published_accuracy
     best: dict[str, float] = {}

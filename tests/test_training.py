@@ -16,7 +16,6 @@ from torch._subclasses import FakeTensorMode
 from search import data
 from search.choices import Choices, OptimizerName, Schedule
 from search.data import Dataset, Images
-from search.errors import UserError
 from search.network import Network
 from search.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
 from studies.cifar import VARIANTS
@@ -35,7 +34,7 @@ def digits() -> Dataset:
 @pytest.fixture(scope="module")
 def few(digits: Dataset) -> Splits:
     """128 images to train on: four batches an epoch."""
-    return Splits.of(digits, images=128, hold_out=False, batch_size=32, device=CPU)
+    return Splits.of(digits, n_train=128, device=CPU)
 
 
 def _training(
@@ -136,7 +135,7 @@ def test_every_image_is_trained_on_once_an_epoch_in_a_new_order(few: Splits) -> 
 def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     optimizer: OptimizerName, digits: Dataset
 ) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=320, device=CPU)
     choices = dataclasses.replace(VARIANTS["question-4.2"], optimizer=optimizer)
     runs = [_figures(_training(choices, splits, measure_train=True)) for _ in range(2)]
     assert runs[0] == runs[1]
@@ -149,7 +148,7 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
 def test_training_that_goes_on_after_an_epoch_gives_the_figures_it_would_have(
     optimizer: OptimizerName, after: int, digits: Dataset
 ) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=320, device=CPU)
     choices = dataclasses.replace(VARIANTS["question-4.2"], optimizer=optimizer, schedule="cosine")
     whole = _figures(_training(choices, splits))
     first, second = _training(choices, splits), _training(choices, splits)
@@ -166,7 +165,7 @@ def _figures(training: Training, after: int = 0) -> list[dict[str, float | None]
 
 
 def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=310, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=310, device=CPU)
     training = _training(VARIANTS["question-4.2"], splits, epochs=2, measure_train=True)
     *_, last = training.fit()
     training.network.eval()
@@ -184,7 +183,7 @@ def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset)
 
 
 def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=64, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=64, device=CPU)
     epoch = next(_training(VARIANTS["base"], splits).fit())
     assert (epoch.train_loss, epoch.train_accuracy) == (None, None)
     assert epoch.selection_accuracy == epoch.test_accuracy
@@ -193,7 +192,7 @@ def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
 def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_only(
     digits: Dataset,
 ) -> None:
-    splits = Splits.of(digits, images=None, hold_out=True, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=1438 - 143, n_held_out=143, device=CPU)
     assert splits.validation is not None
     assert len(splits.validation) == 143  # the last tenth of 1,438
     assert torch.equal(splits.validation.labels, digits.train.labels[-143:])
@@ -218,25 +217,15 @@ def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_on
     assert last.selection_accuracy == last.validation_accuracy
 
 
-def test_more_images_than_there_are_is_refused(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="--images 2000: there are 1438 images to train on"):
-        Splits.of(digits, images=2000, hold_out=False, batch_size=32, device=CPU)
-
-
-def test_a_last_batch_of_a_single_image_is_refused(digits: Dataset) -> None:
-    with pytest.raises(UserError, match=r"33 images in batches of 32 .*; give --images 32"):
-        Splits.of(digits, images=33, hold_out=False, batch_size=32, device=CPU)
-
-
 def test_a_diverging_network_ends_within_its_epoch(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=320, device=CPU)
     wild = dataclasses.replace(VARIANTS["base"], lr=1e20)
     with pytest.raises(NonFiniteLoss, match=r"batch_loss is (nan|inf) in epoch 1"):
         next(_training(wild, splits).fit())
 
 
 def test_what_after_batch_raises_ends_the_training_there(digits: Dataset) -> None:
-    splits = Splits.of(digits, images=320, hold_out=False, batch_size=32, device=CPU)
+    splits = Splits.of(digits, n_train=320, device=CPU)
     counts: list[int] = []
 
     def after_batch(batches: int) -> None:
