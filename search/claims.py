@@ -7,6 +7,7 @@ next claim takes over.
 """
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,13 +18,13 @@ from search import leases
 from search.epoch import Epoch
 from search.presence import Presence
 from search.storage import Database, LeaseLost
-from search.study import CRASH, FINISHED, REASON, TRACEBACK, VARIANT, is_variant
+from search.trials import CRASH, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
 length is for machines that stall, and a killed worker on the same files is noticed at once."""
 ATTEMPTS = 3
-"""So many times a variant is enqueued before it is left as failed."""
+"""So many times a fixed trial is enqueued before it is left as failed."""
 TRACEBACK_CHARACTERS = 4000
 """What is kept of an error's traceback: its end."""
 
@@ -65,27 +66,31 @@ class Claims:
         study: optuna.Study,
         presence: Presence,
         *,
-        budget: int,
+        budget: int | None,
+        wanted: Callable[[FrozenTrial], bool] = lambda trial: True,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
+        """`budget` None: run what is enqueued and sample nothing. Others than `wanted` trials are
+        left alone, and do not count."""
         self._database = database
         self._study = study
         self._study_id: int = study._study_id
         self._presence = presence
         self._budget = budget
+        self._wanted = wanted
         self._lease_seconds = lease_seconds
 
     def claim(self) -> Claim | Standing:
-        """Return the trial to run now: one to take over, else a waiting variant, else another
+        """Return the trial to run now: one to take over, else a waiting fixed one, else another
         waiting trial, else a new one; or why there is none.
 
-        A variant that failed is enqueued again, and trials that nobody runs and that are beyond
+        A fixed trial that failed is enqueued again, and trials that nobody runs and that are beyond
         the budget are ended as FAIL.
         """
         with self._database.lock(self._study.study_name) as connection:
             leased = leases.leases(self._database, self._study_id)
             trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-            chosen = self._choose(trials, leased)
+            chosen = self._choose(list(filter(self._wanted, trials)), leased)
             running = {t._trial_id for t in trials if t.state == TrialState.RUNNING}
             leases.drop(connection, leased.keys() - running)  # of workers killed after the end
             if isinstance(chosen, Standing):
@@ -165,20 +170,23 @@ class Claims:
         finished = sum(trial.state in FINISHED for trial in trials)
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         free = [trial for trial in running if self._is_free(leased.get(trial._trial_id))]
-        free.sort(key=_variants_first)
-        left = self._budget - finished - (len(running) - len(free))
-        for trial in free[max(left, 0) :]:
-            self._end_surplus(trial)
-        if left <= 0:
-            return Standing.SPENT if finished >= self._budget else Standing.WAIT
+        free.sort(key=_fixed_first)
+        if self._budget is not None:
+            left = self._budget - finished - (len(running) - len(free))
+            for trial in free[max(left, 0) :]:
+                self._end_surplus(trial)
+            if left <= 0:
+                return Standing.SPENT if finished >= self._budget else Standing.WAIT
         if free:
             return free[0]
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        waiting += self._enqueue_failed_variants(trials)
+        waiting += self._enqueue_failed(trials)
         if waiting:
-            trial = min(waiting, key=_variants_first)
+            trial = min(waiting, key=_fixed_first)
             storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
             return trial
+        if self._budget is None:
+            return Standing.WAIT if running else Standing.SPENT
         return storage.get_trial(storage.create_new_trial(self._study_id))
 
     def _is_free(self, lease: leases.Lease | None) -> bool:
@@ -187,25 +195,25 @@ class Claims:
         # Our own: a trial that was dropped while the database was away.
         return lease.worker == self._presence.worker or self._presence.is_gone(lease.worker)
 
-    def _enqueue_failed_variants(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Enqueue the variants that have only failed so far, and return their new trials."""
+    def _enqueue_failed(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Enqueue the fixed trials that have only failed so far, and return the new ones."""
         attempts: dict[str, list[FrozenTrial]] = {}
         for trial in trials:
-            if is_variant(trial):
-                attempts.setdefault(trial.user_attrs[VARIANT], []).append(trial)
+            if (name := fixed_name(trial)) is not None:
+                attempts.setdefault(name, []).append(trial)
         again = [
             tried[0]
             for tried in attempts.values()
             if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried)
         ]
         for trial in again:
-            name = {VARIANT: trial.user_attrs[VARIANT]}
-            self._study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=name)
+            attributes = {name: trial.user_attrs[name] for name in FIXING & trial.user_attrs.keys()}
+            self._study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=attributes)
         if not again:
             return []
-        after = trials[-1].number
+        after = max(trial.number for trial in trials)
         everything = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-        return [trial for trial in everything if trial.number > after]
+        return [trial for trial in everything if trial.number > after and self._wanted(trial)]
 
     def _end_surplus(self, trial: FrozenTrial) -> None:
         storage = self._database.optuna
@@ -221,5 +229,5 @@ class Claims:
             raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")
 
 
-def _variants_first(trial: FrozenTrial) -> tuple[bool, int]:
-    return not is_variant(trial), trial.number
+def _fixed_first(trial: FrozenTrial) -> tuple[bool, int]:
+    return not is_fixed(trial), trial.number

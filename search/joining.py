@@ -15,7 +15,8 @@ from search.errors import UserError
 from search.pruning import Sparing
 from search.sampling import Repeatable
 from search.storage import Database
-from search.study import ENQUEUED, VARIANT, Definition, Study, differences, is_variant
+from search.study import Definition, Study, differences
+from search.trials import ENQUEUED, VARIANT, Fixed, fixed_name, is_fixed
 
 DEFINITION = "definition"
 """User attribute of a study: its definition."""
@@ -29,8 +30,10 @@ def join(
     *,
     data_digest: str,
     enqueue: Sequence[Mapping[str, Value]] = (),
+    reruns: Sequence[Fixed] = (),
 ) -> optuna.Study:
-    """Create or join the study of this name, and enqueue its variants and the trials `enqueue`.
+    """Create or join the study of this name, and enqueue its variants, the trials `enqueue` and
+    the re-runs.
 
     What is there already is not enqueued again, unless it failed; fixed values that `enqueue`
     holds twice are to be there twice. Any number of processes may call this at once.
@@ -45,20 +48,42 @@ def join(
         joined = _create(database, study)
         _agree(database, joined, study.definition(data_digest))
         trials = [trial for trial in joined.get_trials() if trial.state != TrialState.FAIL]
-        variants = _lacking_variants(joined, study, trials)
+        variants = [
+            Fixed(params=choices.params(), attributes={VARIANT: name})
+            for name, choices in study.variants.items()
+        ]
+        fixed = _lacking_fixed(joined, [*variants, *reruns], trials)
         given = _lacking_given(enqueue, trials)
-        needed = len(trials) + len(variants) + len(given)
+        needed = len(trials) + len(fixed) + len(given)
         if given and needed > study.trials:
             raise UserError(
                 f"--enqueue: with the trials that are there the study has {needed}, and its "
                 f"budget is {study.trials}; give --trials {needed} or more"
             )
-        for variant in variants:
-            params = study.variants[variant].params()
-            joined.enqueue_trial(params, user_attrs={VARIANT: variant})
+        for one in fixed:
+            joined.enqueue_trial(dict(one.params), user_attrs=dict(one.attributes))
         for params in given:
             joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
     return joined
+
+
+def stored_definition(database: Database, name: str) -> Definition | None:
+    """Return the definition of the study called `name`; None if the database has no such study.
+
+    Raises:
+        UserError: the study of this name was not made by this service.
+    """
+    storage = database.optuna
+    ids = {study.study_name: study._study_id for study in storage.get_all_studies()}
+    if name not in ids:
+        return None
+    definition: Definition | None = storage.get_study_user_attrs(ids[name]).get(DEFINITION)
+    if definition is None:
+        raise UserError(
+            f"--name {name}: the study of this name was not made by this service; "
+            "choose another --name"
+        )
+    return definition
 
 
 def artifacts_folder(joined: optuna.Study) -> str:
@@ -76,7 +101,7 @@ def _create(database: Database, study: Study) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=Repeatable(study.sampler, study.seed),
-        pruner=Sparing(study.pruner, is_variant),
+        pruner=Sparing(study.pruner, is_fixed),
     )
 
 
@@ -98,20 +123,21 @@ def _agree(database: Database, joined: optuna.Study, definition: Definition) -> 
         )
 
 
-def _lacking_variants(joined: optuna.Study, study: Study, trials: list[FrozenTrial]) -> list[str]:
+def _lacking_fixed(
+    joined: optuna.Study, fixed: Sequence[Fixed], trials: list[FrozenTrial]
+) -> list[Fixed]:
     there = {
-        trial.user_attrs[VARIANT]: trial.system_attrs["fixed_params"]
+        name: trial.system_attrs["fixed_params"]
         for trial in trials
-        if is_variant(trial)
+        if (name := fixed_name(trial)) is not None
     }
-    for name, choices in study.variants.items():
-        params = choices.params()
-        if there.get(name, params) != params:
+    for one in fixed:
+        if there.get(one.name, one.params) != one.params:
             raise UserError(
-                f"--name {joined.study_name}: variant {name} is {written(there[name])} in the "
-                f"database and {written(params)} here; choose another --name"
+                f"--name {joined.study_name}: {one.name} is {written(there[one.name])} in the "
+                f"database and {written(one.params)} here; choose another --name"
             )
-    return [name for name in study.variants if name not in there]
+    return [one for one in fixed if one.name not in there]
 
 
 def _lacking_given(

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
@@ -19,9 +18,11 @@ from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims, Outcome
 from search.epoch import Epoch
+from search.machine import Machine
 from search.storage import Database, LeaseLost
-from search.study import Study, is_variant
-from search.training import NonFiniteLoss, Splits, Training, make_network
+from search.study import Study
+from search.training import NonFiniteLoss, Training, make_network
+from search.trials import ENVIRONMENTS, is_fixed
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ class Objective:
     database: Database
     claims: Claims
     checkpoints: Checkpoints
-    splits: Splits
-    device: torch.device
+    machine: Machine
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too."""
 
@@ -74,6 +74,7 @@ class Objective:
 
     def _train(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
         trial = optuna.Trial(self.joined, claim.trial_id)
+        self._note_environment(trial)
         choices = Choices.suggest(trial, self.study.ranges)
         recorded = self.database.epochs(claim.trial_id)
         last = self._report_again(claim, trial, recorded)
@@ -91,6 +92,11 @@ class Objective:
         assert last is not None, "a study has one epoch at least"
         return Outcome(state=TrialState.COMPLETE, value=last.selection_accuracy)
 
+    def _note_environment(self, trial: optuna.Trial) -> None:
+        noted = trial.user_attrs.get(ENVIRONMENTS, [])
+        if self.machine.environment not in noted:
+            trial.set_user_attr(ENVIRONMENTS, [*noted, self.machine.environment])
+
     def _report_again(
         self, claim: Claim, trial: optuna.Trial, recorded: list[Epoch]
     ) -> Epoch | None:
@@ -104,15 +110,16 @@ class Objective:
     def _training(
         self, claim: Claim, choices: Choices, after_batch: Callable[[int], None]
     ) -> Training:
-        seed = self.study.trial_seed(claim.number)
+        trial = self._frozen(claim)
+        seed = self.study.trial_seed(trial)
         return Training(
-            make_network(choices, self.splits, seed=seed, device=self.device),
+            make_network(choices, self.machine.splits, seed=seed, device=self.machine.device),
             choices,
-            self.splits,
+            self.machine.splits,
             epochs=self.study.epochs,
             batch_size=self.study.batch_size,
             seed=seed,
-            measure_train=self.measure_train or is_variant(self._frozen(claim)),
+            measure_train=self.measure_train or is_fixed(trial),
             after_batch=after_batch,
         )
 
@@ -134,7 +141,7 @@ class Objective:
         sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
         if sha256 is None:
             return 0
-        state = self.checkpoints.load(claim.number, number, sha256, self.device)
+        state = self.checkpoints.load(claim.number, number, sha256, self.machine.device)
         if state is None:
             return 0
         training.load_state_dict(state)

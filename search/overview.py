@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.epoch import Epoch
 from search.leases import Lease, leases
 from search.storage import Database
-from search.study import ENQUEUED, FINISHED, VARIANT
+from search.trials import ENQUEUED, FINISHED, fixed_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,6 @@ class Observer:
 
 
 def label(trial: FrozenTrial) -> str:
-    """Return the trial's number, with its variant's name if it is one."""
-    kind = trial.user_attrs.get(VARIANT, "enqueued" if ENQUEUED in trial.user_attrs else "")
+    """Return the trial's number, with its name if it is a fixed one."""
+    kind = fixed_name(trial) or ("enqueued" if ENQUEUED in trial.user_attrs else "")
     return f"{trial.number} {kind}".strip()

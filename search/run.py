@@ -8,6 +8,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +16,9 @@ from search.errors import UserError
 from search.options import Parser, add_common, command, seconds, whole
 
 if TYPE_CHECKING:
-    import optuna
-    import torch
-    from rich.console import Console
-
-    from search.checkpoints import Checkpoints
     from search.choices import Choices
-    from search.storage import Database
+    from search.machine import Machine
     from search.study import Study
-    from search.training import Splits
-    from search.worker import Stop
 
 EPILOG = """\
 examples:
@@ -140,111 +134,60 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
-    from search import data, device
     from search.joining import join
+    from search.machine import Machine
+    from search.overview import Observer
     from search.storage import Database
-    from search.summary import console
-    from search.training import Splits
-    from search.worker import Stop
+    from search.summary import console, summary
+    from search.worker import DatabaseGone, KeepsFailing, Stop
+    from search.workplace import Workplace
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()
-    where = device.choose(options.device)
-    device.prepare(where, options.threads)
-    total = data.n_train(study.dataset)
-    n_train, n_held_out = study.n_train(total), study.n_held_out(total)  # before files are fetched
-    dataset = data.load(study.dataset, options.data, out.print)
-    splits = Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where)
-    database = Database(options.storage)
-    try:
-        joined = join(database, study, data_digest=dataset.digest, enqueue=enqueue)
-        search = _Search(study, joined, database, splits, where, out)
-        stop = Stop(deadline=started + options.timeout if options.timeout else None)
-        return search.run(options, typical, stop)
-    finally:
-        database.close()
-
-
-@dataclasses.dataclass
-class _Search:
-    """A study that has been joined, and what it is run with."""
-
-    study: "Study"
-    joined: "optuna.Study"
-    database: "Database"
-    splits: "Splits"
-    device: "torch.device"
-    out: "Console"
-
-    def run(self, options: argparse.Namespace, typical: "Choices | None", stop: "Stop") -> int:
-        """Run what the budget lacks, show it, and return the exit status."""
-        from search import device
-        from search.checkpoints import Checkpoints
-        from search.joining import artifacts_folder
-        from search.overview import Observer
-        from search.summary import summary
-        from search.view import following
-
-        observer = Observer(self.database, self.joined)
-        seen = observer.look()
-        folder = options.artifacts / artifacts_folder(self.joined)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.sweep(seen.begun)
-        done, budget = len(seen.finished), self.study.trials
-        say = self.out.print
-        say(f"Study {self.study.name} in {self.database}: {done} of {budget} trials done.")
-        say(f"Look at it with: optuna-dashboard {self.database}", soft_wrap=True)
-        status = 0
-        if done < budget:
-            took = self._epoch_seconds(typical)
-            about = f": an epoch takes about {took:.2g} seconds." if took else "."
-            say(f"On {device.describe(self.device)}{about}")
-            with following(observer, self.out, epochs=self.study.epochs, budget=budget):
-                error = self._work(folder, checkpoints, options.measure_train, stop)
-            if error is not None:
-                print(f"search.run: {error}", file=sys.stderr)
-                return 1
-            if len(observer.look().finished) < budget and stop.is_asked():
-                say(f"Stopped by {stop}; the same command goes on where it was.")
-                status = 128 + stop.signal if stop.signal else 0
-        say(summary(observer.look(), self.study))
-        return status
-
-    def _epoch_seconds(self, typical: "Choices | None") -> float | None:
-        from search.estimate import epoch_seconds
-
-        if typical is None:
-            return None
-        batch_size = self.study.batch_size
-        return epoch_seconds(typical, self.splits, batch_size=batch_size, device=self.device)
-
-    def _work(
-        self, folder: Path, checkpoints: "Checkpoints", measure_train: bool, stop: "Stop"
-    ) -> Exception | None:
-        """Run trials until the budget is spent or `stop` asks; return what made an end of it."""
-        from search.claims import Claims
-        from search.objective import Objective
-        from search.presence import Presence
-        from search.worker import DatabaseGone, KeepsFailing, work
-
-        presence = Presence(folder / "workers")
-        claims = Claims(self.database, self.joined, presence, budget=self.study.trials)
-        objective = Objective(
-            study=self.study,
-            joined=self.joined,
-            database=self.database,
-            claims=claims,
-            checkpoints=checkpoints,
-            splits=self.splits,
-            device=self.device,
-            measure_train=measure_train,
+    machine = Machine.of(
+        study,
+        device_name=options.device,
+        threads=options.threads,
+        root=options.data,
+        say=out.print,
+    )
+    with closing(Database(options.storage)) as database:
+        joined = join(database, study, data_digest=machine.data_digest, enqueue=enqueue)
+        observer = Observer(database, joined)
+        done = len(observer.look().finished)
+        out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
+        out.print(f"Look at it with: optuna-dashboard {database}", soft_wrap=True)
+        if done < study.trials:
+            took = None if typical is None else _epoch_seconds(study, machine, typical)
+            about = "" if took is None else f": an epoch takes about {took:.2g} seconds"
+            out.print(f"On {machine}{about}.")
+        place = Workplace(
+            study=study,
+            joined=joined,
+            database=database,
+            machine=machine,
+            artifacts=options.artifacts,
+            out=out,
         )
-        with stop.on_signals():
-            try:
-                work(objective, claims, stop)
-            except (DatabaseGone, KeepsFailing) as error:
-                return error
-        return None
+        stop = Stop(deadline=started + options.timeout if options.timeout else None)
+        try:
+            place.work(observer, stop, budget=study.trials, measure_train=options.measure_train)
+        except (DatabaseGone, KeepsFailing) as error:
+            print(f"search.run: {error}", file=sys.stderr)
+            return 1
+        stopped = stop.is_asked() and len(observer.look().finished) < study.trials
+        if stopped:
+            out.print(f"Stopped by {stop}; the same command goes on where it was.")
+        out.print(summary(observer.look(), study))
+    return stop.exit_status if stopped else 0
+
+
+def _epoch_seconds(study: "Study", machine: "Machine", choices: "Choices") -> float | None:
+    from search.estimate import epoch_seconds
+
+    return epoch_seconds(
+        choices, machine.splits, batch_size=study.batch_size, device=machine.device
+    )
 
 
 def _check_folder(folder: Path) -> None:

@@ -18,31 +18,19 @@ from typing import Literal
 
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
 from search.errors import UserError
 from search.pruning import SuccessiveHalving
 from search.sampling import TPE, SamplerFactory
 from search.seeds import derive_seed
+from search.trials import SEED
 
 Select = Literal["test", "validation"]
 Definition = Mapping[str, object]
 
 NAME_BYTES = 100
-
-VARIANT = "variant"
-"""User attribute of a trial: the name of the variant that it is."""
-ENQUEUED = "enqueued"
-"""User attribute of a trial: the fixed values that a user gave it."""
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""The states that count against the budget."""
-REASON = "reason"
-"""User attribute of a trial: in one line why it was pruned or failed."""
-TRACEBACK = "traceback"
-"""User attribute of a failed trial: the end of its error's traceback."""
-CRASH = "crash"
-"""User attribute of a trial that stopped a worker: the end of that error's traceback."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +106,14 @@ class Study:
             )
         return n_train
 
-    def trial_seed(self, number: int) -> int:
-        """Return the seed of all draws that training trial `number` makes."""
-        return derive_seed(self.seed, "trial", number)
+    def trial_seed(self, trial: FrozenTrial) -> int:
+        """Return the seed of all draws that training `trial` makes."""
+        seed = trial.user_attrs.get(SEED)
+        return derive_seed(self.seed, "trial", trial.number) if seed is None else int(seed)
+
+    def repeat_seed(self, repeat: int) -> int:
+        """Return the seed of re-run `repeat`: of whichever trial, so that re-runs can be paired."""
+        return derive_seed(self.seed, "repeat", repeat)
 
     def definition(self, data_digest: str) -> Definition:
         """Return what every process that joins this study must agree on, as JSON values.
@@ -168,10 +161,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
     if len(name.encode()) > NAME_BYTES:
         raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
-
-
-def is_variant(trial: FrozenTrial) -> bool:
-    return VARIANT in trial.user_attrs
 
 
 def known() -> list[str]:

@@ -9,7 +9,8 @@ from rich.table import Table
 from search.choices import Choices
 from search.epoch import Epoch
 from search.overview import Overview, label
-from search.study import VARIANT, Study
+from search.study import Study
+from search.trials import VARIANT
 
 BEST = 5
 """How many trials the table of the best ones holds."""

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from search.outage import tolerating_outage
 from search.overview import Observer, Overview, label
-from search.study import REASON
+from search.trials import REASON
 
 POLL_SECONDS = 0.5
 

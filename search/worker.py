@@ -60,6 +60,11 @@ class Stop:
     def is_late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    @property
+    def exit_status(self) -> int:
+        """128 and the signal's number, as shells have it; 0 for the time limit."""
+        return 128 + self.signal if self.signal else 0
+
     def __str__(self) -> str:
         return signal.Signals(self.signal).name if self.signal else "--timeout"
 

@@ -13,7 +13,8 @@ from search.claims import ATTEMPTS, Claim, Claims, Outcome, Standing
 from search.joining import join
 from search.presence import Presence
 from search.storage import Database, LeaseLost
-from search.study import REASON, TRACEBACK, Study
+from search.study import Study
+from search.trials import REASON, TRACEBACK
 
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 

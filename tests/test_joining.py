@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from search.errors import UserError
 from search.joining import artifacts_folder, join
 from search.storage import Database
-from search.study import ENQUEUED, Study
+from search.study import Study
+from search.trials import ENQUEUED
 
 
 def _join(database: Database, study: Study, **options: object) -> optuna.Study:

@@ -8,31 +8,28 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
-from search import data, leases
+from search import leases
 from search.checkpoints import Checkpoints
 from search.choices import RANGES
 from search.claims import Claim, Claims
 from search.joining import join
+from search.machine import Machine
 from search.objective import Objective
 from search.presence import Presence
 from search.storage import Database, LeaseLost
-from search.study import FINISHED, REASON, TRACEBACK, Study
-from search.training import Splits
+from search.study import Study
+from search.trials import FINISHED, REASON, TRACEBACK
 from search.worker import KeepsFailing, Stop, work
-
-CPU = torch.device("cpu")
 
 
 class Process:
     """What `search.run` makes of a database: an objective, claims, and the study."""
 
     def __init__(self, url: str, study: Study, folder: Path, **options: object) -> None:
-        dataset = data.load("digits", folder)
         self.database = Database(url)
         self.joined = join(self.database, study, data_digest="x")
         presence = Presence(folder / "workers")
@@ -42,13 +39,7 @@ class Process:
             joined=self.joined,
             database=self.database,
             checkpoints=Checkpoints(folder / "checkpoints"),
-            splits=Splits.of(
-                dataset,
-                n_train=study.n_train(len(dataset.train)),
-                n_held_out=study.n_held_out(len(dataset.train)),
-                device=CPU,
-            ),
-            device=CPU,
+            machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
             claims=self.claims,
             **options,  # type: ignore[arg-type]
         )
@@ -307,7 +298,7 @@ def test_a_search_survives_connections_that_are_cut_at_any_statement(
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
     draw = random.Random(seed)
-    statements, cuts = itertools.count(1), [draw.randint(50, 500)]
+    statements, cuts = itertools.count(1), [draw.randint(20, 120)]
 
     def cut(connection: Connection, *rest: object) -> None:
         number = next(statements)
@@ -315,7 +306,7 @@ def test_a_search_survives_connections_that_are_cut_at_any_statement(
             backend = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
             with cutter.connect() as other:
                 other.execute(text(f"SELECT pg_terminate_backend({backend}, 5000)"))
-            cuts.append(number + draw.randint(50, 500))
+            cuts.append(number + draw.randint(20, 120))
 
     event.listen(process.database.engine, "before_cursor_execute", cut)
     work(process.objective, process.claims, Stop())

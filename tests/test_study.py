@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 
 import studies
 from search.choices import RANGES
@@ -153,11 +154,24 @@ def test_a_difference_of_definition_is_named(study: Study) -> None:
     assert not differences(study.definition("x"), dataclasses.replace(study).definition("x"))
 
 
+def _trial(number: int, **attributes: object) -> FrozenTrial:
+    trial = create_trial(value=0.5, user_attrs=attributes)
+    trial.number = number
+    return trial
+
+
 def test_trials_have_seeds_of_their_own_that_follow_the_studys(study: Study) -> None:
-    seeds = [study.trial_seed(number) for number in range(1000)]
+    trials = [_trial(number) for number in range(1000)]
+    seeds = [study.trial_seed(trial) for trial in trials]
     assert len(set(seeds)) == 1000
-    assert seeds == [dataclasses.replace(study).trial_seed(number) for number in range(1000)]
-    assert dataclasses.replace(study, seed=1).trial_seed(0) not in seeds
+    assert seeds == [dataclasses.replace(study).trial_seed(trial) for trial in trials]
+    assert dataclasses.replace(study, seed=1).trial_seed(trials[0]) not in seeds
+
+
+def test_a_re_run_has_the_seed_that_it_was_given(study: Study) -> None:
+    seeds = [study.repeat_seed(repeat) for repeat in range(100)]
+    assert len(set(seeds)) == 100
+    assert [study.trial_seed(_trial(7, seed=seed)) for seed in seeds] == seeds
 
 
 def test_studies_and_storage_load_without_torch() -> None:

@@ -1,0 +1,50 @@
+"""What a command trains on: a device, and a study's images on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from search import data, device
+from search.environment import Environment, environment
+from search.study import Study
+from search.training import Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    device: torch.device
+    splits: Splits
+    data_digest: str
+    environment: Environment
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        *,
+        device_name: str,
+        threads: int | None,
+        root: Path,
+        say: Callable[[str], None],
+    ) -> "Machine":
+        """Set PyTorch up for the device, and bring the images there; fetch them if need be.
+
+        Raises:
+            UserError: there is no such device, or the images are not to be had or too few.
+        """
+        where = device.choose(device_name)
+        device.prepare(where, threads)
+        total = data.n_train(study.dataset)
+        n_train, n_held_out = study.n_train(total), study.n_held_out(total)  # before any fetching
+        dataset = data.load(study.dataset, root, say)
+        return cls(
+            device=where,
+            splits=Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where),
+            data_digest=dataset.digest,
+            environment=environment(where, dataset.digest),
+        )
+
+    def __str__(self) -> str:
+        return device.describe(self.device)

@@ -1,0 +1,71 @@
+"""What a trial's user attributes say: which fixed one it is, and how it ended.
+
+A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.choices import Value
+
+VARIANT = "variant"
+"""User attribute of a trial: the name of the variant that it is."""
+ORIGIN = "trial"
+"""User attribute of a re-run: the number of the trial that it runs again, in its own study."""
+REPEAT = "repeat"
+"""User attribute of a re-run: which one it is, from 0."""
+SEED = "seed"
+"""User attribute of a re-run: the seed of all draws of its training."""
+FIXING = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
+"""What makes a fixed trial the one that it is."""
+ENQUEUED = "enqueued"
+"""User attribute of a trial: the fixed values that a user gave it."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""The states that count against the budget."""
+REASON = "reason"
+"""User attribute of a trial: in one line why it was pruned or failed."""
+TRACEBACK = "traceback"
+"""User attribute of a failed trial: the end of its error's traceback."""
+ENVIRONMENTS = "environments"
+"""User attribute of a trial: where it was trained; several if it was taken over elsewhere."""
+CRASH = "crash"
+"""User attribute of a trial that stopped a worker: the end of that error's traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A trial that is enqueued in its study once, with all its values."""
+
+    params: Mapping[str, Value]
+    attributes: Mapping[str, Value]
+    """User attributes, of `FIXING`, from which its name follows."""
+
+    @property
+    def name(self) -> str:
+        name = _fixed_name(self.attributes)
+        assert name is not None, "made from a variant's name or a trial's number"
+        return name
+
+
+def fixed_name(trial: FrozenTrial) -> str | None:
+    """Return the name under which a fixed trial is in its study once: a variant or a re-run.
+
+    None for the others, which are sampled at least in part. Fixed trials come first, are never
+    pruned, and have their train figures measured.
+    """
+    return _fixed_name(trial.user_attrs)
+
+
+def _fixed_name(attributes: Mapping[str, Value]) -> str | None:
+    name = attributes.get(VARIANT)
+    if ORIGIN in attributes:
+        name = f"trial {attributes[ORIGIN]}"
+    if name is None:
+        return None
+    return str(name) if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
+
+
+def is_fixed(trial: FrozenTrial) -> bool:
+    return fixed_name(trial) is not None
