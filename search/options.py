@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from search.errors import UserError
 
 DEFAULT_STORAGE = "sqlite:///search.db"
 STORAGE_VARIABLE = "SEARCH_STORAGE"
+TRAINING = ("epochs", "images", "seed", "select")
+"""The options that change what a trial's figures are; also fields of `search.study.Study`."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +68,59 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default=Path("artifacts"),
         help="folder of checkpoints, 10 to 30 MB for each running trial (default: artifacts/)",
     )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that train."""
+    parser.add_argument(
+        "--epochs",
+        type=whole(1),
+        metavar="N",
+        help="epochs of a trial that is not pruned (default: the study's; 10 for cifar, 8 digits)",
+    )
+    parser.add_argument(
+        "--images",
+        type=whole(2),
+        metavar="N",
+        help="train on the first N images (default: all; cifar has 50000)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cuda, cuda:1, mps or cpu; auto takes CUDA, else MPS, else the CPU "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(1, 1024),
+        metavar="N",
+        help="CPU threads of PyTorch (default: PyTorch's own choice, one a core)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole(0),
+        metavar="N",
+        help="seed of all random draws (default: the study's; 0 for cifar and digits)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="stop after so many seconds, within a batch; the same command goes on "
+        "(default: no limit)",
+    )
+    parser.add_argument(
+        "--select",
+        choices=("test", "validation"),
+        help="prune and rank on test accuracy as the report did, or on the last tenth of the "
+        "training images, held out (default: the study's; test)",
+    )
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return those of the named options that have a value."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.options import Parser, add_common, command, seconds, whole
+from search.options import TRAINING, Parser, add_common, add_training, command, given, whole
 
 if TYPE_CHECKING:
     from search.choices import Choices
@@ -40,56 +40,13 @@ def parser() -> Parser:
     )
     made.epilog = EPILOG
     add_common(made)
+    add_training(made)
     made.add_argument(
         "--trials",
         type=whole(1),
         metavar="N",
         help="budget: finished trials of the study in all, pruned ones and variants among them "
         "(default: the study's; 60 for cifar, 20 for digits)",
-    )
-    made.add_argument(
-        "--epochs",
-        type=whole(1),
-        metavar="N",
-        help="epochs of a trial that is not pruned (default: the study's; 10 for cifar, 8 digits)",
-    )
-    made.add_argument(
-        "--images",
-        type=whole(2),
-        metavar="N",
-        help="train on the first N images (default: all; cifar has 50000)",
-    )
-    made.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cuda, cuda:1, mps or cpu; auto takes CUDA, else MPS, else the CPU "
-        "(default: auto)",
-    )
-    made.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="CPU threads of PyTorch (default: PyTorch's own choice, one a core)",
-    )
-    made.add_argument(
-        "--seed",
-        type=whole(0),
-        metavar="N",
-        help="seed of all random draws (default: the study's; 0 for cifar and digits)",
-    )
-    made.add_argument(
-        "--timeout",
-        type=seconds,
-        metavar="SECONDS",
-        help="stop after so many seconds, within a batch; the same command goes on "
-        "(default: no limit)",
-    )
-    made.add_argument(
-        "--select",
-        choices=("test", "validation"),
-        help="prune and rank on test accuracy as the report did, or on the last tenth of the "
-        "training images, held out (default: the study's; test)",
     )
     made.add_argument(
         "--enqueue",
@@ -123,11 +80,9 @@ def run(options: argparse.Namespace) -> int:
 
     study = load(options.study)
     typical = next(iter(study.variants.values()), None)
-    names = ("name", "trials", "epochs", "images", "seed", "select")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    study = dataclasses.replace(study, **given(options, "name", "trials", *TRAINING))
     if not options.variants:
-        given["variants"] = {}
-    study = dataclasses.replace(study, **given)
+        study = dataclasses.replace(study, variants={})
     enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     storage_url.check(options.storage)
     _check_folder(options.artifacts)

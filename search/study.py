@@ -10,11 +10,11 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType
-from typing import Literal
+from typing import Literal, Self
 
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
@@ -30,7 +30,11 @@ from search.trials import SEED
 Select = Literal["test", "validation"]
 Definition = Mapping[str, object]
 
+PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
+
 NAME_BYTES = 100
+PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""The figures that may have been published for an epoch, as `search.epoch.Epoch` names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +67,8 @@ class Study:
     sampler: SamplerFactory = field(default_factory=TPE)
     pruner: BasePruner = field(default_factory=SuccessiveHalving)
     published: Path | None = None
-    """A CSV file (variant, epoch, train_loss, train_accuracy, test_loss, test_accuracy) of figures
-    that somebody else published for the variants; None if nobody did."""
+    """A CSV file (variant, epoch, and the columns `PUBLISHED`) of figures that somebody else
+    published for the variants; None if nobody did."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -82,7 +86,7 @@ class Study:
             raise UserError(f"seed is from 0 to 2**63 - 1, not {self.seed}")
         if self.select not in ("test", "validation"):
             raise UserError(f"select is test or validation, not {self.select!r}")
-        _ = self.published_accuracy  # read now, so that a faulty file is known before the search
+        _ = self.published_figures  # read now, so that a faulty file is known before the search
 
     def n_held_out(self, total: int) -> int:
         """Return how many of `total` training images, the last, are for selection only."""
@@ -138,21 +142,28 @@ class Study:
             **ranges,
         }
 
+    def defined(self, definition: Definition | None) -> Self:
+        """Return this study with the epochs, images and seed of a stored definition."""
+        names = ("epochs", "batch_size", "images", "select", "seed")
+        return replace(self, **{name: definition[name] for name in names} if definition else {})
+
     @cached_property
-    def published_accuracy(self) -> Mapping[tuple[str, int], float]:
-        """Published test accuracy by variant and epoch; empty where nothing was published."""
+    def published_figures(self) -> PublishedFigures:
+        """Published figures by variant and epoch; empty where nothing was published."""
         if self.published is None:
             return {}
         try:
             with self.published.open(newline="") as lines:
                 return {
-                    (row["variant"], int(row["epoch"])): float(row["test_accuracy"])
+                    (row["variant"], int(row["epoch"])): {
+                        name: float(row[name]) for name in PUBLISHED
+                    }
                     for row in csv.DictReader(lines)
                 }
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"published: {self.published} is no CSV file with the columns variant, epoch and "
-                f"test_accuracy ({type(error).__name__}: {error})"
+                f"published: {self.published} is no CSV file with the columns variant, epoch, "
+                f"{', '.join(PUBLISHED)} ({type(error).__name__}: {error})"
             ) from error
 
 

@@ -48,7 +48,7 @@ def _best(overview: Overview, study: Study) -> Table:
 
 
 def _variants(overview: Overview, study: Study) -> Table:
-    published = study.published_accuracy
+    published = study.published_figures
     table = _table("Variants", "variant", "trial", "state", "epochs", "test accuracy", "best epoch")
     if published:
         table.add_column("report, same epoch", justify="right")
@@ -60,7 +60,11 @@ def _variants(overview: Overview, study: Study) -> Table:
         tested = [epoch for epoch in recorded if epoch.test_accuracy is not None]
         report: list[str] = []
         if published:
-            theirs = {epoch: value for (who, epoch), value in published.items() if who == name}
+            theirs = {
+                epoch: figures["test_accuracy"]
+                for (who, epoch), figures in published.items()
+                if who == name
+            }
             report = [
                 _fraction(theirs.get(tested[-1].number)) if tested else "",
                 _fraction(max(theirs.values(), default=None)),

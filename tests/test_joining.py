@@ -104,7 +104,7 @@ def test_another_budget_is_no_difference(database: Database, study: Study) -> No
 def test_a_variant_of_other_values_is_refused(database: Database, study: Study) -> None:
     _join(database, study)
     changed = dataclasses.replace(study.variants["question-3"], lr=0.002)
-    with pytest.raises(UserError, match=r"variant question-3 is .*lr=0.001 .* and .*lr=0.002"):
+    with pytest.raises(UserError, match=r"question-3 is .*lr=0.001 .* and .*lr=0.002"):
         _join(database, dataclasses.replace(study, variants={"question-3": changed}))
 
 
