@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
@@ -144,8 +144,11 @@ class Study:
 
     def defined(self, definition: Definition | None) -> Self:
         """Return this study with the epochs, images and seed of a stored definition."""
+        if definition is None:
+            return self
         names = ("epochs", "batch_size", "images", "select", "seed")
-        return replace(self, **{name: definition[name] for name in names} if definition else {})
+        fields: dict[str, Any] = {name: definition[name] for name in names}
+        return replace(self, **fields)
 
     @cached_property
     def published_figures(self) -> PublishedFigures:
