@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.epoch import Epoch
+from search.errors import UserError
 from search.leases import Lease, leases
 from search.storage import Database
 from search.trials import ENQUEUED, FINISHED, fixed_name
@@ -21,6 +22,32 @@ class Overview:
     """By trial id; a trial without a finished epoch is not in it."""
     leases: dict[int, Lease]
     """By trial id."""
+
+    @classmethod
+    def of_study(cls, database: Database, name: str) -> "Overview":
+        """Return the study called `name`, which is in the database, as it is now."""
+        return Observer(
+            database, optuna.load_study(study_name=name, storage=database.optuna)
+        ).look()
+
+    def find(self, number: str) -> FrozenTrial:
+        """Return the trial of that number, or the first of the ranked ones for `best`.
+
+        Raises:
+            UserError: there is none.
+        """
+        if number == "best":
+            if not self.ranked:
+                raise UserError("--trial best: no trial of the study is complete yet")
+            return self.ranked[0]
+        for trial in self.trials:
+            if str(trial.number) == number:
+                return trial
+        raise UserError(
+            f"--trial {number}: the study has no such trial; it has 0 to {len(self.trials) - 1}"
+            if self.trials
+            else f"--trial {number}: the study has no trials"
+        )
 
     @property
     def finished(self) -> list[FrozenTrial]:

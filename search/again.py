@@ -1,0 +1,107 @@
+"""A stored trial trained again, and its figures compared with the stored ones bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import environment
+from search.choices import Choices
+from search.epoch import Epoch
+from search.errors import UserError
+from search.machine import Machine
+from search.study import Study
+from search.training import NonFiniteLoss, Training, make_network
+from search.trials import ENVIRONMENTS, REASON
+
+FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A trial's stored figures against those of now."""
+
+    apart: dict[str, float]
+    """By figure: how far the two are apart at most, over the epochs; only those that differ."""
+    differences: list[str]
+    """What differs in the environment."""
+    epochs: int
+
+    @property
+    def is_same(self) -> bool:
+        return not self.apart
+
+    def __str__(self) -> str:
+        where = "; ".join(self.differences) or "nothing that is recorded"
+        if self.is_same:
+            same = f"Bit for bit the same figures, of {self.epochs} epochs."
+            return same if not self.differences else f"{same} In the environment differ: {where}."
+        apart = ", ".join(f"{name} by {value:.3g}" for name, value in self.apart.items())
+        return f"Other figures: at most apart are {apart}. In the environment differ: {where}."
+
+
+def train_again(
+    study: Study,
+    trial: FrozenTrial,
+    stored: list[Epoch],
+    machine: Machine,
+    say: Callable[[str], None],
+    after_batch: Callable[[int], None],
+) -> Comparison:
+    """Train `trial` from its seed for as many epochs as are `stored`, and compare.
+
+    A trial that diverged is trained into the epoch in which it did. Nothing is written.
+
+    Raises:
+        UserError: the trial has not ended, or has no epoch to compare.
+    """
+    diverged = trial.state == TrialState.PRUNED and "in epoch" in trial.user_attrs.get(REASON, "")
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not (stored or diverged):
+        raise UserError(
+            f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
+            "a completed or pruned trial can be compared"
+        )
+    seed = study.trial_seed(trial)
+    choices = Choices.suggest(optuna.trial.FixedTrial(trial.params), study.ranges)
+    training = Training(
+        make_network(choices, machine.splits, seed=seed, device=machine.device),
+        choices,
+        machine.splits,
+        epochs=study.epochs,
+        batch_size=study.batch_size,
+        seed=seed,
+        measure_train=bool(stored) and stored[0].train_loss is not None,
+        after_batch=after_batch,
+    )
+    ours: list[Epoch] = []
+    epochs = training.fit()
+    for _ in range(len(stored) + diverged):
+        try:
+            ours.append(next(epochs))
+        except NonFiniteLoss as error:
+            say(f"[{trial.number}] {error}")
+            break
+        say(f"[{trial.number}] {ours[-1]}")
+    apart = _apart(stored, ours)
+    if len(ours) != len(stored):
+        apart["epochs before the loss is not finite"] = abs(len(stored) - len(ours))
+    then = trial.user_attrs.get(ENVIRONMENTS, [{}])
+    return Comparison(
+        apart=apart,
+        differences=[
+            line for one in then for line in environment.differences(one, machine.environment)
+        ],
+        epochs=len(stored),
+    )
+
+
+def _apart(stored: list[Epoch], ours: list[Epoch]) -> dict[str, float]:
+    apart: dict[str, float] = {}
+    for then, now in zip(stored, ours, strict=False):
+        for name in FIGURES:
+            a, b = getattr(then, name), getattr(now, name)
+            if a != b:
+                distance = float("inf") if a is None or b is None else abs(a - b)
+                apart[name] = max(distance, apart.get(name, 0.0))
+    return apart

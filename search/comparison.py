@@ -1,0 +1,146 @@
+"""Our runs of the variants beside the published ones: tables, and a verdict with its rule."""
+
+import math
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from search.repeats import Repeats, Spread
+from search.study import PUBLISHED, PublishedFigures, Study
+
+LEVEL = 0.95
+RULE = (
+    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the interval "
+    "where one more of our runs would lie, with a joint probability of at least 95 % (mean ± "
+    "t·sd·√(1 + 1/n), t of n - 1 degrees of freedom at 95 % shared out among the epochs). A run of "
+    "chance fails it once in twenty times; with two or three seeds only a gross difference does."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a variant's published curve is inside what our seeds spread over."""
+
+    variant: str
+    n: int
+    compared: int
+    """Epochs that both have."""
+    within: int
+    """Epochs at which the published accuracy is from our lowest to our highest."""
+    outside: list[int]
+    """Epochs at which it is outside the joint prediction interval."""
+    best: Spread
+    """Over our runs: the highest test accuracy of any epoch."""
+    published_best: float
+
+    @property
+    def text(self) -> str:
+        if self.n < 2:
+            return "one seed: no verdict"
+        if not self.outside:
+            return "inside"
+        return f"outside at epoch {', '.join(map(str, self.outside))}"
+
+
+def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
+    """Return the spread of `figure` over a variant's runs by epoch."""
+    values: dict[int, list[float]] = {}
+    for epochs in runs.get(variant, {}).values():
+        for epoch in epochs:
+            value = getattr(epoch, figure)
+            if value is not None:
+                values.setdefault(epoch.number, []).append(value)
+    return {number: Spread.of(found) for number, found in sorted(values.items())}
+
+
+def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict | None:
+    """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
+    theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
+    ours = spreads(runs, variant, "test_accuracy")
+    both = sorted(theirs.keys() & ours.keys())
+    if not both:
+        return None
+    level = 1 - (1 - LEVEL) / len(both)
+    outside = []
+    for epoch in both:
+        low, high = ours[epoch].prediction_interval(level)
+        if not low <= theirs[epoch] <= high:
+            outside.append(epoch)
+    best = [
+        max(epoch.test_accuracy or 0.0 for epoch in epochs)
+        for epochs in runs[variant].values()
+        if epochs
+    ]
+    return Verdict(
+        variant=variant,
+        n=len(best),
+        compared=len(both),
+        within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
+        outside=outside,
+        best=Spread.of(best),
+        published_best=max(theirs.values()),
+    )
+
+
+def comparison(runs: Repeats, study: Study) -> RenderableType:
+    """Return a table of every epoch for each variant, and one of the verdicts."""
+    variants = [name for name in study.variants if name in runs]
+    parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
+    verdicts = [
+        found for name in variants if (found := verdict(runs, study.published_figures, name))
+    ]
+    if verdicts:
+        parts += [_verdicts(verdicts), RULE]
+    return Group(*parts)
+
+
+def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
+    n = len(runs[variant])
+    table = Table(
+        title=f"{variant}, {n} seed{'s' if n > 1 else ''}",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("figure")
+    for column in ("epoch", "report", "our mean", "sd", "lowest", "highest"):
+        table.add_column(column, justify="right")
+    for figure in PUBLISHED:
+        for number, ours in spreads(runs, variant, figure).items():
+            theirs = study.published_figures.get((variant, number), {}).get(figure)
+            table.add_row(
+                figure.replace("_", " "),
+                str(number),
+                "" if theirs is None else f"{theirs:.4f}",
+                f"{ours.mean:.4f}",
+                "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
+                f"{ours.lowest:.4f}",
+                f"{ours.highest:.4f}",
+            )
+        table.add_section()
+    return table
+
+
+def _verdicts(verdicts: list[Verdict]) -> Table:
+    table = Table(title="Report against ours", title_justify="left", title_style="bold")
+    for column in ("variant", "verdict"):
+        table.add_column(column)
+    for column in ("seeds", "report's best", "our best", "epochs within our range"):
+        table.add_column(column, justify="right")
+    for one in verdicts:
+        table.add_row(
+            one.variant,
+            one.text,
+            str(one.n),
+            f"{one.published_best:.4f}",
+            _written(one.best),
+            f"{one.within} of {one.compared}",
+        )
+    return table
+
+
+def _written(spread: Spread) -> str:
+    """Return a spread for a reader, such as `0.7071 ± 0.0042 (0.7010 to 0.7100)`."""
+    if math.isnan(spread.sd):
+        return f"{spread.mean:.4f}"
+    return f"{spread.mean:.4f} ± {spread.sd:.4f} ({spread.lowest:.4f} to {spread.highest:.4f})"

@@ -1,0 +1,61 @@
+"""Variants and trials trained again with other seeds, in a study of their own.
+
+The study they come from is left untouched. Repeat k has the same seed whatever is trained, so that
+two of them can be compared in pairs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from search.choices import Value
+from search.joining import join
+from search.machine import Machine
+from search.overview import Observer, Overview
+from search.storage import Database
+from search.study import Study
+from search.trials import REPEAT, SEED, Fixed, fixed_name
+from search.worker import Stop
+from search.workplace import Workplace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reruns:
+    """Where re-runs are recorded and trained."""
+
+    study: Study
+    """The study of the re-runs; it has no variants of its own."""
+    database: Database
+    machine: Machine
+    artifacts: Path
+    out: Console
+
+    def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
+        """Return re-run `repeat` of what the attributes `origin` name."""
+        seed = self.study.repeat_seed(repeat)
+        return Fixed(params=params, attributes={**origin, REPEAT: repeat, SEED: seed})
+
+    def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
+        """Train those of `wanted` that have not ended, and return the study as it is then.
+
+        Raises:
+            UserError: the study of the re-runs has another definition.
+            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+        """
+        joined = join(
+            self.database, self.study, data_digest=self.machine.data_digest, reruns=wanted
+        )
+        place = Workplace(
+            study=self.study,
+            joined=joined,
+            database=self.database,
+            machine=self.machine,
+            artifacts=self.artifacts,
+            out=self.out,
+        )
+        observer = Observer(self.database, joined)
+        names = {one.name for one in wanted}
+        place.work(observer, stop, budget=None, wanted=lambda trial: fixed_name(trial) in names)
+        return observer.look()

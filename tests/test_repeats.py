@@ -1,0 +1,135 @@
+"""Spreads over seeds, and what they say about a published curve."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search.comparison import comparison, spreads, verdict
+from search.epoch import Epoch
+from search.errors import UserError
+from search.repeats import Repeats, Spread, merged, read
+from search.study import Study
+
+PUBLISHED = """\
+variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy
+question-1,1,1.0,0.6,1.1,{first}
+question-1,2,0.9,0.7,1.0,{second}
+"""
+
+
+def _run(*accuracies: float) -> list[Epoch]:
+    return [
+        Epoch(
+            number=number,
+            batch_loss=1.0,
+            train_loss=0.5,
+            train_accuracy=0.8,
+            test_loss=0.6,
+            test_accuracy=accuracy,
+            seconds=1.0,
+        )
+        for number, accuracy in enumerate(accuracies, start=1)
+    ]
+
+
+@pytest.fixture
+def runs() -> Repeats:
+    return {"question-1": {0: _run(0.60, 0.70), 1: _run(0.61, 0.72), 2: _run(0.62, 0.71)}}
+
+
+def _published(tmp_path: Path, first: float, second: float) -> Path:
+    path = tmp_path / "published.csv"
+    path.write_text(PUBLISHED.format(first=first, second=second))
+    return path
+
+
+def _study(path: Path, study: Study) -> Study:
+    return Study(name="x", dataset="digits", variants=study.variants, published=path)
+
+
+def test_a_spread_has_the_deviation_of_a_single_run_and_the_interval_of_one_more() -> None:
+    spread = Spread.of([1.0, 2.0, 3.0])
+    assert (spread.n, spread.mean, spread.sd) == (3, 2.0, 1.0)
+    assert (spread.lowest, spread.highest) == (1.0, 3.0)
+    low, high = spread.prediction_interval(0.95)
+    # Student's t of 2 degrees of freedom at 97.5 % is 4.302653 in any table.
+    assert high - 2 == pytest.approx(4.302653 * math.sqrt(4 / 3), abs=1e-5)
+    assert low == pytest.approx(4 - high)
+
+
+def test_one_run_says_nothing_of_another() -> None:
+    spread = Spread.of([0.7])
+    assert math.isnan(spread.sd)
+    assert spread.prediction_interval(0.95) == (-math.inf, math.inf)
+
+
+def test_figures_are_gathered_by_epoch(runs: Repeats) -> None:
+    found = spreads(runs, "question-1", "test_accuracy")
+    assert [round(found[epoch].mean, 10) for epoch in (1, 2)] == [0.61, 0.71]
+    assert spreads(runs, "question-1", "validation_loss") == {}
+    assert spreads(runs, "base", "test_loss") == {}
+
+
+@pytest.mark.parametrize(
+    # sd 0.01, n 3, two epochs: t of 2 degrees at 98.75 % is 6.205, so ± 6.205·0.01·√(4/3) = 0.0717.
+    ("first", "second", "outside", "within", "text"),
+    [
+        (0.615, 0.705, [], 2, "inside"),
+        (0.68, 0.70, [], 1, "inside"),
+        (0.683, 0.70, [1], 1, "outside at epoch 1"),
+        (0.53, 0.80, [1, 2], 0, "outside at epoch 1, 2"),
+    ],
+)
+def test_a_published_curve_is_judged_by_the_interval_of_one_more_run(
+    runs: Repeats,
+    study: Study,
+    tmp_path: Path,
+    first: float,
+    second: float,
+    outside: list[int],
+    within: int,
+    text: str,
+) -> None:
+    published = _study(_published(tmp_path, first, second), study).published_figures
+    found = verdict(runs, published, "question-1")
+    assert found is not None
+    assert (found.outside, found.within, found.compared) == (outside, within, 2)
+    assert found.text == text
+    assert (found.best.n, found.published_best) == (3, max(first, second))
+    assert verdict(runs, published, "question-3") is None
+
+
+def test_tables_hold_the_published_figures_beside_ours(
+    runs: Repeats, study: Study, tmp_path: Path
+) -> None:
+    console = Console(width=130, record=True)
+    console.print(comparison(runs, _study(_published(tmp_path, 0.5, 0.71), study)))
+    text = console.export_text()
+    assert "question-1, 3 seeds" in text
+    row = r"test accuracy +│ +1 │ +0.5000 │ +0.6100 │ +0.0100 │ +0.6000 │ +0.6200"
+    assert re.search(row, text)
+    assert "0.7100 ± 0.0100 (0.7000 to 0.7200)" in text
+    assert "outside at epoch 1" in text
+    assert "Rule:" in text
+    assert "question-3, " not in text
+
+
+def test_parts_from_several_machines_are_put_together(runs: Repeats) -> None:
+    other: Repeats = {"question-1": {3: _run(0.6)}, "base": {0: _run(0.5)}}
+    together = merged([runs, other])
+    assert {name: sorted(found) for name, found in together.items()} == {
+        "question-1": [0, 1, 2, 3],
+        "base": [0],
+    }
+
+
+@pytest.mark.parametrize("content", [None, "name,repeat\nbase,0\n"])
+def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "runs.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="no file that --out wrote"):
+        read(path)

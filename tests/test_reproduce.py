@@ -1,0 +1,114 @@
+"""The command, as a user types it, after a search on digits."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from search.joining import stored_definition
+from search.overview import Overview
+from search.repeats import read, repeats
+from search.storage import Database
+from tests.conftest import Command
+
+QUICK = ("--study", "digits", "--threads", 1)
+SEARCH = (*QUICK, "--images", 160, "--epochs", 3)
+
+
+def _overview(folder: Path, name: str) -> Overview:
+    database = Database(f"sqlite:///{folder / 'search.db'}")
+    found = Overview.of_study(database, name)
+    database.close()
+    return found
+
+
+def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
+    search: Command, tmp_path: Path
+) -> None:
+    assert search("run", *SEARCH, "--trials", 9, "--timeout", 6).returncode == 0
+    assert search("run", *SEARCH, "--trials", 9).returncode == 0  # goes on with a begun trial
+    overview = _overview(tmp_path, "digits")
+    pruned = next(trial for trial in overview.trials if trial.state.name == "PRUNED")
+    for number in (1, pruned.number, "best"):
+        done = search("reproduce", *QUICK, "--trial", number)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Bit for bit the same figures" in done.stdout
+    other = search("reproduce", "--study", "digits", "--threads", 2, "--trial", 1)
+    assert "threads: 1 then, 2 now" in other.stdout
+    after = _overview(tmp_path, "digits")
+    assert [trial.user_attrs for trial in after.trials] == [t.user_attrs for t in overview.trials]
+
+
+def test_a_stored_figure_that_is_wrong_is_found(search: Command, tmp_path: Path) -> None:
+    from sqlalchemy import text
+
+    assert search("run", *SEARCH, "--trials", 1).returncode == 0
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    with database.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE search_epochs SET test_loss = test_loss + 0.25 WHERE number = 2")
+        )
+    database.close()
+    done = search("reproduce", *QUICK, "--trial", 0)
+    assert done.returncode == 1
+    assert "Other figures: at most apart are test_loss by 0.25" in done.stdout
+    assert "nothing that is recorded" in done.stdout
+
+
+def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
+    search: Command, tmp_path: Path
+) -> None:
+    options = (*SEARCH, "--variant", "base", "--variant", "question-3", "--repeats", 2)
+    stopped = search("reproduce", *options, "--timeout", 0.001)
+    assert stopped.returncode == 0
+    assert "the same command goes on" in stopped.stdout
+    done = search("reproduce", *options, "--out", "runs.csv")
+    assert done.returncode == 0, done.stderr
+    assert "question-3, 2 seeds" in done.stdout
+    overview = _overview(tmp_path, "digits-reproduced")
+    seeds = {
+        (t.user_attrs["variant"], t.user_attrs["repeat"]): t.user_attrs["seed"]
+        for t in overview.trials
+    }
+    assert len(seeds) == len(overview.trials) == 4
+    assert seeds["base", 0] == seeds["question-3", 0] != seeds["base", 1]
+    figures = {
+        name: {k: [dataclasses.replace(e) for e in epochs] for k, epochs in runs.items()}
+        for name, runs in repeats(overview).items()
+    }
+    assert read(tmp_path / "runs.csv") == figures
+    compared = search("reproduce", "--study", "digits", "--compare", "runs.csv")
+    assert compared.stdout in done.stdout
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    assert stored_definition(database, "digits") is None
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--variant", "question-9"], "no such variant; known: base, question-1,"),
+        (["--trial", "3"], "sqlite:///search.db has no study of this name"),
+        (["--trial", "3", "--epochs", "2"], "--epochs: with --trial it is what the study has"),
+        (["--trial", "3", "--variant", "base"], "not allowed with argument"),
+        (["--repeats", "0"], "--repeats: a whole number from 1 to 1000"),
+        (["--compare", "none.csv"], "--compare none.csv: no file that --out wrote"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_said_in_one_line(
+    search: Command, options: list[str], complaint: str
+) -> None:
+    done = search("reproduce", "--study", "digits", *options)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_trial_that_is_not_there_is_refused(search: Command) -> None:
+    search("run", *SEARCH, "--trials", 1)
+    done = search("reproduce", *QUICK, "--trial", 99)
+    assert done.returncode == 2
+    assert "--trial 99: the study has no such trial; it has 0 to 5" in done.stderr
+    waiting = search("reproduce", *QUICK, "--trial", 5)
+    assert waiting.returncode == 2
+    assert "it is WAITING with 0 epochs" in waiting.stderr
