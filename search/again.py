@@ -86,11 +86,12 @@ def train_again(
     apart = _apart(stored, ours)
     if len(ours) != len(stored):
         apart["epochs before the loss is not finite"] = abs(len(stored) - len(ours))
-    then = trial.user_attrs.get(ENVIRONMENTS, [{}])
     return Comparison(
         apart=apart,
         differences=[
-            line for one in then for line in environment.differences(one, machine.environment)
+            line
+            for then in trial.user_attrs.get(ENVIRONMENTS, [])
+            for line in environment.differences(then, machine.environment)
         ],
         epochs=len(stored),
     )
