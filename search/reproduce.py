@@ -116,9 +116,7 @@ def run(options: argparse.Namespace) -> int:
         except (DatabaseGone, KeepsFailing) as error:
             print(f"search.reproduce: {error}", file=sys.stderr)
             return 1
-    if stop.is_asked():
-        return stop.exit_status
-    return status
+    return stop.exit_status or status
 
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
