@@ -13,7 +13,7 @@ from search.errors import UserError
 from search.machine import Machine
 from search.study import Study
 from search.training import NonFiniteLoss, Training, make_network
-from search.trials import ENVIRONMENTS, REASON
+from search.trials import ENVIRONMENTS, FINISHED, REASON
 
 FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
 
@@ -57,7 +57,7 @@ def train_again(
         UserError: the trial has not ended, or has no epoch to compare.
     """
     diverged = trial.state == TrialState.PRUNED and "in epoch" in trial.user_attrs.get(REASON, "")
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not (stored or diverged):
+    if trial.state not in FINISHED or not (stored or diverged):
         raise UserError(
             f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
             "a completed or pruned trial can be compared"

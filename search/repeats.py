@@ -12,13 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from optuna.trial import TrialState
 from scipy.stats import t as student
 
 from search.epoch import Epoch
 from search.errors import UserError
 from search.overview import Overview
-from search.trials import ORIGIN, REPEAT, SEED, VARIANT
+from search.trials import FINISHED, REPEAT, SEED, origin_name
 
 Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
 """By the name of what was trained (`question-3`, `trial 17`) and by repeat: the epochs in order."""
@@ -65,8 +64,8 @@ def repeats(overview: Overview) -> Repeats:
     found: dict[str, dict[int, Sequence[Epoch]]] = {}
     for trial in overview.trials:
         attributes = trial.user_attrs
-        if REPEAT in attributes and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            name = attributes.get(VARIANT) or f"trial {attributes[ORIGIN]}"
+        if REPEAT in attributes and trial.state in FINISHED:
+            name = str(origin_name(attributes))
             found.setdefault(name, {})[attributes[REPEAT]] = overview.of(trial)
     return found
 
@@ -78,11 +77,10 @@ def write(overview: Overview, path: Path) -> None:
         UserError: the file cannot be written.
     """
     seeds = {
-        (t.user_attrs.get(VARIANT) or f"trial {t.user_attrs.get(ORIGIN)}", t.user_attrs[REPEAT]):
-        t.user_attrs[SEED]
-        for t in overview.trials
-        if REPEAT in t.user_attrs
-    }  # fmt: skip
+        (origin_name(trial.user_attrs), trial.user_attrs[REPEAT]): trial.user_attrs[SEED]
+        for trial in overview.trials
+        if REPEAT in trial.user_attrs
+    }
     try:
         with path.open("w", newline="") as lines:
             table = csv.writer(lines, lineterminator="\n")

@@ -58,13 +58,19 @@ def fixed_name(trial: FrozenTrial) -> str | None:
     return _fixed_name(trial.user_attrs)
 
 
-def _fixed_name(attributes: Mapping[str, Value]) -> str | None:
-    name = attributes.get(VARIANT)
+def origin_name(attributes: Mapping[str, Value]) -> str | None:
+    """Return the name of the variant or trial that a fixed trial's attributes are of."""
     if ORIGIN in attributes:
-        name = f"trial {attributes[ORIGIN]}"
+        return f"trial {attributes[ORIGIN]}"
+    name = attributes.get(VARIANT)
+    return None if name is None else str(name)
+
+
+def _fixed_name(attributes: Mapping[str, Value]) -> str | None:
+    name = origin_name(attributes)
     if name is None:
         return None
-    return str(name) if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
+    return name if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
 
 
 def is_fixed(trial: FrozenTrial) -> bool:
