@@ -22,6 +22,10 @@ from search.trials import FINISHED, REPEAT, SEED, origin_name
 Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
 """By the name of what was trained (`question-3`, `trial 17`) and by repeat: the epochs in order."""
 
+REPRODUCED = "-reproduced"
+"""After a study's name: the name of the study that holds the re-runs of its variants."""
+RERUN = "-rerun"
+"""After a study's name: the name of the study that holds the re-runs of its best trials."""
 FIGURES = tuple(field.name for field in fields(Epoch))
 COLUMNS = ("name", "repeat", "seed", *FIGURES)
 

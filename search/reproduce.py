@@ -33,8 +33,6 @@ examples:
 exit status: 0 done, with --trial the same figures; 1 the work failed, or other figures; 2 what
 was asked cannot be done; 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
 """
-SUFFIX = "-reproduced"
-"""Of the name of the study that holds the re-runs of another one's variants."""
 
 
 def parser() -> Parser:
@@ -132,7 +130,7 @@ def _variants(
 ) -> int:
     from search.comparison import comparison
     from search.joining import stored_definition
-    from search.repeats import repeats, write
+    from search.repeats import REPRODUCED, repeats, write
     from search.reruns import Reruns
     from search.trials import VARIANT
 
@@ -142,7 +140,7 @@ def _variants(
         if name not in variants:
             known = ", ".join(variants) or "none"
             raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
-    own = study.name + SUFFIX
+    own = study.name + REPRODUCED
     mine = study.defined(stored_definition(database, own))
     mine = dataclasses.replace(mine, name=own, variants={}, **given(options, *TRAINING))
     reruns = Reruns(
