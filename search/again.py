@@ -12,7 +12,7 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.machine import Machine
 from search.study import Study
-from search.training import NonFiniteLoss, Training, make_network
+from search.training import NonFiniteLoss
 from search.trials import ENVIRONMENTS, FINISHED, REASON
 
 FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
@@ -62,15 +62,11 @@ def train_again(
             f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
             "a completed or pruned trial can be compared"
         )
-    seed = study.trial_seed(trial)
     choices = Choices.suggest(optuna.trial.FixedTrial(trial.params), study.ranges)
-    training = Training(
-        make_network(choices, machine.splits, seed=seed, device=machine.device),
+    training = machine.training(
+        study,
         choices,
-        machine.splits,
-        epochs=study.epochs,
-        batch_size=study.batch_size,
-        seed=seed,
+        seed=study.trial_seed(trial),
         measure_train=bool(stored) and stored[0].train_loss is not None,
         after_batch=after_batch,
     )

@@ -1,4 +1,4 @@
-"""What a command trains on: a device, and a study's images on it."""
+"""What a command trains on: a device, and a study's images on it; and what is trained there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from search import data, device
+from search.choices import Choices
 from search.environment import Environment, environment
+from search.network import Network
 from search.study import Study
-from search.training import Splits
+from search.training import Splits, Training, make_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,33 @@ class Machine:
             splits=Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where),
             data_digest=dataset.digest,
             environment=environment(where, dataset.digest),
+        )
+
+    def training(
+        self,
+        study: Study,
+        choices: Choices,
+        *,
+        seed: int,
+        measure_train: bool,
+        after_batch: Callable[[int], None],
+        change: Callable[[Network], None] = lambda network: None,
+    ) -> Training:
+        """Return the training of `choices` as `study` has it, at its start.
+
+        `change` may alter the network before the optimizer takes its parameters.
+        """
+        network = make_network(choices, self.splits, seed=seed, device=self.device)
+        change(network)
+        return Training(
+            network,
+            choices,
+            self.splits,
+            epochs=study.epochs,
+            batch_size=study.batch_size,
+            seed=seed,
+            measure_train=measure_train,
+            after_batch=after_batch,
         )
 
     def __str__(self) -> str:

@@ -110,6 +110,10 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="stop after so many seconds, within a batch; the same command goes on "
         "(default: no limit)",
     )
+
+
+def add_select(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the split that selects."""
     parser.add_argument(
         "--select",
         choices=("test", "validation"),

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.options import TRAINING, Parser, add_common, add_training, command, given, whole
+from search.options import (
+    TRAINING,
+    Parser,
+    add_common,
+    add_select,
+    add_training,
+    command,
+    given,
+    whole,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +53,7 @@ def parser() -> Parser:
     made.epilog = EPILOG
     add_common(made)
     add_training(made)
+    add_select(made)
     what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--variant",

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.options import TRAINING, Parser, add_common, add_training, command, given, whole
+from search.options import (
+    TRAINING,
+    Parser,
+    add_common,
+    add_select,
+    add_training,
+    command,
+    given,
+    whole,
+)
 
 if TYPE_CHECKING:
     from search.choices import Choices
@@ -41,6 +50,7 @@ def parser() -> Parser:
     made.epilog = EPILOG
     add_common(made)
     add_training(made)
+    add_select(made)
     made.add_argument(
         "--trials",
         type=whole(1),
