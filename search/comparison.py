@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -97,11 +98,8 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
     n = len(runs[variant])
-    table = Table(
-        title=f"{variant}, {n} seed{'s' if n > 1 else ''}",
-        title_justify="left",
-        title_style="bold",
-    )
+    title = f"{variant}, {n} seed{'s' if n > 1 else ''}"
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     table.add_column("figure")
     for column in ("epoch", "report", "our mean", "sd", "lowest", "highest"):
         table.add_column(column, justify="right")
@@ -117,12 +115,11 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
                 f"{ours.lowest:.4f}",
                 f"{ours.highest:.4f}",
             )
-        table.add_section()
     return table
 
 
 def _verdicts(verdicts: list[Verdict]) -> Table:
-    table = Table(title="Report against ours", title_justify="left", title_style="bold")
+    table = Table(title="Report against ours", title_justify="left", box=box.MARKDOWN)
     for column in ("variant", "verdict"):
         table.add_column(column)
     for column in ("seeds", "report's best", "our best", "epochs within our range"):
@@ -133,14 +130,7 @@ def _verdicts(verdicts: list[Verdict]) -> Table:
             one.text,
             str(one.n),
             f"{one.published_best:.4f}",
-            _written(one.best),
+            str(one.best),
             f"{one.within} of {one.compared}",
         )
     return table
-
-
-def _written(spread: Spread) -> str:
-    """Return a spread for a reader, such as `0.7071 ± 0.0042 (0.7010 to 0.7100)`."""
-    if math.isnan(spread.sd):
-        return f"{spread.mean:.4f}"
-    return f"{spread.mean:.4f} ± {spread.sd:.4f} ({spread.lowest:.4f} to {spread.highest:.4f})"

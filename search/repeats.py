@@ -51,6 +51,12 @@ class Spread:
             highest=max(values),
         )
 
+    def __str__(self) -> str:
+        """Return such as `0.7071 ± 0.0042 (0.7010 to 0.7100)`; the mean alone for one run."""
+        if self.n < 2:
+            return f"{self.mean:.4f}"
+        return f"{self.mean:.4f} ± {self.sd:.4f} ({self.lowest:.4f} to {self.highest:.4f})"
+
     def prediction_interval(self, level: float) -> tuple[float, float]:
         """Return where one more run lies with probability `level`, if runs are normal.
 

@@ -1,8 +1,8 @@
 """Train variants and trials again: `python -m search.reproduce --study cifar`.
 
-The variants over several seeds, beside the figures that were published for them; or a stored trial
-from its own seed, bit for bit. The search is left untouched: re-runs with other seeds are recorded
-in a study of their own.
+The variants over several seeds, beside the figures that were published for them; a stored trial
+from its own seed, bit for bit; or the best trials with fresh seeds. The search is left untouched:
+re-runs with other seeds are recorded in studies of their own.
 """
 
 import argparse
@@ -28,16 +28,15 @@ from search.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.machine import Machine
-    from search.storage import Database
     from search.study import Study
-    from search.worker import Stop
 
 EPILOG = """\
 examples:
   python -m search.reproduce --study cifar --repeats 3           all variants, three seeds each
   python -m search.reproduce --study cifar --variant question-3  one of them
   python -m search.reproduce --study cifar --trial 17            the same figures again?
+  python -m search.reproduce --study cifar --trial best --repeats 5   what it really reaches
+  python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best, over seeds?
 
 exit status: 0 done, with --trial the same figures; 1 the work failed, or other figures; 2 what
 was asked cannot be done; 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
@@ -48,7 +47,8 @@ def parser() -> Parser:
     made = Parser(
         "reproduce",
         "Train the variants of a study over several seeds and compare them with the published "
-        "figures; or train a trial of the study again and compare it with itself.",
+        "figures; train a trial of the study again and compare it with itself; or train the best "
+        "trials with fresh seeds, and compare them with each other.",
     )
     made.epilog = EPILOG
     add_common(made)
@@ -65,7 +65,15 @@ def parser() -> Parser:
         "--trial",
         metavar="N",
         help="a trial of the study by its number, or `best`: train it again from its own seed, as "
-        "the study has it, and compare every figure (default: none)",
+        "the study has it, and compare every figure; with --repeats, train it with fresh seeds "
+        "(default: none)",
+    )
+    what.add_argument(
+        "--top",
+        type=whole(1, 100),
+        metavar="N",
+        help="the best N trials of the study, each with the same fresh seeds, clear losers left "
+        "out of further ones (default: none)",
     )
     what.add_argument(
         "--compare",
@@ -78,16 +86,16 @@ def parser() -> Parser:
     made.add_argument(
         "--repeats",
         type=whole(1, 1000),
-        default=1,
         metavar="K",
-        help="train each variant with K seeds, the same for all (default: 1)",
+        help="train with K fresh seeds, the same for all (default: 1 for variants, 5 for --top)",
     )
     made.add_argument(
         "--first-repeat",
         type=whole(0, 1000),
         default=0,
         metavar="K",
-        help="number of the first seed, to share the seeds out among machines (default: 0)",
+        help="number of the variants' first seed, to share the seeds out among machines "
+        "(default: 0)",
     )
     made.add_argument(
         "--out",
@@ -108,19 +116,44 @@ def run(options: argparse.Namespace) -> int:
     study = dataclasses.replace(load(options.study), **given(options, "name"))
     if options.compare:
         return _compare(options, study, console())
+    trained = given(options, *TRAINING)
+    if trained and (options.trial is not None or options.top is not None):
+        mode = "--trial" if options.trial is not None else "--top"
+        raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
     storage_url.check(options.storage)
 
     import optuna
 
+    from search.reproduction import Reproduction
     from search.storage import Database
     from search.worker import DatabaseGone, KeepsFailing, Stop
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
     with closing(Database(options.storage)) as database:
-        mode = _variants if options.trial is None else _trial
+        reproduction = Reproduction(
+            study=study,
+            database=database,
+            out=console(),
+            stop=stop,
+            device_name=options.device,
+            threads=options.threads,
+            data=options.data,
+            artifacts=options.artifacts,
+        )
+        status = 0
         try:
-            status = mode(options, study, database, console(), stop)
+            if options.top is not None:
+                reproduction.best(options.top, options.repeats or 5, file=options.out)
+            elif options.trial is None:
+                numbers = range(options.first_repeat, options.first_repeat + (options.repeats or 1))
+                reproduction.variants(
+                    options.variant or (), numbers, options=trained, file=options.out
+                )
+            elif options.repeats is None:
+                status = reproduction.again(options.trial)
+            else:
+                reproduction.best(options.trial, options.repeats, file=options.out)
         except (DatabaseGone, KeepsFailing) as error:
             print(f"search.reproduce: {error}", file=sys.stderr)
             return 1
@@ -133,98 +166,6 @@ def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int
 
     out.print(comparison(merged([read(path) for path in options.compare]), study))
     return 0
-
-
-def _variants(
-    options: argparse.Namespace, study: "Study", database: "Database", out: "Console", stop: "Stop"
-) -> int:
-    from search.comparison import comparison
-    from search.joining import stored_definition
-    from search.repeats import REPRODUCED, repeats, write
-    from search.reruns import Reruns
-    from search.trials import VARIANT
-
-    variants = study.variants
-    names = options.variant or list(variants)
-    for name in names:
-        if name not in variants:
-            known = ", ".join(variants) or "none"
-            raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
-    own = study.name + REPRODUCED
-    mine = study.defined(stored_definition(database, own))
-    mine = dataclasses.replace(mine, name=own, variants={}, **given(options, *TRAINING))
-    reruns = Reruns(
-        study=mine,
-        database=database,
-        machine=_machine(options, mine, out),
-        artifacts=options.artifacts,
-        out=out,
-    )
-    numbers = range(options.first_repeat, options.first_repeat + options.repeats)
-    wanted = [
-        reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
-        for repeat in numbers
-        for name in names
-    ]
-    overview = reruns.train(wanted, stop)
-    if options.out is not None:
-        write(overview, options.out)
-    if stop.is_asked():
-        out.print(f"Stopped by {stop}; the same command goes on where it was.")
-    out.print(comparison(repeats(overview), study))
-    return 0
-
-
-def _trial(
-    options: argparse.Namespace, study: "Study", database: "Database", out: "Console", stop: "Stop"
-) -> int:
-    from search.again import train_again
-    from search.joining import stored_definition
-    from search.overview import Overview
-    from search.worker import Stopped
-
-    if asked := given(options, *TRAINING):
-        raise UserError(f"--{next(iter(asked))}: with --trial it is what the study has")
-    definition = stored_definition(database, study.name)
-    if definition is None:
-        raise UserError(f"--name {study.name}: {database} has no study of this name")
-    study = study.defined(definition)
-    overview = Overview.of_study(database, study.name)
-    trial = overview.find(options.trial)
-    machine = _machine(options, study, out)
-    if definition["data"] != machine.data_digest:
-        raise UserError(f"--data {options.data}: these are not the images that the study has")
-
-    def after_batch(batches: int) -> None:
-        if stop.is_asked():
-            raise Stopped
-
-    try:
-        with stop.on_signals():
-            compared = train_again(
-                study, trial, overview.of(trial), machine, _plain(out), after_batch
-            )
-    except Stopped:
-        out.print(f"Stopped by {stop}.")
-        return stop.exit_status
-    out.print(str(compared), soft_wrap=True, markup=False)
-    return 0 if compared.is_same else 1
-
-
-def _plain(out: "Console"):  # type: ignore[no-untyped-def]
-    return lambda line: out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _machine(options: argparse.Namespace, study: "Study", out: "Console") -> "Machine":
-    from search.machine import Machine
-
-    return Machine.of(
-        study,
-        device_name=options.device,
-        threads=options.threads,
-        root=options.data,
-        say=_plain(out),
-    )
 
 
 main = command(parser(), run)

@@ -4,19 +4,23 @@ The study they come from is left untouched. Repeat k has the same seed whatever 
 two of them can be compared in pairs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.choices import Value
 from search.joining import join
 from search.machine import Machine
 from search.overview import Observer, Overview
+from search.repeats import repeats
 from search.storage import Database
 from search.study import Study
-from search.trials import REPEAT, SEED, Fixed, fixed_name
+from search.trials import ORIGIN, REPEAT, SEED, Fixed, fixed_name
+from search.winners import accuracies, still_in
 from search.worker import Stop
 from search.workplace import Workplace
 
@@ -37,6 +41,25 @@ class Reruns:
         seed = self.study.repeat_seed(repeat)
         return Fixed(params=params, attributes={**origin, REPEAT: repeat, SEED: seed})
 
+    def train_best(self, best: Sequence[FrozenTrial], n_repeats: int, stop: Stop) -> Overview:
+        """Train each of `best`, trials of another study, with so many seeds.
+
+        Seed by seed, without those that `search.winners.RULE` leaves out. Returns and raises as
+        `train` does.
+        """
+        params = {trial.number: trial.params for trial in best}
+        overview = Observer(self.database, self._join([])).look()
+        for repeat in range(n_repeats):
+            found = accuracies(repeats(overview), list(params), self.study.epochs)
+            wanted = [
+                self.fixed({ORIGIN: number}, params[number], repeat)
+                for number in still_in(found, repeat)
+            ]
+            overview = self.train(wanted, stop)
+            if stop.is_asked():
+                break
+        return overview
+
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
         """Train those of `wanted` that have not ended, and return the study as it is then.
 
@@ -44,9 +67,7 @@ class Reruns:
             UserError: the study of the re-runs has another definition.
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
-        joined = join(
-            self.database, self.study, data_digest=self.machine.data_digest, reruns=wanted
-        )
+        joined = self._join(wanted)
         place = Workplace(
             study=self.study,
             joined=joined,
@@ -59,3 +80,7 @@ class Reruns:
         names = {one.name for one in wanted}
         place.work(observer, stop, budget=None, wanted=lambda trial: fixed_name(trial) in names)
         return observer.look()
+
+    def _join(self, wanted: list[Fixed]) -> optuna.Study:
+        digest = self.machine.data_digest
+        return join(self.database, self.study, data_digest=digest, reruns=wanted)

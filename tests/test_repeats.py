@@ -109,7 +109,7 @@ def test_tables_hold_the_published_figures_beside_ours(
     console.print(comparison(runs, _study(_published(tmp_path, 0.5, 0.71), study)))
     text = console.export_text()
     assert "question-1, 3 seeds" in text
-    row = r"test accuracy +│ +1 │ +0.5000 │ +0.6100 │ +0.0100 │ +0.6000 │ +0.6200"
+    row = r"test accuracy +[|] +1 [|] +0.5000 [|] +0.6100 [|] +0.0100 [|] +0.6000 [|] +0.6200"
     assert re.search(row, text)
     assert "0.7100 ± 0.0100 (0.7000 to 0.7200)" in text
     assert "outside at epoch 1" in text

@@ -84,12 +84,41 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     database.close()
 
 
+def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
+    search: Command, tmp_path: Path
+) -> None:
+    assert search("run", *SEARCH, "--trials", 4).returncode == 0
+    before = _overview(tmp_path, "digits")
+    best = before.ranked[:2]
+    stopped = search("reproduce", *QUICK, "--trial", "best", "--repeats", 2, "--timeout", 0.001)
+    assert "the same command goes on" in stopped.stdout
+    done = search("reproduce", *QUICK, "--trial", "best", "--repeats", 2)
+    assert done.returncode == 0, done.stderr
+    both = search("reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
+    assert both.returncode == 0, both.stderr
+    after = _overview(tmp_path, "digits-rerun")
+    seeds = {(t.user_attrs["trial"], t.user_attrs["repeat"]): t for t in after.trials}
+    assert seeds.keys() == {(trial.number, repeat) for trial in best for repeat in (0, 1)}
+    assert len(after.trials) == 4, "what was there is not trained again"
+    for repeat in (0, 1):
+        pair = [seeds[trial.number, repeat] for trial in best]
+        assert len({trial.user_attrs["seed"] for trial in pair}) == 1
+        assert [trial.params for trial in pair] == [trial.params for trial in best]
+    honest = [seeds[best[0].number, repeat].values[0] for repeat in (0, 1)]
+    assert f"{best[0].values[0]:.4f}" in done.stdout
+    assert f"{sum(honest) / 2:.4f} ± " in done.stdout
+    assert read(tmp_path / "runs.csv").keys() == {f"trial {trial.number}" for trial in best}
+    assert _overview(tmp_path, "digits").trials == before.trials
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
         (["--variant", "question-9"], "no such variant; known: base, question-1,"),
         (["--trial", "3"], "sqlite:///search.db has no study of this name"),
         (["--trial", "3", "--epochs", "2"], "--epochs: with --trial it is what the study has"),
+        (["--top", "2", "--seed", "2"], "--seed: with --top it is what the study has"),
+        (["--top", "2"], "sqlite:///search.db has no study of this name"),
         (["--trial", "3", "--variant", "base"], "not allowed with argument"),
         (["--repeats", "0"], "--repeats: a whole number from 1 to 1000"),
         (["--compare", "none.csv"], "--compare none.csv: no file that --out wrote"),
@@ -112,3 +141,6 @@ def test_a_trial_that_is_not_there_is_refused(search: Command) -> None:
     waiting = search("reproduce", *QUICK, "--trial", 5)
     assert waiting.returncode == 2
     assert "it is WAITING with 0 epochs" in waiting.stderr
+    fresh = search("reproduce", *QUICK, "--trial", 5, "--repeats", 2)
+    assert fresh.returncode == 2
+    assert "it is WAITING, and only a completed trial has an accuracy" in fresh.stderr

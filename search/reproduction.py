@@ -1,0 +1,167 @@
+"""What of a study can be trained again, and what is said of it.
+
+The variants over several seeds, beside the published figures; a stored trial from its own seed, bit
+for bit; the best trials with fresh seeds, beside each other. `search.reproduce` is the command.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.again import train_again
+from search.comparison import comparison
+from search.errors import UserError
+from search.joining import stored_definition
+from search.machine import Machine
+from search.overview import Overview
+from search.repeats import REPRODUCED, RERUN, repeats, write
+from search.reruns import Reruns
+from search.storage import Database
+from search.study import Study
+from search.trials import VARIANT
+from search.winners import accuracies, standings, table
+from search.worker import Stop, Stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Of one study, on this machine."""
+
+    study: Study
+    """As its file has it, under the name that it has in the database."""
+    database: Database
+    out: Console
+    stop: Stop
+    device_name: str
+    threads: int | None
+    data: Path
+    artifacts: Path
+
+    def variants(
+        self,
+        names: Sequence[str],
+        numbers: Sequence[int],
+        *,
+        options: Mapping[str, Any],
+        file: Path | None,
+    ) -> None:
+        """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
+
+        `options` are fields of the study to train with; `file` is one to write the figures to.
+
+        Raises:
+            UserError: the study has no such variant, or the re-runs' has another definition.
+            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+        """
+        variants = self.study.variants
+        if not variants:
+            raise UserError(f"--study {self.study.name}: it has no variants to train; see --trial")
+        for name in names:
+            if name not in variants:
+                known = ", ".join(variants) or "none"
+                raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
+        own = self.study.name + REPRODUCED
+        study = self.study.defined(stored_definition(self.database, own))
+        reruns = self._reruns(dataclasses.replace(study, **options), own)
+        wanted = [
+            reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
+            for repeat in numbers
+            for name in names or variants
+        ]
+        overview = reruns.train(wanted, self.stop)
+        self._tell(overview, file)
+        self.out.print(comparison(repeats(overview), self.study))
+
+    def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
+        """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
+
+        Raises:
+            UserError: there is no such trial, or it is not complete.
+            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+        """
+        study, search, digest = self._search()
+        best = [search.find(which)] if isinstance(which, str) else search.ranked[:which]
+        if not best:
+            raise UserError(f"--top {which}: no trial of the study is complete yet")
+        for trial in best:
+            if trial not in search.ranked:
+                raise UserError(
+                    f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
+                    "has an accuracy to compare; without --repeats it is compared with itself"
+                )
+        reruns = self._reruns(study, study.name + RERUN, digest)
+        overview = reruns.train_best(best, n_repeats, self.stop)
+        self._tell(overview, file)
+        numbers = [trial.number for trial in best]
+        found = standings(accuracies(repeats(overview), numbers, study.epochs))
+        self.out.print(table(found, {trial.number: trial for trial in best}))
+
+    def again(self, number: str) -> int:
+        """Train a trial from its own seed and compare; return the exit status.
+
+        Raises:
+            UserError: there is no such trial, or it has no figures to compare.
+        """
+        study, search, digest = self._search()
+        trial = search.find(number)
+        machine = self._machine(study, digest)
+
+        def after_batch(batches: int) -> None:
+            if self.stop.is_asked():
+                raise Stopped
+
+        try:
+            with self.stop.on_signals():
+                compared = train_again(
+                    study, trial, search.of(trial), machine, self._say, after_batch
+                )
+        except Stopped:
+            self.out.print(f"Stopped by {self.stop}.")
+            return self.stop.exit_status
+        self._say(str(compared))
+        return 0 if compared.is_same else 1
+
+    def _search(self) -> tuple[Study, Overview, object]:
+        """Return the study as the database has it, its trials, and the digest of its images."""
+        name = self.study.name
+        definition = stored_definition(self.database, name)
+        if definition is None:
+            raise UserError(f"--name {name}: {self.database} has no study of this name")
+        overview = Overview.of_study(self.database, name)
+        return self.study.defined(definition), overview, definition["data"]
+
+    def _reruns(self, study: Study, name: str, digest: object = None) -> Reruns:
+        study = dataclasses.replace(study, name=name, variants={})
+        return Reruns(
+            study=study,
+            database=self.database,
+            machine=self._machine(study, digest),
+            artifacts=self.artifacts,
+            out=self.out,
+        )
+
+    def _machine(self, study: Study, digest: object) -> Machine:
+        """Return the machine with the images; they are those of `digest`, if it is given."""
+        machine = Machine.of(
+            study,
+            device_name=self.device_name,
+            threads=self.threads,
+            root=self.data,
+            say=self._say,
+        )
+        if digest not in (None, machine.data_digest):
+            raise UserError(f"--data {self.data}: these are not the images that the study has")
+        return machine
+
+    def _tell(self, overview: Overview, file: Path | None) -> None:
+        if file is not None:
+            write(overview, file)
+        if self.stop.is_asked():
+            self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
+
+    def _say(self, line: str) -> None:
+        self.out.print(line, markup=False, highlight=False, soft_wrap=True)
