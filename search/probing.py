@@ -59,7 +59,7 @@ class Watch:
             gradient_largest=max(gradients),
             amplification_median=statistics.median(factors),
             amplification_largest=max(factors),
-            gradient_follows_amplification=float(spearmanr(gradients, factors).statistic),
+            gradient_follows_amplification=_rank_correlation(gradients, factors),
         )
 
     def _note(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -111,6 +111,12 @@ class Watch:
             "largest_output": float(largest.max()),
             "beyond_training": float((largest > math.sqrt(len(batches[0][1]) - 1)).double().mean()),
         }
+
+
+def _rank_correlation(first: list[float], second: list[float]) -> float:
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return math.nan
+    return float(spearmanr(first, second).statistic)
 
 
 def _loss(network: Network, batches: Batches) -> float:

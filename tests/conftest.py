@@ -27,7 +27,14 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
 
 
-PROCESSES = ("test_storage", "test_claims", "test_run", "test_reproduce", "test_faults")
+PROCESSES = (
+    "test_storage",
+    "test_claims",
+    "test_probe",
+    "test_run",
+    "test_reproduce",
+    "test_faults",
+)
 """Files whose tests start processes of their own, which takes seconds each."""
 
 
