@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search import environment
 from search.choices import Choices
@@ -13,7 +13,7 @@ from search.errors import UserError
 from search.machine import Machine
 from search.study import Study
 from search.training import NonFiniteLoss
-from search.trials import ENVIRONMENTS, FINISHED, REASON
+from search.trials import DIVERGED, ENVIRONMENTS, FINISHED
 
 FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
 
@@ -56,7 +56,7 @@ def train_again(
     Raises:
         UserError: the trial has not ended, or has no epoch to compare.
     """
-    diverged = trial.state == TrialState.PRUNED and "in epoch" in trial.user_attrs.get(REASON, "")
+    diverged = DIVERGED in trial.user_attrs
     if trial.state not in FINISHED or not (stored or diverged):
         raise UserError(
             f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "

@@ -18,7 +18,7 @@ from search import leases
 from search.epoch import Epoch
 from search.presence import Presence
 from search.storage import Database, LeaseLost
-from search.trials import CRASH, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
+from search.trials import CRASH, DIVERGED, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
@@ -53,6 +53,8 @@ class Outcome:
     """Of a completed trial: the accuracy that ranks it."""
     reason: str = ""
     """In one line why it was pruned or failed; empty for a completed one."""
+    diverged: int | None = None
+    """Of a trial whose loss was not finite: the epoch."""
     traceback: str = ""
     """Of a failed one: that of the error."""
 
@@ -118,12 +120,16 @@ class Claims:
         Raises:
             LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
         """
-        attributes = {REASON: outcome.reason, TRACEBACK: outcome.traceback}
+        attributes = {
+            REASON: outcome.reason,
+            TRACEBACK: outcome.traceback,
+            DIVERGED: outcome.diverged,
+        }
         with self._database.lock(self._study.study_name) as connection:
             self._check_lease(claim)
-            for name, text in attributes.items():
-                if text:
-                    self._database.optuna.set_trial_user_attr(claim.trial_id, name, text)
+            for name, value in attributes.items():
+                if value:
+                    self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
             self._study.tell(claim.number, outcome.value, state=outcome.state)
             leases.drop(connection, {claim.trial_id})
 

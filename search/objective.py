@@ -64,7 +64,7 @@ class Objective:
         try:
             return self._train(claim, after_batch)
         except NonFiniteLoss as error:
-            return Outcome(state=TrialState.PRUNED, reason=str(error))
+            return Outcome(state=TrialState.PRUNED, reason=str(error), diverged=error.epoch)
         except (RuntimeError, MemoryError) as error:
             if not device.is_out_of_memory(error):
                 raise

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from search.network import Network
 from search.probes import NEAR_DEAD, Probe
-from search.training import NonFiniteLoss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """Images (n, channels, size, size) and labels (n,), in batches of the size that is trained on."""
@@ -39,11 +38,7 @@ class Watch:
             self._gradients.append(torch.nn.utils.get_total_norm(gradients))
 
     def probe(self, batches: Batches) -> Probe:
-        """Measure the network, and the gradients since the last call.
-
-        Raises:
-            NonFiniteLoss: a loss in train mode is infinite or not a number.
-        """
+        """Measure the network, and the gradients since the last call."""
         gradients = [float(value) for value in torch.stack(self._gradients).cpu()]
         factors = [float(value) for value in torch.stack(self._factors).cpu()]
         self._gradients, self._factors = [], []
@@ -96,8 +91,6 @@ class Watch:
         network.train()
         with _cumulative(network):
             train_mode = _loss(network, batches)
-        if not math.isfinite(train_mode):
-            raise NonFiniteLoss(f"train-mode loss is {train_mode}")
         network.eval()
         return {
             "train_mode_loss": train_mode,

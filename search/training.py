@@ -32,6 +32,10 @@ over all tensors (foreach)."""
 class NonFiniteLoss(ArithmeticError):
     """The network has diverged: a loss is infinite or not a number."""
 
+    def __init__(self, name: str, value: float, epoch: int) -> None:
+        super().__init__(f"{name} is {value} in epoch {epoch}")
+        self.epoch = epoch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
@@ -107,7 +111,7 @@ class Training:
                 figures[f"{split}_loss"], figures[f"{split}_accuracy"] = self._evaluate(images)
             for name, value in figures.items():
                 if not math.isfinite(value):
-                    raise NonFiniteLoss(f"{name} is {value} in epoch {number}")
+                    raise NonFiniteLoss(name, value, number)
             yield Epoch(number=number, seconds=time.perf_counter() - start, **figures)
 
     def state_dict(self) -> dict[str, Any]:

@@ -26,6 +26,8 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
 """User attribute of a trial: in one line why it was pruned or failed."""
+DIVERGED = "diverged"
+"""User attribute of a pruned trial: the epoch in which a loss of it was not finite."""
 TRACEBACK = "traceback"
 """User attribute of a failed trial: the end of its error's traceback."""
 ENVIRONMENTS = "environments"

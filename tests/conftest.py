@@ -115,6 +115,22 @@ def search(tmp_path: Path) -> Command:
 
 
 @pytest.fixture
+def wild_study(tmp_path: Path) -> Path:
+    """A file that defines a study of one variant, whose loss is not finite from the start."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from optuna.distributions import FloatDistribution\n"
+        "from search.choices import RANGES\n"
+        "from studies.digits import study\n"
+        "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
+        "wild = {'wild': replace(study.variants['base'], lr=1e25)}\n"
+        "study = replace(study, name='mine', ranges=ranges, variants=wild, trials=1)\n"
+    )
+    return path
+
+
+@pytest.fixture
 def records() -> np.ndarray:
     """Sixty made-up images as CIFAR-10's records, (60, 3073) uint8: label, red, green, blue."""
     rng = np.random.default_rng(0)

@@ -39,6 +39,14 @@ def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
     assert [trial.user_attrs for trial in after.trials] == [t.user_attrs for t in overview.trials]
 
 
+def test_a_trial_that_diverged_diverges_again(search: Command, wild_study: Path) -> None:
+    assert search("run", "--study", wild_study, "--threads", 1).returncode == 0
+    done = search("reproduce", "--study", wild_study, "--threads", 1, "--trial", 0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[0] batch_loss is nan in epoch 1" in done.stdout
+    assert "Bit for bit the same figures, of 0 epochs" in done.stdout
+
+
 def test_a_stored_figure_that_is_wrong_is_found(search: Command, tmp_path: Path) -> None:
     from sqlalchemy import text
 

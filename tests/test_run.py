@@ -80,18 +80,9 @@ def test_a_trial_for_which_a_finished_study_has_no_room_is_refused(search: Comma
 
 
 def test_a_study_whose_first_variant_diverges_starts_all_the_same(
-    search: Command, tmp_path: Path
+    search: Command, wild_study: Path
 ) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\n"
-        "from optuna.distributions import FloatDistribution\n"
-        "from search.choices import RANGES\n"
-        "from studies.digits import study\n"
-        "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
-        "wild = {'wild': replace(study.variants['base'], lr=1e25)}\n"
-        "study = replace(study, name='mine', ranges=ranges, variants=wild, trials=1)\n"
-    )
-    done = search("run", "--study", "mine.py")
+    done = search("run", "--study", wild_study)
     assert (done.returncode, done.stderr) == (0, "")
     assert "On CPU" in done.stdout
     assert "an epoch takes about" not in done.stdout
