@@ -34,8 +34,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options that all commands share."""
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which study of which database is meant."""
     parser.add_argument(
         "--study",
         required=True,
@@ -54,6 +54,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         help="database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with the "
         f"extra `postgres` (default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
     )
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where files are."""
     parser.add_argument(
         "--data",
         metavar="DIR",

@@ -17,8 +17,9 @@ from search.errors import UserError
 from search.options import (
     TRAINING,
     Parser,
-    add_common,
+    add_folders,
     add_select,
+    add_study,
     add_training,
     command,
     given,
@@ -51,7 +52,8 @@ def parser() -> Parser:
         "trials with fresh seeds, and compare them with each other.",
     )
     made.epilog = EPILOG
-    add_common(made)
+    add_study(made)
+    add_folders(made)
     add_training(made)
     add_select(made)
     what = made.add_mutually_exclusive_group()

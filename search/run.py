@@ -16,8 +16,9 @@ from search.errors import UserError
 from search.options import (
     TRAINING,
     Parser,
-    add_common,
+    add_folders,
     add_select,
+    add_study,
     add_training,
     command,
     given,
@@ -48,7 +49,8 @@ def parser() -> Parser:
         "until the study holds its budget of finished trials.",
     )
     made.epilog = EPILOG
-    add_common(made)
+    add_study(made)
+    add_folders(made)
     add_training(made)
     add_select(made)
     made.add_argument(

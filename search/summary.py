@@ -9,6 +9,7 @@ from rich.table import Table
 from search.choices import Choices
 from search.epoch import Epoch
 from search.overview import Overview, label
+from search.savings import Savings
 from search.study import Study
 from search.trials import VARIANT
 
@@ -25,7 +26,7 @@ def summary(overview: Overview, study: Study) -> RenderableType:
         parts.append(_variants(overview, study))
     parts.append(_counts(overview, study))
     if overview.ranked:
-        parts.append(_caution(study))
+        parts.append(caution(study))
     return Group(*parts)
 
 
@@ -87,20 +88,18 @@ def _counts(overview: Overview, study: Study) -> str:
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
     }
     ended = overview.finished
-    ran = sum(len(overview.of(trial)) for trial in ended)
-    possible = len(ended) * study.epochs
-    share = f" ({ran / possible:.0%})" if possible else ""
     waiting = count[TrialState.WAITING]
     return (
         f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
         + (" for a higher --trials" if waiting and len(ended) >= study.trials else "")
-        + f".\nEpochs: {ran} run of {possible} possible{share}."
+        + f".\nEpochs: {Savings.of(overview, study.epochs)}."
     )
 
 
-def _caution(study: Study) -> str:
+def caution(study: Study) -> str:
+    """Return what a reader of the best trial's accuracy must know."""
     if study.select == "validation":
         return "Trials were chosen on held-out training images; test accuracy was measured once."
     return (

@@ -1,0 +1,130 @@
+"""A report for other programs: Markdown, CSV with a line for each trial, JSON with everything."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from optuna.trial import FrozenTrial
+
+from search import sections
+from search.choices import FIELDS
+from search.comparison import RULE
+from search.findings import Findings
+from search.summary import caution
+from search.trials import DIVERGED, REASON, VARIANT
+
+COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", *FIELDS)
+"""Of the CSV: accuracy is that of the split that selects, empty unless the trial is complete;
+epochs those that it ran, and seconds their wall time."""
+
+
+def markdown(findings: Findings) -> str:
+    """Return the report's words and tables."""
+    environment = Environment(
+        loader=PackageLoader("search"), autoescape=False, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["cell"] = _cell
+    tables = [
+        ("The best trials", "", sections.best_trials(findings)),
+        ("The variants", RULE if findings.verdicts else "", sections.variants(findings)),
+        ("Which parameters matter", "", _importances(findings)),
+        ("What pruning saved", "", sections.savings(findings)),
+        ("Failed and diverged trials", "", sections.failures(findings)),
+        ("Where it ran", "", sections.environments(findings)),
+    ]
+    return environment.get_template("report.md").render(
+        study=findings.study,
+        answer=sections.answer(findings),
+        caution=caution(findings.study),
+        rerun=sections.needs_rerun(findings),
+        tables=[part for part in tables if part[2].rows],
+    )
+
+
+def comma_separated(findings: Findings) -> str:
+    """Return a line for each trial, under `COLUMNS`."""
+    lines = io.StringIO(newline="")
+    table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for trial in findings.overview.trials:
+        found = _trial(findings, trial)
+        epochs = found.pop("epochs")
+        row = found | found.pop("params") | {"epochs": len(epochs)}
+        row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
+        table.writerow({name: row.get(name) for name in COLUMNS})
+    return lines.getvalue()
+
+
+def as_json(findings: Findings) -> str:
+    """Return everything as one JSON object.
+
+    `study`, `select`, `epochs` and `seed` of the study; `best`, a trial's number or null;
+    `trials`, each with its params and epochs; `honest`, by a trial's number its accuracy with fresh
+    seeds; `variants`, by name our runs, the published epochs and the verdict; `importances`;
+    `savings`. A figure that is not a number is null.
+    """
+    study = findings.study
+    published: dict[str, dict[int, Any]] = {}
+    for (name, epoch), figures in study.published_figures.items():
+        published.setdefault(name, {})[epoch] = dict(figures)
+    found = {
+        "study": study.name,
+        "select": study.select,
+        "epochs": study.epochs,
+        "seed": study.seed,
+        "best": None if findings.best is None else findings.best.number,
+        "trials": [_trial(findings, trial) for trial in findings.overview.trials],
+        "honest": {n: asdict(standing) for n, standing in findings.standings.items()},
+        "variants": {
+            name: {
+                "runs": {
+                    repeat: [asdict(epoch) for epoch in epochs]
+                    for repeat, epochs in findings.reproduced[name].items()
+                },
+                "published": published.get(name, {}),
+                "verdict": verdict.text if (verdict := findings.verdicts.get(name)) else None,
+            }
+            for name in findings.variants
+        },
+        "importances": dict(findings.importances),
+        "savings": asdict(findings.savings),
+    }
+    return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
+
+
+def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "variant": trial.user_attrs.get(VARIANT),
+        "state": trial.state.name,
+        "accuracy": trial.values[0] if trial.values else None,
+        "diverged": trial.user_attrs.get(DIVERGED),
+        "reason": trial.user_attrs.get(REASON),
+        "params": trial.params,
+        "epochs": [asdict(epoch) for epoch in findings.overview.of(trial)],
+    }
+
+
+def _importances(findings: Findings) -> sections.Table:
+    rows = [(name, f"{value:.3f}") for name, value in findings.importances.items()]
+    return sections.Table(columns=("parameter", "importance, of 1"), rows=rows)
+
+
+def _cell(text: str) -> str:
+    """Return text that breaks no table and is no markup."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    if isinstance(value, float) and value - value != 0:  # infinite, or not a number
+        return None
+    return value

@@ -1,0 +1,132 @@
+"""Everything that a report says of a study, read from the database."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.comparison import Verdict, verdict
+from search.epoch import Epoch
+from search.errors import UserError
+from search.joining import stored_definition
+from search.overview import Overview
+from search.repeats import REPRODUCED, RERUN, Repeats, repeats
+from search.savings import Savings
+from search.storage import Database
+from search.study import Study
+from search.trials import DIVERGED, VARIANT
+from search.winners import Standing, accuracies, standings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Of one study, as the database has it at one moment."""
+
+    study: Study
+    """With the epochs, images, seed and selection that the database has."""
+    database: str
+    """Its URL, without the password."""
+    overview: Overview
+    reproduced: Repeats
+    """By variant: the re-runs of `search.reproduce`; where there are none, the search's trial."""
+    reruns: Repeats
+    """By `trial 17`: the re-runs of the best trials."""
+
+    @classmethod
+    def of(cls, database: Database, study: Study) -> Self:
+        """Read the study of that name.
+
+        Raises:
+            UserError: the database has no such study, or no epoch of it has ended.
+        """
+        definition = stored_definition(database, study.name)
+        if definition is None:
+            raise UserError(
+                f"--name {study.name}: {database} has no study of this name; `python -m search.run`"
+                " makes one"
+            )
+        overview = Overview.of_study(database, study.name)
+        if not overview.epochs:
+            raise UserError(
+                f"--name {study.name}: no epoch of this study has ended, so there is nothing to "
+                "report; `python -m search.run` goes on with it"
+            )
+        return cls(
+            study=study.defined(definition),
+            database=str(database),
+            overview=overview,
+            reproduced=_of_search(overview) | _repeats(database, study.name + REPRODUCED),
+            reruns=_repeats(database, study.name + RERUN),
+        )
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The trial that ranks first; None while none is complete."""
+        return self.overview.ranked[0] if self.overview.ranked else None
+
+    @cached_property
+    def copy(self) -> optuna.Study:
+        """The trials in a study in memory, for what Optuna works out of one."""
+        study = optuna.create_study(study_name=self.study.name, direction="maximize")
+        study.add_trials(self.overview.trials)
+        return study
+
+    @cached_property
+    def importances(self) -> Mapping[str, float]:
+        """Of the parameters, summing to 1, the highest first.
+
+        Empty if the completed trials are too few, or too alike, to tell.
+        """
+        if len({trial.values[0] for trial in self.overview.ranked}) < 2:
+            return {}
+        return optuna.importance.get_param_importances(self.copy)
+
+    @cached_property
+    def savings(self) -> Savings:
+        return Savings.of(self.overview, self.study.epochs)
+
+    @cached_property
+    def standings(self) -> Mapping[int, Standing]:
+        """Of the trials that were trained again with fresh seeds, by number."""
+        numbers = [t.number for t in self.overview.ranked if f"trial {t.number}" in self.reruns]
+        found = standings(accuracies(self.reruns, numbers, self.study.epochs))
+        return {standing.trial: standing for standing in found}
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """By variant, where somebody published figures for it."""
+        published = self.study.published_figures
+        found = {name: verdict(self.reproduced, published, name) for name in self.variants}
+        return {name: one for name, one in found.items() if one is not None}
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants that have been trained, in the study's order."""
+        return [name for name in self.study.variants if self.reproduced.get(name)]
+
+    @property
+    def failures(self) -> list[FrozenTrial]:
+        """The trials that failed or diverged."""
+        return [
+            trial
+            for trial in self.overview.trials
+            if trial.state == TrialState.FAIL or DIVERGED in trial.user_attrs
+        ]
+
+
+def _repeats(database: Database, name: str) -> dict[str, Mapping[int, Sequence[Epoch]]]:
+    if stored_definition(database, name) is None:
+        return {}
+    return dict(repeats(Overview.of_study(database, name)))
+
+
+def _of_search(overview: Overview) -> dict[str, Mapping[int, Sequence[Epoch]]]:
+    """Return the epochs of the search's own variants, as a re-run each."""
+    return {
+        trial.user_attrs[VARIANT]: {0: overview.of(trial)}
+        for trial in overview.trials
+        if VARIANT in trial.user_attrs and overview.of(trial)
+    }

@@ -1,0 +1,118 @@
+"""A report as one page of HTML, with everything it needs inside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import plotly.io
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from search import charts, sections
+from search.comparison import RULE
+from search.findings import Findings
+from search.sections import Table
+from search.summary import caution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    title: str
+    text: str = ""
+    table: Table | None = None
+    charts: Sequence[tuple[str, str]] = ()
+    """A heading, which may be empty, and the chart as JSON."""
+    layout: str = ""
+    """`wide` for charts of which two stand side by side; else small ones."""
+
+
+def html(findings: Findings) -> str:
+    """Return the page; it loads nothing from anywhere."""
+    environment = Environment(
+        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html").render(
+        study=findings.study,
+        database=findings.database,
+        answer=sections.answer(findings),
+        caution=caution(findings.study),
+        rerun=sections.needs_rerun(findings),
+        sections=[section for section in _sections(findings) if section.table or section.charts],
+        plotly=get_plotlyjs(),
+    )
+
+
+def _sections(findings: Findings) -> list[Section]:
+    found = [
+        Section(title="The best trials", table=sections.best_trials(findings)),
+        _variants(findings),
+        _history(findings),
+        Section(
+            title="Learning curves",
+            text="A pruned trial ends in a cross; point at it to read why.",
+            charts=[("", _json(charts.learning_curves(findings)))],
+            layout="one",
+        ),
+        Section(title="What pruning saved", table=sections.savings(findings)),
+        Section(
+            title="Failed and diverged trials",
+            table=sections.failures(findings) if findings.failures else None,
+        ),
+        Section(title="Where it ran", table=sections.environments(findings)),
+    ]
+    if findings.best is not None:
+        found[3:3] = _parameters(findings)
+    return found
+
+
+def _variants(findings: Findings) -> Section:
+    if not findings.variants:
+        return Section(title="The variants")
+    text = "Solid: the mean of our seeds, in the band from the lowest to the highest."
+    if findings.verdicts:
+        text += f" Dashed: the report's one run. {RULE}"
+    return Section(
+        title="The variants",
+        text=text,
+        table=sections.variants(findings),
+        charts=[
+            (f"{name}: {figure}", _json(charts.variant(findings, name, figure)))
+            for name in findings.variants
+            for figure in ("loss", "accuracy")
+        ],
+        layout="wide",
+    )
+
+
+def _history(findings: Findings) -> Section:
+    if findings.best is None:
+        return Section(title="History")
+    return Section(title="History", charts=[("", _json(charts.history(findings)))], layout="one")
+
+
+def _parameters(findings: Findings) -> list[Section]:
+    importances = Section(
+        title="Which parameters matter",
+        text="Share of the difference between good and middling trials that a parameter accounts "
+        "for (PED-ANOVA, over the completed trials).",
+        charts=[("", _json(charts.importances(findings)))] if findings.importances else [],
+        layout="one",
+    )
+    slices = [(name, _json(figure)) for name, figure in charts.slices(findings)]
+    return [
+        importances,
+        Section(title="Accuracy over each parameter", charts=slices),
+        Section(
+            title="Parallel coordinates",
+            text=f"Each line is a completed trial; the best {charts.PARALLEL} at most.",
+            charts=[("", _json(charts.parallel_coordinates(findings)))],
+            layout="one",
+        ),
+    ]
+
+
+def _json(figure: go.Figure) -> str:
+    """Return the figure as JSON that no text in it can break out of a script element with."""
+    text: str = plotly.io.to_json(figure)
+    return text.replace("<", "\\u003c")

@@ -1,0 +1,112 @@
+"""Tell what a study has found: `python -m search.report --study cifar`.
+
+One page that needs no network, or Markdown, CSV or JSON; made from the database alone.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import UserError
+from search.options import Parser, add_study, command, given
+
+if TYPE_CHECKING:
+    from search.findings import Findings
+
+FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
+"""With the ending of the file's name."""
+
+EPILOG = """\
+examples:
+  python -m search.report --study cifar                        writes report.html
+  python -m search.report --study cifar --format json --out -  to standard output
+
+exit status: 0 done, 2 what was asked cannot be done
+"""
+
+
+def parser() -> Parser:
+    made = Parser(
+        "report",
+        "Write what a study has found: the best trial, the variants beside their published "
+        "figures, what the search tried and saved. Reads the database alone.",
+    )
+    made.epilog = EPILOG
+    add_study(made)
+    made.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="html",
+        help="a page for people, with charts, which needs the extra `report`; or, for programs, "
+        "markdown, csv with a line for each trial, json with everything (default: html)",
+    )
+    made.add_argument(
+        "--out",
+        metavar="FILE",
+        help="file to write, or - for standard output (default: report.html, .md, .csv or .json)",
+    )
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read the study, then write the report, whole or not at all."""
+    from search import storage_url
+    from search.study import load
+
+    study = dataclasses.replace(load(options.study), **given(options, "name"))
+    storage_url.check(options.storage)
+
+    import optuna
+
+    from search.findings import Findings
+    from search.storage import Database
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with closing(Database(options.storage)) as database:
+        text = _written(Findings.of(database, study), options.format)
+    out = options.out or f"report.{FORMATS[options.format]}"
+    if out == "-":
+        sys.stdout.write(text)
+    else:
+        _write(Path(out), text)
+        print(f"{out}: {len(text.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+def _written(findings: "Findings", form: str) -> str:
+    if form == "html":
+        try:
+            import plotly  # noqa: F401  # so that its absence is known from other errors
+        except ModuleNotFoundError:
+            raise UserError(
+                "--format html: the charts need plotly, of the extra `report`; "
+                "pip install '.[report]', or choose another --format"
+            ) from None
+        from search.page import html
+
+        return html(findings)
+    from search.exports import as_json, comma_separated, markdown
+
+    return {"markdown": markdown, "csv": comma_separated, "json": as_json}[form](findings)
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            scratch.write_text(text, encoding="utf-8", newline="")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+
+
+main = command(parser(), run)
+
+if __name__ == "__main__":
+    sys.exit(main())
