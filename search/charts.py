@@ -23,6 +23,7 @@ def history(findings: Findings) -> go.Figure:
     figure = optuna.visualization.plot_optimization_history(
         findings.copy, target_name=_accuracy(findings)
     )
+    figure.update_traces(name="best so far", selector={"name": "Best Value"})
     return _styled(figure, height=340)
 
 
@@ -44,7 +45,8 @@ def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
                 findings.copy, params=[name], target_name=_accuracy(findings)
             )
             figure.update_traces(marker={"showscale": False, "size": 6})
-            yield name, _styled(figure, height=260)
+            figure.update_layout(xaxis_title=None)
+            yield name, _styled(figure, height=240)
 
 
 def parallel_coordinates(findings: Findings) -> go.Figure:
@@ -73,7 +75,7 @@ def learning_curves(findings: Findings) -> go.Figure:
         figure.add_trace(_crosses(findings, pruned))
     if findings.best is not None:
         figure.add_trace(_lines(findings, [findings.best], "best", BEST, width=3))
-    figure.update_layout(xaxis_title="epoch", yaxis_title=_accuracy(findings))
+    figure.update_layout(xaxis=_epochs(findings), yaxis_title=_accuracy(findings))
     return _styled(figure, height=420)
 
 
@@ -94,7 +96,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
             made.add_trace(
                 go.Scatter(
                     x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=colour, opacity=0.2,
-                    line_width=0, hoverinfo="skip", showlegend=False,
+                    mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
                 )
             )  # fmt: skip
         made.add_trace(
@@ -116,7 +118,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
                     line={"color": colour, "dash": "dash"}, mode="lines",
                 )
             )  # fmt: skip
-    made.update_layout(xaxis_title="epoch", yaxis_title=figure)
+    made.update_layout(xaxis=_epochs(findings), yaxis_title=figure)
     if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten all else
         made.update_yaxes(type="log", dtick=1)
     return _styled(made, height=300)
@@ -152,6 +154,11 @@ def _crosses(findings: Findings, pruned: Sequence[FrozenTrial]) -> go.Scatter:
     )  # fmt: skip
 
 
+def _epochs(findings: Findings) -> dict[str, object]:
+    """Return an axis of epochs, with a tick for each while they have room."""
+    return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
+
+
 def _escaped(trial: FrozenTrial) -> str:
     """Return the reason without what Plotly would take for markup."""
     return str(trial.user_attrs.get(REASON, "")).replace("&", "&amp;").replace("<", "&lt;")
@@ -169,7 +176,7 @@ def _styled(figure: go.Figure, *, height: int) -> go.Figure:
         autosize=True,
         width=None,
         height=height,
-        margin={"l": 60, "r": 16, "t": 16, "b": 48},
+        margin={"l": 60, "r": 24, "t": 16, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 12},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )

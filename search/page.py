@@ -45,7 +45,10 @@ def html(findings: Findings) -> str:
 
 def _sections(findings: Findings) -> list[Section]:
     found = [
-        Section(title="The best trials", table=sections.best_trials(findings)),
+        Section(
+            title="The best trials",
+            table=sections.best_trials(findings) if findings.best is not None else None,
+        ),
         _variants(findings),
         _history(findings),
         Section(

@@ -40,6 +40,7 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
         (f"{findings.study.select.capitalize()} accuracy it won with", f"{best.values[0]:.4f}"),
         ("Honest test accuracy", honest),
         ("Choices", str(Choices(**best.params))),
+        *_best_with_fresh_seeds(findings),
         ("Trials", counts(findings)),
     ]
 
@@ -81,7 +82,7 @@ def best_trials(findings: Findings) -> Table:
 
 def variants(findings: Findings) -> Table:
     """Return the variants' best epochs, the published and ours, and the verdicts."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in findings.variants:
         runs = findings.reproduced[name].values()
         verdict = findings.verdicts.get(name)
@@ -97,7 +98,14 @@ def variants(findings: Findings) -> Table:
                 f"{sum(known) / len(known):.4f}" if known else "",
             )
         )
-    columns = ("variant", "verdict", "seeds", "report's best", "our best", "our last epoch, mean")
+    columns: tuple[str, ...] = (
+        "variant", "verdict", "seeds", "report's best", "our best", "our last epoch, mean",
+    )  # fmt: skip
+    if not findings.verdicts:  # nobody published figures
+        own = (0, 2, 5)
+        columns = tuple(columns[place] for place in own)
+        rows = [tuple(row[place] for place in own) for row in rows]
+        return Table(columns=columns, rows=rows)
     return Table(columns=columns, rows=rows, texts=2)
 
 
@@ -140,7 +148,16 @@ def environments(findings: Findings) -> Table:
         for environment in trial.user_attrs.get(ENVIRONMENTS, [])
     )
     rows = [(*environment, str(n)) for environment, n in number.most_common()]
-    return Table(columns=(*names, "trials"), rows=rows)
+    return Table(columns=(*names, "trials"), rows=rows, texts=len(names))
+
+
+def _best_with_fresh_seeds(findings: Findings) -> list[tuple[str, str]]:
+    if len(findings.standings) < 2:
+        return []
+    first, *others = findings.standings.values()
+    tied = [str(one.trial) for one in others if one.verdict == "tie"]
+    text = f"trial {first.trial}, {first.honest}"
+    return [("Best with fresh seeds", text + (f"; a tie with {', '.join(tied)}" if tied else ""))]
 
 
 def _honest(findings: Findings, trial: FrozenTrial) -> str:

@@ -1,0 +1,64 @@
+"""A study of made-up trials, for what needs many of them: no training."""
+
+import random
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState, create_trial
+from sqlalchemy import insert
+
+from search import tables
+from search.choices import FIELDS, Value
+from search.joining import join
+from search.storage import Database
+from search.study import Study
+from search.trials import REASON
+
+
+def made_up(database: Database, study: Study, n_trials: int) -> None:
+    """Add `n_trials` ended trials to the study, two thirds of them pruned after their first epoch.
+
+    The others are complete; accuracies rise with the epoch and fall with the distance of the
+    learning rate from 0.01. The same each time.
+    """
+    joined = join(database, study, data_digest="none")
+    rng = random.Random(0)
+    trials = []
+    for number in range(n_trials):
+        params = {name: _drawn(rng, study.ranges[name]) for name in FIELDS}
+        n_epochs = study.epochs if number % 3 == 0 else 1
+        values = {e: 0.9 - 0.5 / e - rng.random() / 10 for e in range(1, n_epochs + 1)}
+        complete = n_epochs == study.epochs
+        trials.append(
+            create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                value=values[n_epochs],
+                params=params,
+                distributions=dict(study.ranges),
+                intermediate_values=values,
+                user_attrs={} if complete else {REASON: f"{values[1]:.4f} at epoch 1"},
+            )
+        )
+    joined.add_trials(trials)
+    rows = [
+        {
+            "study_id": joined._study_id,
+            "trial_id": trial._trial_id,
+            "number": epoch,
+            "batch_loss": 1.0,
+            "test_loss": 1.0,
+            "test_accuracy": value,
+            "seconds": 2.0,
+        }
+        for trial in joined.get_trials(deepcopy=False)
+        for epoch, value in trial.intermediate_values.items()
+    ]
+    with database.engine.begin() as connection:
+        connection.execute(insert(tables.epochs), rows)
+
+
+def _drawn(rng: random.Random, distribution: BaseDistribution) -> Value:
+    options = getattr(distribution, "choices", None)
+    if options is not None:
+        drawn: Value = rng.choice(options)
+        return drawn
+    return float(10 ** rng.uniform(-4, -1))
