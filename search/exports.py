@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search import sections
 from search.choices import FIELDS
@@ -101,7 +101,7 @@ def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "variant": trial.user_attrs.get(VARIANT),
         "state": trial.state.name,
-        "accuracy": trial.values[0] if trial.values else None,
+        "accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
         "diverged": trial.user_attrs.get(DIVERGED),
         "reason": trial.user_attrs.get(REASON),
         "params": trial.params,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from search.epoch import Epoch
 from search.errors import UserError
@@ -64,7 +64,7 @@ class Spread:
         """
         if self.n < 2:
             return -math.inf, math.inf
-        quantile = float(student.ppf((1 + level) / 2, self.n - 1))
+        quantile = float(stdtrit(self.n - 1, (1 + level) / 2))
         half = quantile * self.sd * math.sqrt(1 + 1 / self.n)
         return self.mean - half, self.mean + half
 

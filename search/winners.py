@@ -5,6 +5,7 @@ by their seed: what one seed gives to all of them is no difference between them.
 """
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from scipy.stats import ttest_1samp
+from scipy.special import stdtr
 
 from search.choices import Choices
 from search.overview import label
@@ -135,7 +136,8 @@ def _p(own: Mapping[int, float], of_best: Mapping[int, float]) -> float:
         return math.nan
     if len(set(differences)) == 1:  # the test would divide by zero
         return 0.0 if differences[0] < 0 else 1.0
-    return float(ttest_1samp(differences, 0.0, alternative="less").pvalue)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return float(stdtr(len(differences) - 1, statistics.fmean(differences) / error))
 
 
 def _differences(own: Mapping[int, float], of_best: Mapping[int, float]) -> list[float]:

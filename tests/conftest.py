@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, make_url, text
 
 from search import cifar10
@@ -30,7 +32,9 @@ prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for
 PROCESSES = (
     "test_storage",
     "test_claims",
+    "test_pages",
     "test_probe",
+    "test_report",
     "test_run",
     "test_reproduce",
     "test_faults",
@@ -154,3 +158,16 @@ def official_files(tmp_path: Path, records: np.ndarray) -> Path:
     for name, part in zip(cifar10.MD5, np.split(records, 6), strict=True):
         (folder / name).write_bytes(part.tobytes())
     return folder.parent
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium: the system's, or else one that Playwright fetches."""
+    system = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if system is None:
+        install = [sys.executable, "-m", "playwright", "install", "--with-deps", "chromium"]
+        subprocess.run(install, check=True)
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=system, args=["--no-sandbox"])
+        yield opened
+        opened.close()
