@@ -119,6 +119,8 @@ def load(path: str | Path) -> Classifier:
     Raises:
         UserError: there is no such file, or it is not one that this service wrote.
     """
+    if not Path(path).is_file():
+        raise UserError(f"load {path}: there is no such file; name one that a search kept")
     try:
         with safe_open(path, framework="pt") as file:
             about = About.from_json((file.metadata() or {})[METADATA])
@@ -126,9 +128,7 @@ def load(path: str | Path) -> Classifier:
             about.choices, channels=about.channels, size=about.size, n_classes=about.n_classes
         ).to(memory_format=torch.channels_last)
         network.load_state_dict(load_file(path))
-    except OSError as error:
-        raise UserError(f"load {path}: {error.strerror or error}; name another file") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"load {path}: no weights that this service kept ({cause})") from error
     return Classifier(network=network.eval().requires_grad_(False), about=about)

@@ -1,9 +1,10 @@
 """The weights that a study kept, for use in Python: where they are, and what they classify.
 
-from search.weights import find, load
+    from search.weights import find, load
+    classifier = load(find("sqlite:///search.db", "cifar", "best"))
+    print(classifier.classify("frog.png"))
 
-classifier = load(find("sqlite:///search.db", "cifar", "best"))
-print(classifier.classify("frog.png"))
+A file that was downloaded needs no finding: `load("cifar-17.safetensors")`.
 """
 
 from contextlib import closing

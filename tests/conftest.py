@@ -27,7 +27,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
 
 
-PROCESSES = ("test_storage", "test_claims", "test_run", "test_reproduce", "test_faults")
+PROCESSES = (
+    "test_storage", "test_claims", "test_weights", "test_run", "test_reproduce", "test_faults",
+)  # fmt: skip
 """Files whose tests start processes of their own, which takes seconds each."""
 
 

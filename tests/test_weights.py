@@ -1,5 +1,6 @@
 """The weights that a search keeps: whose, whole after any kill, listed, found, and loaded again."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,6 +16,8 @@ import optuna_dashboard
 import pytest
 import torch
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
+from optuna.samplers import RandomSampler
+from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sqlalchemy import select
@@ -29,7 +32,7 @@ from search.study import Study
 from search.weights import find
 from tests.test_objective import Killed, Process
 
-OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "2",
+OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "1",
            "--threads", "1", "--trials", "20")  # fmt: skip
 
 
@@ -70,17 +73,19 @@ def _expected(trials: list[FrozenTrial]) -> set[int]:
 
 def _check(database: Database, folder: Path, expected: set[int]) -> None:
     """Compare the database, Optuna's lists and the files in `folder`: all have just `expected`."""
-    sums = _sums(database)
-    listed: list[str] = []
-    for trial in database.optuna.get_all_trials(1):
-        metas = get_all_artifact_meta(trial, storage=database.optuna)
-        assert len(metas) == (trial.number in expected), trial.number
-        assert (trial._trial_id in sums) == (trial.number in expected), trial.number
-        for meta in metas:
-            content = (folder / meta.artifact_id).read_bytes()
-            assert hashlib.sha256(content).hexdigest() == sums[trial._trial_id]
-            listed.append(meta.artifact_id)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(listed)
+    numbers = {t._trial_id: t.number for t in database.optuna.get_all_trials(1, deepcopy=False)}
+    sums = {numbers[trial_id]: sha256 for trial_id, sha256 in _sums(database).items()}
+    assert set(sums) == expected
+    with database.engine.connect() as connection:
+        attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
+    listed = [row for row in attributes if row.key.startswith("artifacts:")]
+    assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
+    files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
+    assert {path.name: _sum(path) for path in folder.iterdir()} == files
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_three_documented_lines_classify_an_image(searched: Path) -> None:
@@ -149,6 +154,8 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     expected = _expected(found.optuna.get_all_trials(1))
     assert {number for number, listed in artifacts.items() if listed} == expected
     (listed,) = artifacts[0]
+    (meta,) = get_all_artifact_meta(trial, storage=found.optuna)
+    assert dataclasses.asdict(meta) == listed
     assert listed["filename"] == "cifar-0.safetensors"
     content = _get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
     assert hashlib.sha256(content).hexdigest() == _sums(found)[trial._trial_id]
@@ -236,7 +243,9 @@ def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) 
 @pytest.fixture
 def tiny(study: Study) -> Study:
     """Trials of an instant, which no variant precedes."""
-    return Study(name="tiny", dataset="digits", trials=500, epochs=1, images=32)
+    return Study(
+        name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
+    )
 
 
 Start = Callable[..., Process]
@@ -256,19 +265,22 @@ def start(url: str, tiny: Study, tmp_path: Path) -> Iterator[Start]:
 
 
 class Tracer:
-    """Runs something and notes its lines in the files about weights; dies at one of them."""
+    """Runs a trial and notes the lines about weights that its end takes; dies at one of them."""
 
-    FILES = {module.__file__ for module in (claims, kept, objective, store)}
+    FILES = frozenset(module.__file__ for module in (claims, kept, objective, store))
 
     def __init__(self, last: tuple[str, int] | None = None) -> None:
         self.lines: dict[tuple[str, int], None] = {}
         self._last = last
 
     def run(self, process: Process) -> None:
+        def trace_the_end(batches: int) -> None:
+            if batches == 0:  # an image to evaluate: all has been trained
+                sys.settrace(self._trace)
+
         claim = process.claim()
-        sys.settrace(self._trace)
         try:
-            process.run(claim)
+            process.run(claim, trace_the_end)
         finally:
             sys.settrace(None)
 
@@ -285,7 +297,7 @@ class Tracer:
 
 
 def test_a_kill_at_any_line_leaves_no_weights_astray(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The later trial is the better one: each is kept, and pushes out the fifth before it.
     for module in (kept, sys.modules["search.trials"]):
@@ -295,15 +307,16 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
         process.run(process.claim())
     noted = Tracer()
     noted.run(process)
-    lines = [line for line in noted.lines if line[0] != claims.__file__ or "tell" or True]
-    assert len(lines) > 100
+    lines = list(noted.lines)
+    assert len(lines) > 60, lines
     folder = tmp_path / "weights"
-    for number, line in enumerate(lines, start=6):
+    step = 1 if url.startswith("sqlite") else 4  # the order of the steps is the same on both
+    for number, line in enumerate(lines[::step], start=6):
         with pytest.raises(Killed):
             Tracer(line).run(process)
         _no_end_without_weights(process, folder)
         process.objective.kept.sweep()  # as the same command does when it begins
-        if process.trials[number].state == TrialState.RUNNING:
+        if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:
             claim = process.claim()
             assert claim.number == number, line
             process.run(claim)
@@ -313,8 +326,8 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
 def _no_end_without_weights(process: Process, folder: Path) -> None:
     """A row of a trial that has ended is of a file that is there."""
     sums = _sums(process.database)
-    files = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    for trial in process.trials:
+    files = {_sum(path) for path in folder.iterdir()}
+    for trial in process.database.optuna.get_all_trials(1, deepcopy=False):
         if trial.state == TrialState.COMPLETE and trial._trial_id in sums:
             assert sums[trial._trial_id] in files
 
@@ -347,7 +360,7 @@ def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: 
     claim = sleeper.claim()
 
     def overtaken(batches: int) -> None:
-        if batches == 0 and heir.trials[0].state == TrialState.RUNNING:
+        if batches == 1 and heir.trials[0].state == TrialState.RUNNING:
             sleeper.claims.release(claim)
             heir.run(heir.claim())
 
@@ -365,7 +378,7 @@ def test_without_room_for_its_weights_a_trial_completes_all_the_same(
     assert process.trials[0].state == TrialState.COMPLETE
     assert "trial 0: its weights are not kept: " in caplog.text
     assert _sums(process.database) == {}
-    with pytest.raises(UserError, match="trial 0: it is COMPLETE, .* those of no trial"):
+    with pytest.raises(UserError, match=r"trial 0: it is COMPLETE, .* those of no trial"):
         find(url, "tiny", "best", artifacts=tmp_path)
 
 
@@ -441,10 +454,9 @@ def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
         classifier.classify(tmp_path / "none.png")
     with pytest.raises(UserError, match="not a picture of a known kind"):
         classifier.classify(path)
-    with pytest.raises(UserError, match=r"none: No such file or directory; name another file$"):
-        load(tmp_path / "none")
-    with pytest.raises(UserError, match="is a directory|Is a directory"):
-        load(tmp_path)
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="there is no such file; name one that a search kept"):
+            load(missing)
     (tmp_path / "text").write_text("no weights at all")
     with pytest.raises(UserError, match=r"^load .*text: no weights that this service kept \(.*$"):
         load(tmp_path / "text")
