@@ -230,7 +230,9 @@ def test_weights_that_were_not_kept_or_are_damaged_are_refused(
 
 def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) -> None:
     commands = [
-        subprocess.Popen(_command("--storage", url), cwd=tmp_path, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            _command("--trials", "14", "--storage", url), cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
         for _ in range(2)
     ]
     assert [command.wait(timeout=100) for command in commands] == [0, 0]
