@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import leases
 from search.epoch import Epoch
+from search.kept import Kept
 from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.trials import CRASH, DIVERGED, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
@@ -57,6 +58,8 @@ class Outcome:
     """Of a trial whose loss was not finite: the epoch."""
     traceback: str = ""
     """Of a failed one: that of the error."""
+    weights_sha256: str | None = None
+    """Of a completed one: the sum of its weights; None if they were not written."""
 
 
 class Claims:
@@ -114,8 +117,8 @@ class Claims:
         """
         self._database.record(claim.trial_id, self._presence.worker, epoch, checkpoint_sha256)
 
-    def finish(self, claim: Claim, outcome: Outcome) -> None:
-        """End the trial and its lease.
+    def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> None:
+        """End the trial and its lease; with `kept`, see to the weights that its end changes.
 
         Raises:
             LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
@@ -130,7 +133,12 @@ class Claims:
             for name, value in attributes.items():
                 if value:
                     self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
+            if kept is not None and outcome.value is not None:
+                # Before the end: a worker killed in between leaves the trial to one more.
+                kept.enter(claim.trial_id, claim.number, outcome.value, outcome.weights_sha256)
             self._study.tell(claim.number, outcome.value, state=outcome.state)
+            if kept is not None:
+                kept.drop_others()
             leases.drop(connection, {claim.trial_id})
 
     def crash(self, claim: Claim, error: Exception) -> None:

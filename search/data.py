@@ -16,6 +16,9 @@ from torch import Tensor
 from search import cifar10
 from search.errors import UserError
 
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 GATHERED_BATCHES = 64
 """Batches whose images are collected at once: one pass over the files' rows instead of 64."""
 
@@ -72,12 +75,12 @@ class Images:
             for part in self.parts:
                 pairs = zip(part.split(batch_size), next(labels).split(batch_size), strict=True)
                 for pixels, targets in pairs:
-                    yield _scaled(pixels, dtype), targets
+                    yield scaled(pixels, dtype), targets
             return
         for index in order.to(self.labels.device).split(batch_size * GATHERED_BATCHES):
             gathered = self._gather(index).split(batch_size)
             for pixels, targets in zip(gathered, self.labels[index].split(batch_size), strict=True):
-                yield _scaled(pixels, dtype), targets
+                yield scaled(pixels, dtype), targets
 
     def _gather(self, index: Tensor) -> Tensor:
         if len(self.parts) == 1:
@@ -100,6 +103,8 @@ class Dataset:
     n_classes: int
     digest: str
     """What the images are, in one word: two datasets of one digest hold the same images."""
+    classes: tuple[str, ...] = ()
+    """The names of the classes by label; empty if they have none."""
 
 
 def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
@@ -127,7 +132,9 @@ def _cifar10(root: Path, say: Callable[[str], None]) -> Dataset:
     """50,000 and 10,000 colour images of 32×32 in ten classes; Krizhevsky, 2009."""
     *train, test = [_mapped(path) for path in cifar10.files(root, say)]
     digest = hashlib.sha256("".join(cifar10.MD5.values()).encode()).hexdigest()
-    return Dataset(_images(train), _images([test]), n_classes=10, digest=digest)
+    return Dataset(
+        _images(train), _images([test]), n_classes=10, digest=digest, classes=CIFAR10_CLASSES
+    )
 
 
 def _mapped(path: Path) -> Tensor:
@@ -158,7 +165,11 @@ def _digits(root: Path, say: Callable[[str], None]) -> Dataset:
     digest = hashlib.sha256(grey.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     n_train = len(grey) - len(grey) // 5
     return Dataset(
-        everything.between(0, n_train), everything.between(n_train, len(grey)), 10, digest
+        everything.between(0, n_train),
+        everything.between(n_train, len(grey)),
+        n_classes=10,
+        digest=digest,
+        classes=tuple("0123456789"),
     )
 
 
@@ -180,6 +191,6 @@ def _source(name: str) -> _Source:
     return DATASETS[name]
 
 
-def _scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:
     """Return `pixels` / 127.5 - 1, (n, channels, height, width), channels-last in memory."""
     return pixels.to(dtype, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)

@@ -86,12 +86,17 @@ def stored_definition(database: Database, name: str) -> Definition | None:
     return definition
 
 
+def artifacts_key(joined: optuna.Study) -> str:
+    """Return what tells the study from those of all databases, in hexadecimal digits."""
+    return str(joined.user_attrs[FOLDER])
+
+
 def artifacts_folder(joined: optuna.Study) -> str:
     """Return the name of the study's folder among the artifacts.
 
     A study of the same name in another database has another one.
     """
-    return f"{joined.study_name}-{joined.user_attrs[FOLDER]}"
+    return f"{joined.study_name}-{artifacts_key(joined)}"
 
 
 def _create(database: Database, study: Study) -> optuna.Study:

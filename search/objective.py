@@ -17,12 +17,14 @@ from search import device, pruning
 from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims, Outcome
+from search.classifier import About, packed
 from search.epoch import Epoch
+from search.kept import Kept
 from search.machine import Machine
 from search.storage import Database, LeaseLost
 from search.study import Study
-from search.training import NonFiniteLoss, Training, make_network
-from search.trials import ENVIRONMENTS, is_fixed
+from search.training import NonFiniteLoss, Training
+from search.trials import ENVIRONMENTS, VARIANT, is_fixed
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Objective:
     database: Database
     claims: Claims
     checkpoints: Checkpoints
+    kept: Kept
     machine: Machine
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too."""
@@ -56,7 +59,7 @@ class Objective:
             outcome = self._outcome(claim, after_batch)
         except UpdateFinishedTrialError as error:
             raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
-        self.claims.finish(claim, outcome)
+        self.claims.finish(claim, outcome, self.kept)
         self.checkpoints.keep_only(claim.number, None)
         return outcome
 
@@ -83,14 +86,21 @@ class Objective:
         training = self._training(claim, choices, after_batch)
         for epoch in training.fit(after=self._restore(claim, training, recorded)):
             if last is not None and epoch.number <= last.number:
-                continue  # trained again for want of a checkpoint, with the same figures
+                # Trained again for want of a checkpoint or the weights, with the same figures.
+                if epoch.number == self.study.epochs:
+                    self._save_weights(claim, training, epoch)
+                continue
             self._record(claim, training, epoch)
             trial.report(epoch.selection_accuracy, step=epoch.number)
             last = epoch
             if self._should_prune(trial, epoch):
                 return self._pruned(claim)
         assert last is not None, "a study has one epoch at least"
-        return Outcome(state=TrialState.COMPLETE, value=last.selection_accuracy)
+        return Outcome(
+            state=TrialState.COMPLETE,
+            value=last.selection_accuracy,
+            weights_sha256=self._saved_weights(claim),
+        )
 
     def _note_environment(self, trial: optuna.Trial) -> None:
         noted = trial.user_attrs.get(ENVIRONMENTS, [])
@@ -111,14 +121,10 @@ class Objective:
         self, claim: Claim, choices: Choices, after_batch: Callable[[int], None]
     ) -> Training:
         trial = self._frozen(claim)
-        seed = self.study.trial_seed(trial)
-        return Training(
-            make_network(choices, self.machine.splits, seed=seed, device=self.machine.device),
+        return self.machine.training(
+            self.study,
             choices,
-            self.machine.splits,
-            epochs=self.study.epochs,
-            batch_size=self.study.batch_size,
-            seed=seed,
+            seed=self.study.trial_seed(trial),
             measure_train=self.measure_train or is_fixed(trial),
             after_batch=after_batch,
         )
@@ -136,9 +142,12 @@ class Objective:
         if not recorded:
             return 0
         number = recorded[-1].number
-        if number == self.study.epochs:
-            return number  # nothing is left to train
         sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
+        if number == self.study.epochs:
+            # Nothing is left to train, unless the weights are wanted and lost.
+            lost = sha256 is not None and not self.kept.store.has(claim.number, sha256)
+            accuracy = recorded[-1].selection_accuracy
+            return 0 if lost and self.kept.wants(claim.trial_id, accuracy) else number
         if sha256 is None:
             return 0
         state = self.checkpoints.load(claim.number, number, sha256, self.machine.device)
@@ -148,15 +157,58 @@ class Objective:
         return number
 
     def _record(self, claim: Claim, training: Training, epoch: Epoch) -> None:
-        sha256 = None
-        if epoch.number < self.study.epochs:
-            try:
-                sha256 = self.checkpoints.save(claim.number, epoch.number, training.state_dict())
-            except OSError as error:
-                # A checkpoint only saves time: without it the trial would start again.
-                log.warning("trial %d: no checkpoint written: %s", claim.number, error)
+        is_last = epoch.number == self.study.epochs
+        save = self._save_weights if is_last else self._save_checkpoint
+        sha256 = save(claim, training, epoch)
         self.claims.record(claim, epoch, sha256)
         self.checkpoints.keep_only(claim.number, sha256)
+
+    def _save_checkpoint(self, claim: Claim, training: Training, epoch: Epoch) -> str | None:
+        try:
+            return self.checkpoints.save(claim.number, epoch.number, training.state_dict())
+        except OSError as error:
+            # A checkpoint only saves time: without it the trial would start again.
+            log.warning("trial %d: no checkpoint written: %s", claim.number, error)
+            return None
+
+    def _save_weights(self, claim: Claim, training: Training, epoch: Epoch) -> str | None:
+        """Write the final weights if they are to be kept; return their SHA-256, else None."""
+        if not self.kept.wants(claim.trial_id, epoch.selection_accuracy):
+            return None
+        content = packed(training.network, self._about(claim, epoch))
+        try:
+            return self.kept.store.write(claim.number, content)
+        except OSError as error:
+            log.warning("trial %d: its weights are not kept: %s", claim.number, error)
+            return None
+
+    def _saved_weights(self, claim: Claim) -> str | None:
+        """Return the SHA-256 of the weights that were written at the last epoch; None if none were,
+        or if they are not here.
+
+        Weights of another sum are of another training, which the recorded figures are not of.
+        """
+        sha256 = self.database.checkpoint_sha256(claim.trial_id, self.study.epochs)
+        if sha256 is None or self.kept.store.has(claim.number, sha256):
+            return sha256
+        log.warning("trial %d: its weights are not kept: they are lost", claim.number)
+        return None
+
+    def _about(self, claim: Claim, epoch: Epoch) -> About:
+        trial = self._frozen(claim)
+        splits = self.machine.splits
+        return About(
+            study=self.study.name,
+            trial=claim.number,
+            variant=trial.user_attrs.get(VARIANT),
+            choices=Choices(**trial.params),
+            channels=splits.train.channels,
+            size=splits.train.size,
+            n_classes=splits.n_classes,
+            classes=splits.classes,
+            test_accuracy=epoch.test_accuracy,
+            validation_accuracy=epoch.validation_accuracy,
+        )
 
     def _frozen(self, claim: Claim) -> optuna.trial.FrozenTrial:
         return self.database.optuna.get_trial(claim.trial_id)

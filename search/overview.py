@@ -9,7 +9,7 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.leases import Lease, leases
 from search.storage import Database
-from search.trials import ENQUEUED, FINISHED, fixed_name
+from search.trials import ENQUEUED, FINISHED, fixed_name, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,7 @@ class Overview:
     @property
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, best first; of equals the earlier one."""
-        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+        return ranked(self.trials)
 
     def of(self, trial: FrozenTrial) -> list[Epoch]:
         return self.epochs.get(trial._trial_id, [])

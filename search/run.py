@@ -5,6 +5,7 @@ Everything is in the database: the same command goes on where it was, however it
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ def run(options: argparse.Namespace) -> int:
     from search.machine import Machine
     from search.overview import Observer
     from search.storage import Database
+    from search.store import FOLDER
     from search.summary import console, summary
     from search.worker import DatabaseGone, KeepsFailing, Stop
     from search.workplace import Workplace
@@ -123,7 +125,11 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
-        out.print(f"Look at it with: optuna-dashboard {database}", soft_wrap=True)
+        weights = shlex.quote(str(options.artifacts / FOLDER))
+        out.print(
+            f"Look at it with: optuna-dashboard {database} --artifact-dir {weights}",
+            soft_wrap=True,
+        )
         if done < study.trials:
             took = None if typical is None else _epoch_seconds(study, machine, typical)
             about = "" if took is None else f": an epoch takes about {took:.2g} seconds"

@@ -122,7 +122,10 @@ class Database:
         return self._epochs(where)
 
     def checkpoint_sha256(self, trial_id: int, number: int) -> str | None:
-        """Return the SHA-256 of the checkpoint of epoch `number`; None if none was written."""
+        """Return the SHA-256 of the state after epoch `number`; None if none was written.
+
+        After the last epoch that is the file of the trial's weights, before it a checkpoint.
+        """
         epochs = tables.epochs
         query = select(epochs.c.checkpoint_sha256).where(
             epochs.c.trial_id == trial_id, epochs.c.number == number
@@ -133,7 +136,7 @@ class Database:
     def forget(self, study_id: int) -> None:
         """Remove the rows that a deleted study left behind when its id is given out again."""
         with self.engine.begin() as connection:
-            for table in (tables.epochs, tables.leases):
+            for table in (tables.epochs, tables.leases, tables.weights):
                 connection.execute(delete(table).where(table.c.study_id == study_id))
 
     def _epochs(self, where: ColumnElement[bool]) -> dict[int, list[Epoch]]:

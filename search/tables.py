@@ -52,6 +52,16 @@ leases = Table(
 )
 """Who runs which trial now, until when, and how fast."""
 
+weights = Table(
+    "search_weights",
+    metadata,
+    Column("trial_id", Integer, primary_key=True, autoincrement=False),
+    Column("study_id", Integer, nullable=False, index=True),
+    Column("sha256", String(64), nullable=False),
+    Column("artifact_id", String(200), nullable=False),
+)
+"""The weights that are kept: the file's sum, and its name in the artifact store."""
+
 
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions
     """The database's clock, in seconds since 1970: never a worker's, which may be wrong."""

@@ -46,6 +46,8 @@ class Splits:
     """Held out of the training images; with it, test images are used after the last epoch only."""
     test: Images
     n_classes: int
+    classes: tuple[str, ...] = ()
+    """The names of the classes by label; empty if they have none."""
 
     @classmethod
     def of(
@@ -60,6 +62,7 @@ class Splits:
             validation=held_out.to(device) if held_out else None,
             test=dataset.test.to(device),
             n_classes=dataset.n_classes,
+            classes=dataset.classes,
         )
 
 

@@ -3,7 +3,7 @@
 A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -73,6 +73,17 @@ def _fixed_name(attributes: Mapping[str, Value]) -> str | None:
     if name is None:
         return None
     return name if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
+
+
+def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the completed ones of `trials`, best first; of equals the earlier one."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: rank(trial.values[0], trial.number))
+
+
+def rank(accuracy: float, number: int) -> tuple[float, int]:
+    """Return what sorts a completed trial before those that it is better than."""
+    return -accuracy, number
 
 
 def is_fixed(trial: FrozenTrial) -> bool:

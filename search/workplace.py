@@ -10,12 +10,14 @@ from rich.console import Console
 
 from search.checkpoints import Checkpoints
 from search.claims import Claims
-from search.joining import artifacts_folder
+from search.joining import artifacts_folder, artifacts_key
+from search.kept import Kept
 from search.machine import Machine
 from search.objective import Objective
 from search.overview import Observer
 from search.presence import Presence
 from search.storage import Database
+from search.store import FOLDER, Store
 from search.study import Study
 from search.view import following
 from search.worker import Stop, work
@@ -52,6 +54,9 @@ class Workplace:
         seen = observer.look()
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoints.sweep(seen.begun)
+        store = Store(self.artifacts / FOLDER, artifacts_key(self.joined))
+        kept = Kept(self.database, self.joined, store)
+        kept.sweep()
         presence = Presence(folder / "workers")
         claims = Claims(self.database, self.joined, presence, budget=budget, wanted=wanted)
         objective = Objective(
@@ -60,6 +65,7 @@ class Workplace:
             database=self.database,
             claims=claims,
             checkpoints=checkpoints,
+            kept=kept,
             machine=self.machine,
             measure_train=measure_train,
         )

@@ -32,6 +32,7 @@ prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for
 PROCESSES = (
     "test_storage",
     "test_claims",
+    "test_weights",
     "test_pages",
     "test_probe",
     "test_report",

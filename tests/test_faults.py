@@ -1,6 +1,7 @@
 """kill -9 at random moments: the finished database is that of an undisturbed run."""
 
 import dataclasses
+import hashlib
 import random
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from search import tables
 from search.storage import Database
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
@@ -40,6 +43,8 @@ def _start(url: str, folder: Path, *, wait: bool = True) -> "subprocess.Popen[by
 def _rows(url: str) -> list[dict[str, Any]]:
     """Every trial of the study with all that must be repeatable."""
     database = Database(url)
+    with database.engine.connect() as connection:
+        sums = {row.trial_id: row.sha256 for row in connection.execute(select(tables.weights))}
     rows = [
         {
             "number": trial.number,
@@ -48,6 +53,7 @@ def _rows(url: str) -> list[dict[str, Any]]:
             "params": list(trial.params.items()),
             "user_attrs": trial.user_attrs,
             "intermediate_values": trial.intermediate_values,
+            "weights": sums.get(trial._trial_id),
             "epochs": [
                 dataclasses.replace(epoch, seconds=0.0)
                 for epoch in database.epochs(trial._trial_id)
@@ -86,6 +92,9 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     assert {row["state"] for row in expected} == {"COMPLETE", "PRUNED"}
     for ours, theirs in zip(_rows(url), expected, strict=True):
         assert ours == theirs
-    (left,) = (tmp_path / "killed" / "artifacts").iterdir()
+    left, weights = sorted((tmp_path / "killed" / "artifacts").iterdir())
     assert sorted(path.name for path in left.iterdir()) == ["checkpoints", "workers"]
     assert [path for path in left.rglob("*") if path.is_file()] == []
+    there = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights.iterdir()]
+    assert sorted(there) == sorted(row["weights"] for row in expected if row["weights"])
+    assert len(there) >= 6

@@ -16,11 +16,13 @@ from search import leases
 from search.checkpoints import Checkpoints
 from search.choices import RANGES
 from search.claims import Claim, Claims
-from search.joining import join
+from search.joining import artifacts_key, join
+from search.kept import Kept
 from search.machine import Machine
 from search.objective import Objective
 from search.presence import Presence
 from search.storage import Database, LeaseLost
+from search.store import Store
 from search.study import Study
 from search.trials import FINISHED, REASON, TRACEBACK
 from search.worker import KeepsFailing, Stop, work
@@ -33,12 +35,15 @@ class Process:
         self.database = Database(url)
         self.joined = join(self.database, study, data_digest="x")
         presence = Presence(folder / "workers")
+        store = Store(folder / "weights", artifacts_key(self.joined))
+        kept = Kept(self.database, self.joined, store)
         self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
         self.objective = Objective(
             study=study,
             joined=self.joined,
             database=self.database,
             checkpoints=Checkpoints(folder / "checkpoints"),
+            kept=kept,
             machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
             claims=self.claims,
             **options,  # type: ignore[arg-type]

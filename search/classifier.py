@@ -1,0 +1,146 @@
+"""A trained network that classifies images, as a file that needs nothing beside it.
+
+The file is a safetensors file: loading it runs no code. Its metadata say which network the weights
+are of, how it takes its pixels, and what its classes are called. The same trial gives the same
+bytes. Knows neither Optuna nor a database.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from search.choices import Choices
+from search.data import scaled
+from search.errors import UserError
+from search.network import Network
+
+METADATA = "search"
+"""The one entry of the file's metadata: safetensors writes several in an order of chance."""
+PIXELS = "uint8 / 127.5 - 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a file of weights says of itself."""
+
+    study: str
+    trial: int
+    """The trial's number in the study."""
+    variant: str | None
+    choices: Choices
+    channels: int
+    size: int
+    """Height and width of the images, in pixels."""
+    n_classes: int
+    classes: tuple[str, ...]
+    """The names of the classes in their order; empty if they have none."""
+    test_accuracy: float | None
+    validation_accuracy: float | None
+    pixels: str = PIXELS
+    """How a pixel becomes the network's input."""
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError: it is of another form.
+        """
+        fields: dict[str, Any] = json.loads(text)
+        fields["choices"] = Choices(**fields["choices"])
+        fields["classes"] = tuple(fields["classes"])
+        about = cls(**fields)
+        if about.pixels != PIXELS:
+            raise ValueError(f"pixels are {about.pixels!r}, and only {PIXELS!r} is known")
+        return about
+
+
+def packed(network: Network, about: About) -> bytes:
+    """Return the content of a file that `load` reads, from a network on any device."""
+    state = network.state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return save(tensors, {METADATA: about.to_json()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained network on the CPU, in eval mode."""
+
+    network: Network
+    about: About
+
+    @torch.inference_mode()
+    def classify(self, image: str | Path | Image.Image | Tensor) -> tuple[str, float]:
+        """Return the likeliest class of an image and its probability, from 0 to 1.
+
+        A picture, or the path of one, may have any size and colours: its middle square is brought
+        to those of the network. A tensor is (channels, size, size), uint8. A class without a name
+        is called by its number.
+
+        Raises:
+            UserError: there is no picture at that path, or the tensor is of another form.
+        """
+        pixels = image if isinstance(image, Tensor) else self._pixels(_opened(image))
+        expected = (self.about.channels, self.about.size, self.about.size)
+        if pixels.shape != expected or pixels.dtype != torch.uint8:
+            raise UserError(
+                f"classify: a tensor is uint8 of shape {expected}, not {pixels.dtype} of "
+                f"{tuple(pixels.shape)}; give a picture to have it brought to that size"
+            )
+        scores = self.network(scaled(pixels.unsqueeze(0).cpu(), torch.float32))
+        probability, index = scores.softmax(1).max(1)
+        number = int(index)
+        name = self.about.classes[number] if self.about.classes else str(number)
+        return name, probability.item()
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        size = self.about.size
+        upright = ImageOps.exif_transpose(image)
+        coloured = upright.convert("RGB" if self.about.channels == 3 else "L")
+        square = np.array(ImageOps.fit(coloured, (size, size)))  # (size, size) or (size, size, 3)
+        return torch.from_numpy(square.reshape(size, size, -1)).permute(2, 0, 1)
+
+
+def load(path: str | Path) -> Classifier:
+    """Return the classifier in a file of weights, wherever the file is from.
+
+    Raises:
+        UserError: there is no such file, or it is not one that this service wrote.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"load {path}: there is no such file; name one that a search kept")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = About.from_json((file.metadata() or {})[METADATA])
+        network = Network(
+            about.choices, channels=about.channels, size=about.size, n_classes=about.n_classes
+        ).to(memory_format=torch.channels_last)
+        network.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"load {path}: no weights that this service kept ({cause})") from error
+    return Classifier(network=network.eval().requires_grad_(False), about=about)
+
+
+def _opened(image: str | Path | Image.Image) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        with Image.open(image) as picture:
+            picture.load()
+            return picture
+    except OSError as error:
+        cause = error.strerror or "not a picture of a known kind"
+        raise UserError(f"classify {image}: {cause}; name a picture") from error

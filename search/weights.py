@@ -1,0 +1,100 @@
+"""The weights that a study kept, for use in Python: where they are, and what they classify.
+
+    from search.weights import find, load
+    classifier = load(find("sqlite:///search.db", "cifar", "best"))
+    print(classifier.classify("frog.png"))
+
+A file that was downloaded needs no finding: `load("cifar-17.safetensors")`.
+"""
+
+from contextlib import closing
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import select
+
+from search import storage_url
+from search.classifier import Classifier, load
+from search.errors import UserError
+from search.kept import is_first_run, kept
+from search.storage import Database
+from search.store import FOLDER, file_sha256
+from search.tables import weights as table
+from search.trials import VARIANT, ranked
+
+__all__ = ["Classifier", "find", "load"]
+
+
+def find(
+    storage: str, study: str, trial: str | int, *, artifacts: str | Path = "artifacts"
+) -> Path:
+    """Return the path of a trial's weights, once the file's SHA-256 is that in the database.
+
+    `storage` is the URL of the database and `study` the study's name in it. `trial` is a number, a
+    variant's name, or `best`. `artifacts` is what the search was given as `--artifacts`.
+
+    Raises:
+        UserError: there is no such database, study or trial, its weights were not kept, or their
+            file is missing or damaged.
+    """
+    url = storage_url.check(storage)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise UserError(f"--storage {storage}: there is no file {url.database}")
+    with closing(Database(storage)) as database:
+        studies = {one.study_name: one._study_id for one in database.optuna.get_all_studies()}
+        if study not in studies:
+            known = ", ".join(sorted(studies)) or "none"
+            raise UserError(f"study {study}: {database} has no such study; it has {known}")
+        trials = database.optuna.get_all_trials(studies[study], deepcopy=False)
+        found = _find(trials, trial)
+        rows = _rows(database, studies[study])
+    if found.state != TrialState.COMPLETE or found._trial_id not in rows:
+        raise UserError(_not_kept(found, [t for t in kept(trials) if t._trial_id in rows]))
+    sha256, artifact_id = rows[found._trial_id]
+    return _verified(Path(artifacts) / FOLDER / artifact_id, sha256, found.number)
+
+
+def _find(trials: list[FrozenTrial], asked: str | int) -> FrozenTrial:
+    if asked == "best":
+        if complete := ranked(trials):
+            return complete[0]
+        raise UserError("trial best: no trial of the study is complete yet")
+    runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t)]
+    if runs:
+        return (ranked(runs) or runs[-1:])[0]  # all but one of several have failed
+    for trial in trials:
+        if str(trial.number) == str(asked):
+            return trial
+    variants = dict.fromkeys(t.user_attrs[VARIANT] for t in trials if VARIANT in t.user_attrs)
+    known = ", ".join([f"0 to {len(trials) - 1}", "best", *variants]) if trials else "none"
+    raise UserError(f"trial {asked}: the study has no such trial; it has {known}")
+
+
+def _rows(database: Database, study_id: int) -> dict[int, tuple[str, str]]:
+    """Return SHA-256 and artifact id of the kept weights by trial id."""
+    query = select(table).where(table.c.study_id == study_id)
+    with database.engine.connect() as connection:
+        return {row.trial_id: (row.sha256, row.artifact_id) for row in connection.execute(query)}
+
+
+def _not_kept(trial: FrozenTrial, there: list[FrozenTrial]) -> str:
+    known = ", ".join(f"{t.number} {t.user_attrs.get(VARIANT, '')}".strip() for t in there)
+    return (
+        f"trial {trial.number}: it is {trial.state.name}, and its weights were not kept; kept are "
+        f"those of {known or 'no trial'}"
+    )
+
+
+def _verified(path: Path, sha256: str, number: int) -> Path:
+    found = file_sha256(path)
+    if found is None:
+        raise UserError(
+            f"trial {number}: its weights are not in {path.parent}; give `artifacts`, the folder "
+            "that the search had as --artifacts"
+        )
+    if found != sha256:
+        raise UserError(
+            f"trial {number}: {path} is damaged: its SHA-256 is {found[:16]}… and not "
+            f"{sha256[:16]}…; bring back the file, or train the trial again"
+        )
+    return path
