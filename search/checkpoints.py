@@ -6,12 +6,13 @@ that no worker overwrites another's, and goes when its trial ends.
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from search.files import remove, write_whole
 
 
 class Checkpoints:
@@ -34,13 +35,7 @@ class Checkpoints:
         content = buffer.getbuffer()
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(trial_number, epoch, sha256)
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            scratch.write_bytes(content)
-            scratch.replace(path)
-        except OSError:
-            _remove(scratch)
-            raise
+        write_whole(path, content)
         return sha256
 
     def load(
@@ -62,22 +57,14 @@ class Checkpoints:
         """Remove the trial's checkpoints but the one of this sum; all of them for None."""
         for path in self._folder.glob(f"{trial_number}-*"):
             if sha256 is None or path.suffixes != [".pt"] or sha256[:16] not in path.name:
-                _remove(path)
+                remove(path)
 
     def sweep(self, begun: set[int]) -> None:
         """Remove what killed workers left of trials that have ended: of all but `begun`."""
         for path in self._folder.glob("*-*"):
             number = path.name.partition("-")[0]
             if number.isdigit() and int(number) not in begun:
-                _remove(path)
+                remove(path)
 
     def _path(self, trial_number: int, epoch: int, sha256: str) -> Path:
         return self._folder / f"{trial_number}-{epoch}-{sha256[:16]}.pt"
-
-
-def _remove(path: Path) -> None:
-    """Remove a file that nobody needs; one that cannot be removed costs only its space."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return

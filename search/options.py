@@ -117,6 +117,24 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_repeats(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the options that say with which seeds something is trained; `default` is for a reader."""
+    parser.add_argument(
+        "--repeats",
+        type=whole(1, 1000),
+        metavar="K",
+        help=f"train with K fresh seeds, the same for all (default: {default})",
+    )
+    parser.add_argument(
+        "--first-repeat",
+        type=whole(0, 1000),
+        default=0,
+        metavar="K",
+        help="number of the first of a variant's seeds, to share them out among machines "
+        "(default: 0)",
+    )
+
+
 def add_select(parser: argparse.ArgumentParser) -> None:
     """Add the choice of the split that selects."""
     parser.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.options import Parser, add_training, command, given, whole
+from search.options import Parser, add_repeats, add_training, command, given
 
 if TYPE_CHECKING:
     from search.choices import Choices
@@ -57,20 +57,7 @@ def parser() -> Parser:
         help="change the network: normalize before the ReLU, with a learnable scale and shift, or "
         "with a hundred times the usual eps (default: none)",
     )
-    made.add_argument(
-        "--repeats",
-        type=whole(1, 1000),
-        default=8,
-        metavar="K",
-        help="train with K seeds (default: 8)",
-    )
-    made.add_argument(
-        "--first-repeat",
-        type=whole(0, 1000),
-        default=0,
-        metavar="K",
-        help="number of the first seed, to share the seeds out among machines (default: 0)",
-    )
+    add_repeats(made, "8")
     made.add_argument(
         "--out",
         type=Path,
@@ -120,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         root=options.data,
         say=out.print,
     )
-    numbers = range(options.first_repeat, options.first_repeat + options.repeats)
+    numbers = range(options.first_repeat, options.first_repeat + (options.repeats or 8))
     try:
         with stop.on_signals():
             for repeat in [number for number in numbers if number not in done]:

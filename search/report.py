@@ -5,13 +5,13 @@ One page that needs no network, or Markdown, CSV or JSON; made from the database
 
 import argparse
 import dataclasses
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
+from search.files import write_whole
 from search.options import Parser, add_study, command, given
 
 if TYPE_CHECKING:
@@ -95,13 +95,8 @@ def _written(findings: "Findings", form: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            scratch.write_text(text, encoding="utf-8", newline="")
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, text.encode())
     except OSError as error:
         raise UserError(f"--out {path}: {error.strerror}; name another file") from error
 

@@ -18,6 +18,7 @@ from search.options import (
     TRAINING,
     Parser,
     add_folders,
+    add_repeats,
     add_select,
     add_study,
     add_training,
@@ -85,20 +86,7 @@ def parser() -> Parser:
         help="train nothing, and compare the figures of a file that --out wrote; can be given "
         "several times (default: none)",
     )
-    made.add_argument(
-        "--repeats",
-        type=whole(1, 1000),
-        metavar="K",
-        help="train with K fresh seeds, the same for all (default: 1 for variants, 5 for --top)",
-    )
-    made.add_argument(
-        "--first-repeat",
-        type=whole(0, 1000),
-        default=0,
-        metavar="K",
-        help="number of the variants' first seed, to share the seeds out among machines "
-        "(default: 0)",
-    )
+    add_repeats(made, "1 for variants, 5 for --top")
     made.add_argument(
         "--out",
         type=Path,

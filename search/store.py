@@ -6,9 +6,10 @@ the same weights have the same name, and no worker overwrites another's.
 """
 
 import hashlib
-import os
 from collections.abc import Set
 from pathlib import Path
+
+from search.files import remove, write_whole
 
 FOLDER = "weights"
 """Among the artifacts: the folder for `optuna-dashboard --artifact-dir`."""
@@ -34,14 +35,8 @@ class Store:
         """
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._folder / self.artifact_id(number, sha256)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._folder.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_bytes(content)
-            scratch.replace(path)
-        except OSError:
-            _remove(scratch)
-            raise
+        write_whole(path, content)
         return sha256
 
     def has(self, number: int, sha256: str) -> bool:
@@ -49,21 +44,21 @@ class Store:
         return file_sha256(self._folder / self.artifact_id(number, sha256)) == sha256
 
     def remove(self, artifact_id: str) -> None:
-        _remove(self._folder / artifact_id)
+        remove(self._folder / artifact_id)
 
     def keep_only(self, number: int, sha256: str | None) -> None:
         """Remove the trial's files but the one of this sum; all of them for None."""
         wanted = None if sha256 is None else self.artifact_id(number, sha256)
         for path in self._folder.glob(f"{self._key}-{number}-*"):
             if path.name != wanted:
-                _remove(path)
+                remove(path)
 
     def sweep(self, wanted: Set[str], begun: Set[int]) -> None:
         """Remove what killed workers left: all but the ids `wanted` and the trials `begun`."""
         for path in self._folder.glob(f"{self._key}-*-*"):
             number = path.name.split("-")[1]
             if path.name not in wanted and number.isdigit() and int(number) not in begun:
-                _remove(path)
+                remove(path)
 
 
 def file_sha256(path: Path) -> str | None:
@@ -73,11 +68,3 @@ def file_sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-
-
-def _remove(path: Path) -> None:
-    """Remove a file that nobody needs; one that cannot be removed costs only its space."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return
