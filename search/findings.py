@@ -29,6 +29,8 @@ class Findings:
     """With the epochs, images, seed and selection that the database has."""
     database: str
     """Its URL, without the password."""
+    options: str
+    """What names the study on a command line, such as `--study cifar`."""
     overview: Overview
     reproduced: Repeats
     """By variant: the re-runs of `search.reproduce`; where there are none, the search's trial."""
@@ -36,7 +38,7 @@ class Findings:
     """By `trial 17`: the re-runs of the best trials."""
 
     @classmethod
-    def of(cls, database: Database, study: Study) -> Self:
+    def of(cls, database: Database, study: Study, options: str) -> Self:
         """Read the study of that name.
 
         Raises:
@@ -57,6 +59,7 @@ class Findings:
         return cls(
             study=study.defined(definition),
             database=str(database),
+            options=options,
             overview=overview,
             reproduced=_of_search(overview) | _repeats(database, study.name + REPRODUCED),
             reruns=_repeats(database, study.name + RERUN),

@@ -5,6 +5,7 @@ One page that needs no network, or Markdown, CSV or JSON; made from the database
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with closing(Database(options.storage)) as database:
-        text = _written(Findings.of(database, study), options.format)
+        text = _written(Findings.of(database, study, _named(options)), options.format)
     out = options.out or f"report.{FORMATS[options.format]}"
     if out == "-":
         sys.stdout.write(text)
@@ -92,6 +93,12 @@ def _written(findings: "Findings", form: str) -> str:
     from search.exports import as_json, comma_separated, markdown
 
     return {"markdown": markdown, "csv": comma_separated, "json": as_json}[form](findings)
+
+
+def _named(options: argparse.Namespace) -> str:
+    """Return the options that name the study; the database's URL may hold a password."""
+    named = {"--study": options.study, "--name": options.name}
+    return " ".join(f"{option} {shlex.quote(v)}" for option, v in named.items() if v is not None)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from search.trials import ENVIRONMENTS, REASON
 
 BEST = 10
 """So many of the best trials are listed."""
-RERUN = "python -m search.reproduce --study {study} --trial best --repeats 5"
+RERUN = "python -m search.reproduce {options} --trial best --repeats 5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def needs_rerun(findings: Findings) -> str | None:
     best = findings.best
     if best is None or best.number in findings.standings:
         return None
-    return RERUN.format(study=findings.study.name)
+    return RERUN.format(options=findings.options)
 
 
 def counts(findings: Findings) -> str:

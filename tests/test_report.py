@@ -230,7 +230,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     assert "test, report" in page
     assert "0.0123" in page
     text = search("report", "--study", "mine.py", "--format", "markdown", "--out", "-").stdout
-    assert "python -m search.reproduce --study mine --trial best --repeats 5" in text
+    assert "python -m search.reproduce --study mine.py --trial best --repeats 5" in text
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Command) -> None:
