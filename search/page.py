@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import plotly.graph_objects as go
 import plotly.io
@@ -22,8 +23,8 @@ class Section:
     table: Table | None = None
     charts: Sequence[tuple[str, str]] = ()
     """A heading, which may be empty, and the chart as JSON."""
-    layout: str = ""
-    """`wide` for charts of which two stand side by side; else small ones."""
+    layout: Literal["one", "wide", "small"] = "one"
+    """How many charts stand side by side where there is room: one, two, or three."""
 
 
 def html(findings: Findings) -> str:
@@ -55,7 +56,6 @@ def _sections(findings: Findings) -> list[Section]:
             title="Learning curves",
             text="A pruned trial ends in a cross; point at it to read why.",
             charts=[("", _json(charts.learning_curves(findings)))],
-            layout="one",
         ),
         Section(title="What pruning saved", table=sections.savings(findings)),
         Section(
@@ -91,7 +91,7 @@ def _variants(findings: Findings) -> Section:
 def _history(findings: Findings) -> Section:
     if findings.best is None:
         return Section(title="History")
-    return Section(title="History", charts=[("", _json(charts.history(findings)))], layout="one")
+    return Section(title="History", charts=[("", _json(charts.history(findings)))])
 
 
 def _parameters(findings: Findings) -> list[Section]:
@@ -105,12 +105,11 @@ def _parameters(findings: Findings) -> list[Section]:
     slices = [(name, _json(figure)) for name, figure in charts.slices(findings)]
     return [
         importances,
-        Section(title="Accuracy over each parameter", charts=slices),
+        Section(title="Accuracy over each parameter", charts=slices, layout="small"),
         Section(
             title="Parallel coordinates",
             text=f"Each line is a completed trial; the best {charts.PARALLEL} at most.",
             charts=[("", _json(charts.parallel_coordinates(findings)))],
-            layout="one",
         ),
     ]
 
