@@ -80,14 +80,15 @@ def learning_curves(findings: Findings) -> go.Figure:
 
 
 def variant(findings: Findings, name: str, figure: str) -> go.Figure:
-    """Return a variant's train and test curves of `figure`, `loss` or `accuracy`.
+    """Return a variant's curves of `figure`, `loss` or `accuracy`, over the training images and
+    those that the study selects on.
 
     Ours is the mean over the seeds, in the band from the lowest to the highest; the published
     curve, of one run, is dashed.
     """
     made = go.Figure()
     highest = []
-    for split, colour in (("train", TRAIN), ("test", TEST)):
+    for split, colour in (("train", TRAIN), (findings.study.select, TEST)):
         ours = spreads(findings.reproduced, name, f"{split}_{figure}")
         epochs, found = list(ours), list(ours.values())
         highest += [spread.highest for spread in found]
@@ -108,7 +109,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
         theirs = {
             epoch: figures[f"{split}_{figure}"]
             for (who, epoch), figures in findings.study.published_figures.items()
-            if who == name
+            if who == name and f"{split}_{figure}" in figures
         }
         if theirs:
             highest += theirs.values()
