@@ -6,7 +6,7 @@ that no worker overwrites another's, and goes when its trial ends.
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,14 @@ class Checkpoints:
             if sha256 is None or path.suffixes != [".pt"] or sha256[:16] not in path.name:
                 remove(path)
 
-    def sweep(self, begun: set[int]) -> None:
-        """Remove what killed workers left of trials that have ended: of all but `begun`."""
-        for path in self._folder.glob("*-*"):
+    def sweep(self, begun: Callable[[], Set[int]]) -> None:
+        """Remove what killed workers left of trials that have ended: of all but those `begun`."""
+        # The files first: a trial whose file is here by now had begun before it is asked for.
+        paths = list(self._folder.glob("*-*"))
+        running = begun()
+        for path in paths:
             number = path.name.partition("-")[0]
-            if number.isdigit() and int(number) not in begun:
+            if number.isdigit() and int(number) not in running:
                 remove(path)
 
     def _path(self, trial_number: int, epoch: int, sha256: str) -> Path:

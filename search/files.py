@@ -1,7 +1,10 @@
-"""Files that are written whole or not at all, and removed without a fuss."""
+"""Files that are written whole or not at all, and removed without a fuss; and where to."""
 
 import os
+import tempfile
 from pathlib import Path
+
+from search.errors import UserError
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -25,3 +28,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         return
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made or written to; leave nothing behind.
+
+    Raises:
+        UserError: naming the option and the cause.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}; name another folder") from error

@@ -20,6 +20,7 @@ from search.repeats import repeats
 from search.storage import Database
 from search.study import Study
 from search.trials import ORIGIN, REPEAT, SEED, Fixed, fixed_name
+from search.view import following
 from search.winners import accuracies, still_in
 from search.worker import Stop
 from search.workplace import Workplace
@@ -74,11 +75,14 @@ class Reruns:
             database=self.database,
             machine=self.machine,
             artifacts=self.artifacts,
-            out=self.out,
         )
         observer = Observer(self.database, joined)
         names = {one.name for one in wanted}
-        place.work(observer, stop, budget=None, wanted=lambda trial: fixed_name(trial) in names)
+        with (
+            following(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
+            stop.on_signals(),
+        ):
+            place.work(stop, budget=None, wanted=lambda trial: fixed_name(trial) in names)
         return observer.look()
 
     def _join(self, wanted: list[Fixed]) -> optuna.Study:

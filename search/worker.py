@@ -68,8 +68,11 @@ class Stop:
     def __str__(self) -> str:
         return signal.Signals(self.signal).name if self.signal else "--timeout"
 
+    def ask(self) -> None:
+        self._asked.set()
+
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until a signal asks to stop."""
+        """Wait so long, or until something but the deadline asks to stop."""
         self._asked.wait(seconds)
 
     @contextmanager
@@ -78,7 +81,7 @@ class Stop:
 
         def ask(number: int, frame: FrameType | None) -> None:
             self.signal = number
-            self._asked.set()
+            self.ask()
             signal.signal(number, signal.SIG_DFL)
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

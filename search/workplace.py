@@ -1,4 +1,4 @@
-"""A study in the database and the machine to run its trials on, shown while it works."""
+"""A study in the database and the machine to run its trials on: where one worker works."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
-from rich.console import Console
 
 from search.checkpoints import Checkpoints
-from search.claims import Claims
+from search.claims import LEASE_SECONDS, Claims
 from search.joining import artifacts_folder, artifacts_key
 from search.kept import Kept
 from search.machine import Machine
@@ -19,31 +18,29 @@ from search.presence import Presence
 from search.storage import Database
 from search.store import FOLDER, Store
 from search.study import Study
-from search.view import following
 from search.worker import Stop, work
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """A study that has been joined, where its trials are trained, and where it is shown."""
+    """A study that has been joined, and where its trials are trained."""
 
     study: Study
     joined: optuna.Study
     database: Database
     machine: Machine
     artifacts: Path
-    out: Console
+    lease_seconds: float = LEASE_SECONDS
 
     def work(
         self,
-        observer: Observer,
         stop: Stop,
         *,
         budget: int | None,
         wanted: Callable[[FrozenTrial], bool] = lambda trial: True,
         measure_train: bool = False,
     ) -> None:
-        """Run trials until `budget` have finished or `stop` asks for an end; show them meanwhile.
+        """Run trials until `budget` have finished or `stop` asks for an end.
 
         `budget` None stands for the enqueued trials, as far as they are `wanted`.
 
@@ -51,14 +48,20 @@ class Workplace:
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
         folder = self.artifacts / artifacts_folder(self.joined)
-        seen = observer.look()
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.sweep(seen.begun)
+        checkpoints.sweep(lambda: Observer(self.database, self.joined).look().begun)
         store = Store(self.artifacts / FOLDER, artifacts_key(self.joined))
         kept = Kept(self.database, self.joined, store)
         kept.sweep()
         presence = Presence(folder / "workers")
-        claims = Claims(self.database, self.joined, presence, budget=budget, wanted=wanted)
+        claims = Claims(
+            self.database,
+            self.joined,
+            presence,
+            budget=budget,
+            wanted=wanted,
+            lease_seconds=self.lease_seconds,
+        )
         objective = Objective(
             study=self.study,
             joined=self.joined,
@@ -69,9 +72,4 @@ class Workplace:
             machine=self.machine,
             measure_train=measure_train,
         )
-        shown = budget or sum(map(wanted, seen.trials))
-        with (
-            following(observer, self.out, epochs=self.study.epochs, budget=shown),
-            stop.on_signals(),
-        ):
-            work(objective, claims, stop)
+        work(objective, claims, stop)

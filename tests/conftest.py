@@ -39,6 +39,7 @@ PROCESSES = (
     "test_report",
     "test_run",
     "test_reproduce",
+    "test_cluster",
     "test_faults",
 )
 """Files whose tests start processes of their own, which takes seconds each."""

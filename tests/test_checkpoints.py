@@ -66,7 +66,7 @@ def test_a_worker_does_not_overwrite_anothers_checkpoint(checkpoints: Checkpoint
 def test_what_ended_trials_left_is_swept(checkpoints: Checkpoints, tmp_path: Path) -> None:
     sha256, _ = [checkpoints.save(number, 1, STATE) for number in (3, 4)]
     (tmp_path / "4-2.123.tmp").touch()
-    checkpoints.sweep(begun={3})
+    checkpoints.sweep(lambda: {3})
     assert _names(tmp_path) == {f"3-1-{sha256[:16]}.pt"}
 
 

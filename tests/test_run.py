@@ -125,7 +125,7 @@ def test_help_answers_within_a_second_without_torch_and_explains_every_option() 
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
         "--epochs", "--images", "--device", "--threads", "--seed", "--timeout", "--select",
-        "--enqueue", "--measure-train", "--variants", "--no-variants",
+        "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
     }  # fmt: skip
     for action in parser()._actions:
         if action.dest != "help":

@@ -1,0 +1,60 @@
+"""One worker of a search, as a value that can be given to another process or machine."""
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from search.claims import LEASE_SECONDS
+from search.joining import join
+from search.machine import Machine
+from search.storage import Database
+from search.study import Study, load
+from search.worker import Stop
+from search.workplace import Workplace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Works on a study that is in the database; can be pickled."""
+
+    study: str
+    """A name or path for `search.study.load`: a study itself may hold what cannot be pickled."""
+    changes: Mapping[str, Any]
+    """Fields of the study that are other than `load` returns them."""
+    storage: str = field(repr=False)  # it may hold a password
+    data: Path
+    artifacts: Path
+    device: str
+    threads: int
+    measure_train: bool = False
+    lease_seconds: float = LEASE_SECONDS
+
+    def work(self, stop: Stop, say: Callable[[str], None]) -> None:
+        """Run trials until the study's budget is spent or `stop` asks for an end.
+
+        Raises:
+            UserError: this machine lacks what the search needs, or cannot reach the database.
+            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = self._study()
+        machine = Machine.of(
+            study, device_name=self.device, threads=self.threads, root=self.data, say=say
+        )
+        with closing(Database(self.storage)) as database:
+            place = Workplace(
+                study=study,
+                joined=join(database, study, data_digest=machine.data_digest),
+                database=database,
+                machine=machine,
+                artifacts=self.artifacts,
+                lease_seconds=self.lease_seconds,
+            )
+            place.work(stop, budget=study.trials, measure_train=self.measure_train)
+
+    def _study(self) -> Study:
+        return replace(load(self.study), **self.changes)

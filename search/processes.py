@@ -1,0 +1,101 @@
+"""Workers as processes of this machine.
+
+They are forked from a server process that has imported PyTorch once, so that one more starts in a
+moment and shares its memory; that server never computes anything.
+"""
+
+import logging
+import multiprocessing
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from search.cluster import End, Fate
+from search.errors import UserError
+from search.job import Job
+from search.worker import DatabaseGone, KeepsFailing, Stop
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+class Process:
+    """A worker in a process of its own, which does not outlive this one by more than a batch."""
+
+    def __init__(self, job: Job) -> None:
+        _CONTEXT.set_forkserver_preload([Job.__module__])
+        self._lines, lines = _CONTEXT.Pipe(duplex=False)
+        self._process = _CONTEXT.Process(target=_serve, args=(job, lines), daemon=True)
+        self._process.start()
+        lines.close()  # ours, so that the end of the other's can be seen
+
+    def told(self) -> list[str]:
+        lines = []
+        try:
+            while self._lines.poll():
+                lines.append(str(self._lines.recv()))
+        except (EOFError, OSError):
+            pass
+        return lines
+
+    def end(self) -> End | None:
+        status = self._process.exitcode
+        if status is None:
+            return None
+        if status in (0, 1):
+            return End(fate=Fate.FAILED if status else Fate.DONE)
+        return End(fate=Fate.DIED, why=_died_of(status))
+
+    def ask_to_stop(self) -> None:
+        self._process.terminate()
+
+
+def _died_of(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", as the kernel does where memory runs out" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+def _serve(job: Job, lines: "Connection[str, str]") -> None:
+    """Be a worker; exit with status 1 after an error."""
+    stop = Stop()
+    # Of a terminal's Ctrl-C the parent passes on the first; a second must not end all at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    say = _Telling(lines)
+    logging.basicConfig(handlers=[say], level=logging.WARNING, format="%(message)s")
+    try:
+        job.work(stop, say)
+    except (UserError, KeepsFailing, DatabaseGone) as error:
+        say(str(error))
+        sys.exit(1)
+    except Exception:
+        say(traceback.format_exc())
+        sys.exit(1)
+
+
+def _watch_parent(stop: Stop) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a worker's process"
+    parent.join()
+    stop.ask()
+
+
+class _Telling(logging.Handler):
+    """Tells the parent, which has the terminal, what is said and logged here."""
+
+    def __init__(self, lines: "Connection[str, str]") -> None:
+        super().__init__()
+        self._lines = lines
+
+    def __call__(self, line: str) -> None:
+        with suppress(OSError):  # the parent is gone
+            self._lines.send(line)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self(self.format(record))
