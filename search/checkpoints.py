@@ -19,7 +19,6 @@ class Checkpoints:
     """The checkpoints of one study, in a folder that its workers may share."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
 
     def save(self, trial_number: int, epoch: int, state: Mapping[str, Any]) -> str:
@@ -35,6 +34,7 @@ class Checkpoints:
         content = buffer.getbuffer()
         sha256 = hashlib.sha256(content).hexdigest()
         path = self._path(trial_number, epoch, sha256)
+        self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
         return sha256
 

@@ -11,9 +11,10 @@ import optuna
 from search.claims import LEASE_SECONDS
 from search.joining import join
 from search.machine import Machine
+from search.outage import DatabaseGone, Outage, is_outage
 from search.storage import Database
 from search.study import Study, load
-from search.worker import Stop
+from search.worker import WAIT_SECONDS, Stop
 from search.workplace import Workplace
 
 
@@ -36,15 +37,32 @@ class Job:
     def work(self, stop: Stop, say: Callable[[str], None]) -> None:
         """Run trials until the study's budget is spent or `stop` asks for an end.
 
+        A database that does not answer is waited for, since whoever made this job has reached it.
+
         Raises:
-            UserError: this machine lacks what the search needs, or cannot reach the database.
+            UserError: this machine lacks what the search needs, or may not use the database.
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = self._study()
+        study = replace(load(self.study), **self.changes)
         machine = Machine.of(
             study, device_name=self.device, threads=self.threads, root=self.data, say=say
         )
+        outage = Outage()
+        while not stop.is_asked():
+            try:
+                self._work(study, machine, stop)
+            except DatabaseGone:
+                raise
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                outage.goes_on(error)
+                stop.wait(WAIT_SECONDS)
+            else:
+                return
+
+    def _work(self, study: Study, machine: Machine, stop: Stop) -> None:
         with closing(Database(self.storage)) as database:
             place = Workplace(
                 study=study,
@@ -55,6 +73,3 @@ class Job:
                 lease_seconds=self.lease_seconds,
             )
             place.work(stop, budget=study.trials, measure_train=self.measure_train)
-
-    def _study(self) -> Study:
-        return replace(load(self.study), **self.changes)

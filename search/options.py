@@ -191,5 +191,13 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
             return 2
         except KeyboardInterrupt:
             return 130
+        except Exception as error:
+            from search.outage import first_line, is_outage
+
+            if not is_outage(error):
+                raise
+            cause = first_line(error)
+            print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
+            return 1
 
     return main

@@ -1,12 +1,24 @@
-"""Whether an error means that the database does not answer, which passes, or that a call is wrong.
+"""Whether an error means that the database does not answer, which passes, or that a call is wrong;
+and for how long it has not.
 
 A server that restarts, a connection that is cut, a disk that is full for a while.
 """
 
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+
+OUTAGE_SECONDS = 600.0
+"""So long a worker waits for a database that does not answer."""
+
+log = logging.getLogger(__name__)
+
+
+class DatabaseGone(Exception):
+    """The database has not answered for long; the message says why, without its password."""
 
 
 def is_outage(error: BaseException | None) -> bool:
@@ -36,3 +48,28 @@ def first_line(error: BaseException) -> str:
     while error.__cause__ is not None and not isinstance(error, DBAPIError):
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+class Outage:
+    """How long the database has not answered."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def is_over(self) -> None:
+        self._since = None
+
+    def goes_on(self, error: Exception) -> None:
+        """Raise `DatabaseGone` if it has lasted too long."""
+        if self._since is None:
+            self._since = time.monotonic()
+            log.warning(
+                "the database does not answer; trying again for %d minutes: %s",
+                OUTAGE_SECONDS / 60,
+                first_line(error),
+            )
+        elif time.monotonic() - self._since > OUTAGE_SECONDS:
+            raise DatabaseGone(
+                f"the database has not answered for {OUTAGE_SECONDS / 60:.0f} minutes; the same "
+                f"command goes on where it was: {first_line(error)}"
+            ) from error

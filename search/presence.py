@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -50,14 +51,15 @@ class Presence:
 
         `leased` are the workers that hold a lease; a dead one's file is kept while it tells so.
         """
-        for path in self._folder.iterdir():
-            if path.suffix == BEING_MADE:
-                if _age_seconds(path) > MAKING_SECONDS:
-                    path.unlink(missing_ok=True)
-            elif path.name not in leased and self.is_gone(path.name):
-                path.unlink(missing_ok=True)
         self._lock.release()
-        (self._folder / self.worker).unlink(missing_ok=True)
+        with suppress(OSError):  # what is left is removed by the next one that leaves
+            (self._folder / self.worker).unlink(missing_ok=True)
+            for path in self._folder.iterdir():
+                if path.suffix == BEING_MADE:
+                    if _age_seconds(path) > MAKING_SECONDS:
+                        path.unlink(missing_ok=True)
+                elif path.name not in leased and self.is_gone(path.name):
+                    path.unlink(missing_ok=True)
 
 
 def _age_seconds(path: Path) -> float:

@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection
 from search.cluster import End, Fate
 from search.errors import UserError
 from search.job import Job
-from search.worker import DatabaseGone, KeepsFailing, Stop
+from search.outage import DatabaseGone
+from search.worker import KeepsFailing, Stop
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 

@@ -114,9 +114,10 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
+    from search.outage import DatabaseGone
     from search.reproduction import Reproduction
     from search.storage import Database
-    from search.worker import DatabaseGone, KeepsFailing, Stop
+    from search.worker import KeepsFailing, Stop
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     stop = Stop(deadline=started + options.timeout if options.timeout else None)

@@ -119,12 +119,13 @@ def run(options: argparse.Namespace) -> int:
     from search.cluster import KeepsDying, deal
     from search.joining import join
     from search.machine import Machine
+    from search.outage import DatabaseGone
     from search.overview import Observer
     from search.storage import Database
     from search.store import FOLDER
     from search.summary import console, summary
     from search.view import following
-    from search.worker import DatabaseGone, KeepsFailing, Stop
+    from search.worker import KeepsFailing, Stop
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from search.claims import Claim, Claims, Outcome, Standing
 from search.objective import Objective
-from search.outage import first_line, is_outage, tolerating_outage
+from search.outage import Outage, is_outage, tolerating_outage
 from search.storage import LeaseLost
 
 RENEW_SECONDS = 2.0
@@ -26,8 +26,6 @@ WAIT_SECONDS = 1.0
 FAILURES = 3
 """So many failed trials in a row stop a worker: failed ones do not count against the budget, and
 would be followed by others for ever."""
-OUTAGE_SECONDS = 600.0
-"""So long a worker waits for a database that does not answer."""
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +36,6 @@ class Stopped(BaseException):
 
 class KeepsFailing(Exception):
     """Trial after trial has failed; the message names the last one's reason."""
-
-
-class DatabaseGone(Exception):
-    """The database has not answered for long; the message says why, without its password."""
 
 
 @dataclass
@@ -103,7 +97,7 @@ def work(objective: Objective, claims: Claims, stop: Stop) -> None:
         DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
     """
     failures = 0
-    outage = _Outage()
+    outage = Outage()
     try:
         while not stop.is_asked():
             try:
@@ -155,31 +149,6 @@ def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outc
     finally:
         with tolerating_outage():
             claims.release(claim)
-
-
-class _Outage:
-    """How long the database has not answered."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def is_over(self) -> None:
-        self._since = None
-
-    def goes_on(self, error: Exception) -> None:
-        """Raise `DatabaseGone` if it has lasted too long."""
-        if self._since is None:
-            self._since = time.monotonic()
-            log.warning(
-                "the database does not answer; trying again for %d minutes: %s",
-                OUTAGE_SECONDS / 60,
-                first_line(error),
-            )
-        elif time.monotonic() - self._since > OUTAGE_SECONDS:
-            raise DatabaseGone(
-                f"the database has not answered for {OUTAGE_SECONDS / 60:.0f} minutes; the same "
-                f"command goes on where it was: {first_line(error)}"
-            ) from error
 
 
 @contextmanager

