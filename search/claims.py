@@ -197,7 +197,8 @@ class Claims:
         waiting += self._enqueue_failed(trials)
         if waiting:
             trial = min(waiting, key=_fixed_first)
-            storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                raise LeaseLost(f"trial {trial.number} was begun by another worker")  # lock lost
             return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT

@@ -22,6 +22,9 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.storage_url import check, engine_options, explained
 
+LOCK_SECONDS = 60
+"""So long PostgreSQL lets a process have a lock and ask nothing; it is held for milliseconds."""
+
 
 class LeaseLost(Exception):
     """The trial is another worker's by now: its figures are no longer ours to record."""
@@ -79,7 +82,10 @@ class Database:
                 yield connection
         else:
             with self.engine.begin() as connection:
-                connection.execute(select(func.pg_advisory_xact_lock(_lock_key(name))))
+                # The server takes the lock from a process that is stopped while it has it.
+                limit = "idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True
+                lock = func.pg_advisory_xact_lock(_lock_key(name))
+                connection.execute(select(func.set_config(*limit), lock))
                 yield connection
 
     def record(

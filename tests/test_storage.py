@@ -1,4 +1,5 @@
 import math
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, select, text
 
@@ -138,6 +140,29 @@ def test_a_killed_process_gives_the_lock_back(url: str) -> None:
     database = Database(url)
     with database.lock("x"):
         pass
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> None:
+    code = (
+        "import os, signal, sys\nfrom search.outage import is_outage\nfrom search import storage\nstorage.LOCK_SECONDS = 1\n"
+        "database = storage.Database(sys.argv[1])\n"
+        "try:\n"
+        " with database.lock('x') as connection:\n"
+        "  os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "  connection.exec_driver_sql('SELECT 1')\n"
+        "except Exception as error:\n"
+        " sys.exit(3 if is_outage(error) else 1)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
+    while psutil.Process(holder.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    database = Database(url)
+    with database.lock("x"):
+        holder.send_signal(signal.SIGCONT)
+        _, errors = holder.communicate(timeout=30)
+    assert holder.returncode == 3, errors
     database.close()
 
 
