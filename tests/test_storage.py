@@ -146,7 +146,8 @@ def test_a_killed_process_gives_the_lock_back(url: str) -> None:
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> None:
     code = (
-        "import os, signal, sys\nfrom search.outage import is_outage\nfrom search import storage\nstorage.LOCK_SECONDS = 1\n"
+        "import os, signal, sys\nfrom search import storage\n"
+        "from search.outage import is_outage\nstorage.LOCK_SECONDS = 1\n"
         "database = storage.Database(sys.argv[1])\n"
         "try:\n"
         " with database.lock('x') as connection:\n"
