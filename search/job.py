@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy import make_url
 
 from search.claims import LEASE_SECONDS
 from search.joining import join
@@ -29,10 +30,23 @@ class Job:
     storage: str = field(repr=False)  # it may hold a password
     data: Path
     artifacts: Path
-    device: str
-    threads: int
+    device: str = "auto"
+    threads: int | None = None
     measure_train: bool = False
     lease_seconds: float = LEASE_SECONDS
+
+    def from_any_folder(self) -> "Job":
+        """Return the same job for a process whose working folder is another one."""
+        url = make_url(self.storage)
+        if url.get_backend_name() == "sqlite" and url.database:
+            url = url.set(database=str(Path(url.database).absolute()))
+        return replace(
+            self,
+            study=str(Path(self.study).absolute()) if self.study.endswith(".py") else self.study,
+            storage=url.render_as_string(hide_password=False),
+            data=self.data.absolute(),
+            artifacts=self.artifacts.absolute(),
+        )
 
     def work(self, stop: Stop, say: Callable[[str], None]) -> None:
         """Run trials until the study's budget is spent or `stop` asks for an end.

@@ -8,10 +8,9 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search.files import check_folder
 from search.options import (
@@ -27,16 +26,11 @@ from search.options import (
 )
 
 if TYPE_CHECKING:
-    import optuna
     from rich.console import Console
 
     from search.choices import Choices
-    from search.cluster import Place
     from search.machine import Machine
-    from search.overview import Observer
-    from search.storage import Database
     from search.study import Study
-    from search.worker import Stop
 
 EPILOG = """\
 examples:
@@ -82,8 +76,22 @@ def parser() -> Parser:
         type=whole(1, 1024),
         default=1,
         metavar="N",
-        help="worker processes on this machine; CUDA devices are dealt out in turn, and CPU "
-        "threads divided, or --threads given to each (default: 1)",
+        help="workers, each a process that runs one trial at a time; CUDA devices are dealt out "
+        "in turn, and CPU threads divided, or --threads given to each (default: 1)",
+    )
+    made.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="place the workers on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; `auto` finds "
+        "the one that this machine belongs to, `local` starts one; needs the extra `cluster` "
+        "(default: processes of this machine)",
+    )
+    made.add_argument(
+        "--gpus-per-worker",
+        type=_gpus,
+        metavar="F",
+        help="with --ray: GPUs of each worker, a whole number, or a fraction for several workers "
+        "on one (default: 1 if the cluster has any, else 0)",
     )
     made.add_argument(
         "--measure-train",
@@ -109,14 +117,19 @@ def run(options: argparse.Namespace) -> int:
 
     study = load(options.study)
     typical = next(iter(study.variants.values()), None)
-    study = dataclasses.replace(study, **_changes(options))
+    changes = given(options, "name", "trials", *TRAINING)
+    if not options.variants:
+        changes["variants"] = {}
+    study = dataclasses.replace(study, **changes)
     enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     storage_url.check(options.storage)
     check_folder(options.artifacts, "--artifacts")
 
     import optuna
 
-    from search.cluster import KeepsDying, deal
+    from search.cluster import KeepsDying
+    from search.crew import hired
+    from search.job import Job
     from search.joining import join
     from search.machine import Machine
     from search.outage import DatabaseGone
@@ -126,20 +139,18 @@ def run(options: argparse.Namespace) -> int:
     from search.summary import console, summary
     from search.view import following
     from search.worker import KeepsFailing, Stop
+    from search.workplace import Workplace
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()
-    places = deal(options.device, options.workers, threads=options.threads)
-    alone = len(places) == 1
-    machine = Machine.of(
-        study,
-        # The parent of workers takes no room on their devices.
-        device_name=options.device if alone or places[0].device == "cpu" else "cpu",
-        threads=options.threads if alone else places[0].threads,
-        root=options.data,
-        say=out.print,
-    )
-    with closing(Database(options.storage)) as database:
+    with hired(options) as crew, closing(Database(options.storage)) as database:
+        machine = Machine.of(
+            study,
+            device_name=crew.device,
+            threads=crew.threads,
+            root=options.data,
+            say=out.print,
+        )
         joined = join(database, study, data_digest=machine.data_digest, enqueue=enqueue)
         observer = Observer(database, joined)
         done = len(observer.look().finished)
@@ -149,20 +160,30 @@ def run(options: argparse.Namespace) -> int:
             f"Look at it with: optuna-dashboard {database} --artifact-dir {weights}",
             soft_wrap=True,
         )
-        failed = 0
-        stop = Stop(deadline=started + options.timeout if options.timeout else None)
         if done < study.trials:
-            where = str(machine) if alone else f"{len(places)} workers, each on {places[0]}"
-            out.print(f"On {where}{_pace(study, machine, typical)}.")
+            out.print(f"On {crew.where or machine}{_pace(study, machine, typical)}.")
+        place = Workplace(
+            study=study,
+            joined=joined,
+            database=database,
+            machine=machine,
+            artifacts=options.artifacts,
+        )
+        job = Job(
+            study=options.study,
+            changes=changes,
+            storage=options.storage,
+            data=options.data,
+            artifacts=options.artifacts,
+            measure_train=options.measure_train,
+        )
+        stop = Stop(deadline=started + options.timeout if options.timeout else None)
         try:
             with (
                 following(observer, out, epochs=study.epochs, budget=study.trials),
                 stop.on_signals(),
             ):
-                if alone:
-                    _work(options, study, joined, database, machine, stop)
-                elif done < study.trials:
-                    failed = _work_together(options, places, Observer(database, joined), stop, out)
+                crew.work(place, job, stop, partial(_say, out))
         except (DatabaseGone, KeepsFailing, KeepsDying) as error:
             print(f"search.run: {error}", file=sys.stderr)
             return 1
@@ -172,66 +193,24 @@ def run(options: argparse.Namespace) -> int:
         out.print(summary(observer.look(), study))
     if is_done:
         return 0
-    return 1 if failed else stop.exit_status
+    return stop.exit_status if stop.is_asked() else 1
 
 
-def _changes(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the study's fields that the options set to other than its file does."""
-    changes = given(options, "name", "trials", *TRAINING)
-    return changes if options.variants else changes | {"variants": {}}
+def _say(out: "Console", line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _work(
-    options: argparse.Namespace,
-    study: "Study",
-    joined: "optuna.Study",
-    database: "Database",
-    machine: "Machine",
-    stop: "Stop",
-) -> None:
-    from search.workplace import Workplace
-
-    place = Workplace(
-        study=study,
-        joined=joined,
-        database=database,
-        machine=machine,
-        artifacts=options.artifacts,
-    )
-    place.work(stop, budget=study.trials, measure_train=options.measure_train)
-
-
-def _work_together(
-    options: argparse.Namespace,
-    places: "Sequence[Place]",
-    observer: "Observer",
-    stop: "Stop",
-    out: "Console",
-) -> int:
-    """Run workers in processes of their own; return how many of them failed."""
-    from search.cluster import supervise
-    from search.job import Job
-    from search.processes import Process
-
-    jobs = [
-        Job(
-            study=options.study,
-            changes=_changes(options),
-            storage=options.storage,
-            data=options.data,
-            artifacts=options.artifacts,
-            device=place.device,
-            threads=place.threads,
-            measure_train=options.measure_train,
+def _gpus(text: str) -> float:
+    """Return a number of GPUs as Ray takes it: whole, or a fraction of one."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0 or (number > 1 and number != int(number)) or number == float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"a whole number of GPUs, or a fraction of one, is needed, not {text!r}"
         )
-        for place in places
-    ]
-    return supervise(
-        [partial(Process, job) for job in jobs],
-        stop,
-        progress=lambda: sum(map(len, observer.look().epochs.values())),
-        say=lambda line: out.print(line, markup=False, highlight=False, soft_wrap=True),
-    )
+    return number
 
 
 def _pace(study: "Study", machine: "Machine", typical: "Choices | None") -> str:

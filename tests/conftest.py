@@ -44,6 +44,7 @@ PROCESSES = (
     "test_run",
     "test_reproduce",
     "test_cluster",
+    "test_ray",
     "test_faults",
 )
 """Files whose tests start processes of their own, which takes seconds each."""

@@ -126,6 +126,7 @@ def test_help_answers_within_a_second_without_torch_and_explains_every_option() 
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
         "--epochs", "--images", "--device", "--threads", "--seed", "--timeout", "--select",
         "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
+            "--ray", "--gpus-per-worker",
     }  # fmt: skip
     for action in parser()._actions:
         if action.dest != "help":
