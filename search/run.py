@@ -8,7 +8,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -143,7 +143,8 @@ def run(options: argparse.Namespace) -> int:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     out = console()
-    with hired(options) as crew, closing(Database(options.storage)) as database:
+    with ExitStack() as stack:
+        crew = stack.enter_context(hired(options))
         machine = Machine.of(
             study,
             device_name=crew.device,
@@ -151,6 +152,7 @@ def run(options: argparse.Namespace) -> int:
             root=options.data,
             say=out.print,
         )
+        database = stack.enter_context(closing(Database(options.storage)))
         joined = join(database, study, data_digest=machine.data_digest, enqueue=enqueue)
         observer = Observer(database, joined)
         done = len(observer.look().finished)

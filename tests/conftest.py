@@ -43,6 +43,7 @@ PROCESSES = (
     "test_report",
     "test_run",
     "test_reproduce",
+    "test_docker",
     "test_cluster",
     "test_ray",
     "test_faults",

@@ -1,0 +1,148 @@
+"""The container files: linted, and their processes started by hand with the same environment."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import make_url
+
+from tests.conftest import PASSWORD
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = ROOT / "docker" / "compose.yaml"
+QUICK = ("--images", "160", "--epochs", "3", "--threads", "1", "--trials", "8")
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return read
+
+
+def test_the_dockerfile_and_the_compose_file_are_without_fault() -> None:
+    tools = Path(sys.executable).parent
+    for command in (
+        ["hadolint", str(ROOT / "docker" / "Dockerfile")],
+        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)],
+    ):
+        program = tools / command[0]
+        done = subprocess.run([program, *command[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_images_are_pinned_and_run_as_an_ordinary_user(compose: dict[str, Any]) -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (.+)$", dockerfile, re.MULTILINE) == ["python:3.11.14-slim-bookworm"]
+    assert re.findall(r"^USER (.+)$", dockerfile, re.MULTILINE) == ["1000"]
+    assert re.fullmatch(r"postgres:\d+\.\d+-\w+", compose["services"]["database"]["image"])
+
+
+def test_only_the_dashboard_is_published_and_only_on_this_machine(compose: dict[str, Any]) -> None:
+    published = {name: one["ports"] for name, one in compose["services"].items() if "ports" in one}
+    assert published == {"dashboard": ["127.0.0.1:8080:8080"]}
+
+
+def test_the_password_is_in_a_file_that_git_does_not_take(compose: dict[str, Any]) -> None:
+    ignored = subprocess.run(["git", "check-ignore", "docker/.env"], cwd=ROOT, capture_output=True)
+    assert ignored.returncode == 0
+    for service in compose["services"].values():
+        assert "PASSWORD" not in str(service.get("command"))
+        for name, value in service["environment"].items():
+            if "PASSWORD" in name:
+                assert value == "${POSTGRES_PASSWORD:?put a password into docker/.env}"
+
+
+def _environment(service: dict[str, Any], url: str) -> dict[str, str]:
+    """Return the service's environment, with the test's server in the place of its database."""
+    assert service["environment"]["SEARCH_STORAGE"] == "postgresql://search@database/search"
+    assert service["environment"].keys() == {"SEARCH_STORAGE", "PGPASSWORD"}
+    without = make_url(url).set(password=None).render_as_string(hide_password=False)
+    return os.environ | {"SEARCH_STORAGE": without, "PGPASSWORD": PASSWORD}
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_file(
+    compose: dict[str, Any], url: str, tmp_path: Path
+) -> None:
+    worker = compose["services"]["worker"]
+    entry = [sys.executable, "-m"]  # the Dockerfile's entry point
+    assert 'ENTRYPOINT ["python", "-m"]' in (ROOT / "docker" / "Dockerfile").read_text()
+    command = [*entry, *worker["command"], *QUICK]
+    command[command.index("cifar")] = "digits"
+    environment = _environment(worker, url)
+    workers = [
+        subprocess.Popen(
+            [*command, *more], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for more in ((), ())
+    ]
+    for process in workers:
+        shown, _ = process.communicate(timeout=90)
+        assert process.returncode == 0
+        assert "Trials: 8 of 8 finished" in shown
+        assert PASSWORD not in shown
+
+    dashboard = compose["services"]["dashboard"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = {
+        "postgresql+psycopg://search@database/search": environment["SEARCH_STORAGE"],
+        "--host=0.0.0.0": "--host=127.0.0.1",
+        "--port=8080": f"--port={port}",
+        "--artifact-dir=/work/artifacts/weights": f"--artifact-dir={tmp_path}/artifacts/weights",
+    }
+    program = Path(sys.executable).parent / dashboard["entrypoint"][0]
+    shown_by = subprocess.Popen(
+        [program, *(here[argument] for argument in dashboard["command"])],
+        env=_environment(dashboard, url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        studies = _answer(f"http://127.0.0.1:{port}/api/studies")
+        assert '"study_name": "digits"' in studies
+    finally:
+        shown_by.send_signal(signal.SIGTERM)
+        shown_by.wait(timeout=20)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_container_that_is_stopped_leaves_cleanly(
+    compose: dict[str, Any], url: str, tmp_path: Path
+) -> None:
+    worker = compose["services"]["worker"]
+    command = [sys.executable, "-m", *worker["command"], "--images", "160", "--epochs", "500"]
+    command[command.index("cifar")] = "digits"
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=_environment(worker, url), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in iter(process.stdout.readline, ""):
+            if "EPOCH" in line:
+                break
+        process.send_signal(getattr(signal, worker["stop_signal"]))
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == 143
+    assert worker["stop_grace_period"] == "2m"
+    assert "the same command goes on where it was" in rest
+    assert list(tmp_path.glob("artifacts/*/workers/*")) == []
+
+
+def _answer(address: str) -> str:
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                text: str = answer.read().decode()
+                return text
+        except OSError:
+            assert time.monotonic() < deadline, "no answer"
+            time.sleep(0.2)
