@@ -40,12 +40,14 @@ class Crew:
             return
         observer = Observer(place.database, place.joined)
         jobs = [replace(job, device=one.device, threads=one.threads) for one in self.places]
-        supervise(
+        failed = supervise(
             [partial(self.start, job) for job in jobs],
             stop,
             progress=lambda: sum(map(len, observer.look().epochs.values())),
             say=say,
         )
+        if failed:
+            say(f"{failed} of {len(jobs)} workers met an error, told above")
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """One worker of a search, as a value that can be given to another process or machine."""
 
+import logging
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -10,12 +12,13 @@ import optuna
 from sqlalchemy import make_url
 
 from search.claims import LEASE_SECONDS
+from search.errors import UserError
 from search.joining import join
 from search.machine import Machine
 from search.outage import DatabaseGone, Outage, is_outage
 from search.storage import Database
 from search.study import Study, load
-from search.worker import WAIT_SECONDS, Stop
+from search.worker import WAIT_SECONDS, KeepsFailing, Stop
 from search.workplace import Workplace
 
 
@@ -47,6 +50,19 @@ class Job:
             data=self.data.absolute(),
             artifacts=self.artifacts.absolute(),
         )
+
+    def serve(self, stop: Stop, say: Callable[[str], None]) -> bool:
+        """Work as `work` does, and tell errors and warnings; return whether there was no error."""
+        logging.getLogger("search").addHandler(_Telling(say))
+        try:
+            self.work(stop, say)
+        except (UserError, KeepsFailing, DatabaseGone) as error:
+            say(str(error))
+            return False
+        except Exception:
+            say(traceback.format_exc())
+            return False
+        return True
 
     def work(self, stop: Stop, say: Callable[[str], None]) -> None:
         """Run trials until the study's budget is spent or `stop` asks for an end.
@@ -87,3 +103,14 @@ class Job:
                 lease_seconds=self.lease_seconds,
             )
             place.work(stop, budget=study.trials, measure_train=self.measure_train)
+
+
+class _Telling(logging.Handler):
+    """Tells what is logged to whoever has the terminal."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())

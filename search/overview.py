@@ -64,11 +64,6 @@ class Overview:
         ]
 
     @property
-    def begun(self) -> set[int]:
-        """The numbers of the trials that have not ended, whether a worker has them or not."""
-        return {trial.number for trial in self.trials if trial.state == TrialState.RUNNING}
-
-    @property
     def ranked(self) -> list[FrozenTrial]:
         """The completed trials, best first; of equals the earlier one."""
         return ranked(self.trials)

@@ -4,20 +4,17 @@ They are forked from a server process that has imported PyTorch once, so that on
 moment and shares its memory; that server never computes anything.
 """
 
-import logging
 import multiprocessing
 import signal
 import sys
 import threading
-import traceback
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 
 from search.cluster import End, Fate
-from search.errors import UserError
 from search.job import Job
-from search.outage import DatabaseGone
-from search.worker import KeepsFailing, Stop
+from search.worker import Stop
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -68,16 +65,13 @@ def _serve(job: Job, lines: "Connection[str, str]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    say = _Telling(lines)
-    logging.basicConfig(handlers=[say], level=logging.WARNING, format="%(message)s")
-    try:
-        job.work(stop, say)
-    except (UserError, KeepsFailing, DatabaseGone) as error:
-        say(str(error))
+    if not job.serve(stop, partial(_send, lines)):
         sys.exit(1)
-    except Exception:
-        say(traceback.format_exc())
-        sys.exit(1)
+
+
+def _send(lines: "Connection[str, str]", line: str) -> None:
+    with suppress(OSError):  # the parent is gone
+        lines.send(line)
 
 
 def _watch_parent(stop: Stop) -> None:
@@ -85,18 +79,3 @@ def _watch_parent(stop: Stop) -> None:
     assert parent is not None, "this is a worker's process"
     parent.join()
     stop.ask()
-
-
-class _Telling(logging.Handler):
-    """Tells the parent, which has the terminal, what is said and logged here."""
-
-    def __init__(self, lines: "Connection[str, str]") -> None:
-        super().__init__()
-        self._lines = lines
-
-    def __call__(self, line: str) -> None:
-        with suppress(OSError):  # the parent is gone
-            self._lines.send(line)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self(self.format(record))

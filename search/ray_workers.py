@@ -6,7 +6,6 @@ same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
 
 import logging
 import os
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from search.cluster import End, Fate
 from search.errors import UserError
 from search.job import Job
-from search.outage import DatabaseGone
-from search.worker import KeepsFailing, Stop
+from search.worker import Stop
 
 TELL_SECONDS = 5.0
 """How long an ended worker's last words are waited for."""
@@ -139,17 +137,7 @@ class _Actor:
 
     def work(self, job: Job) -> bool:
         """Be a worker; return whether it failed."""
-        telling = _Telling(self._lines)
-        logging.getLogger("search").addHandler(telling)
-        try:
-            job.work(self._stop, self._lines.append)
-        except (UserError, KeepsFailing, DatabaseGone) as error:
-            self._lines.append(str(error))
-            return True
-        except Exception:
-            self._lines.append(traceback.format_exc())
-            return True
-        return False
+        return not job.serve(self._stop, self._lines.append)
 
     def told(self) -> list[str]:
         lines, self._lines[:] = list(self._lines), []
@@ -157,12 +145,3 @@ class _Actor:
 
     def ask_to_stop(self) -> None:
         self._stop.ask()
-
-
-class _Telling(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())

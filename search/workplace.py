@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.checkpoints import Checkpoints
 from search.claims import LEASE_SECONDS, Claims
@@ -14,7 +14,6 @@ from search.kept import Kept
 from search.machine import Machine
 from search.objective import Objective
 from search.outage import tolerating_outage
-from search.overview import Observer
 from search.presence import Presence
 from search.storage import Database
 from search.store import FOLDER, Store
@@ -78,4 +77,6 @@ class Workplace:
             checkpoints.sweep(self._begun)  # of those whose files could not be removed
 
     def _begun(self) -> set[int]:
-        return Observer(self.database, self.joined).look().begun
+        """Return the numbers of the trials that have begun and not ended."""
+        running = self.joined.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return {trial.number for trial in running}
