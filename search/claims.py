@@ -7,19 +7,21 @@ next claim takes over.
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
+from sqlalchemy import Connection
 
-from search import leases
+from search import leases, roster
 from search.epoch import Epoch
 from search.kept import Kept
 from search.presence import Presence
+from search.roster import Entry
 from search.storage import Database, LeaseLost
-from search.trials import CRASH, DIVERGED, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
+from search.trials import CRASH, CUTOFF, DIVERGED, FINISHED, FIXING, REASON, RUNG, TRACEBACK
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
@@ -54,6 +56,10 @@ class Outcome:
     """Of a completed trial: the accuracy that ranks it."""
     reason: str = ""
     """In one line why it was pruned or failed; empty for a completed one."""
+    rung: int | None = None
+    """Of one that was pruned for its accuracy: the epoch."""
+    cutoff: float | None = None
+    """Of one that was pruned on a rung: the accuracy that it would have needed."""
     diverged: int | None = None
     """Of a trial whose loss was not finite: the epoch."""
     traceback: str = ""
@@ -72,11 +78,12 @@ class Claims:
         presence: Presence,
         *,
         budget: int | None,
-        wanted: Callable[[FrozenTrial], bool] = lambda trial: True,
+        wanted: Collection[str] | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """`budget` None: run what is enqueued and sample nothing. Others than `wanted` trials are
-        left alone, and do not count."""
+        """`budget` None: run what is enqueued and sample nothing; `wanted` are then the names of
+        the fixed trials that are run, None for all that wait."""
+        assert budget is None or wanted is None, "a budget counts every trial"
         self._database = database
         self._study = study
         self._study_id: int = study._study_id
@@ -93,21 +100,21 @@ class Claims:
         the budget are ended as FAIL.
         """
         with self._database.lock(self._study.study_name) as connection:
-            leased = leases.leases(self._database, self._study_id)
-            trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-            chosen = self._choose(list(filter(self._wanted, trials)), leased)
-            running = {t._trial_id for t in trials if t.state == TrialState.RUNNING}
+            leased = leases.seen_by(connection, self._study_id)
+            unfinished = roster.unfinished(connection, self._study_id)
+            chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
+            running = {t.trial_id for t in unfinished if t.state == TrialState.RUNNING}
             leases.drop(connection, leased.keys() - running)  # of workers killed after the end
             if isinstance(chosen, Standing):
                 return chosen
             leases.grant(
                 connection,
                 study_id=self._study_id,
-                trial_id=chosen._trial_id,
+                trial_id=chosen.trial_id,
                 worker=self._presence.worker,
                 seconds=self._lease_seconds,
             )
-            return Claim(trial_id=chosen._trial_id, number=chosen.number)
+            return Claim(trial_id=chosen.trial_id, number=chosen.number)
 
     def record(self, claim: Claim, epoch: Epoch, checkpoint_sha256: str | None) -> None:
         """Keep the figures of an epoch.
@@ -127,11 +134,13 @@ class Claims:
             REASON: outcome.reason,
             TRACEBACK: outcome.traceback,
             DIVERGED: outcome.diverged,
+            RUNG: outcome.rung,
+            CUTOFF: outcome.cutoff,
         }
         with self._database.lock(self._study.study_name) as connection:
-            self._check_lease(claim)
+            self._check_lease(connection, claim)
             for name, value in attributes.items():
-                if value:
+                if value not in (None, ""):
                     self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
             if kept is not None and outcome.value is not None:
                 # Before the end: a worker killed in between leaves the trial to one more.
@@ -153,7 +162,7 @@ class Claims:
             self.finish(claim, Outcome(state=TrialState.FAIL, reason=reason, traceback=trace))
             return
         with self._database.lock(self._study.study_name) as connection:
-            self._check_lease(claim)
+            self._check_lease(connection, claim)
             self._database.optuna.set_trial_user_attr(claim.trial_id, CRASH, trace)
             leases.drop(connection, {claim.trial_id})
 
@@ -176,16 +185,20 @@ class Claims:
         leased = leases.leases(self._database, self._study_id)
         self._presence.leave({lease.worker for lease in leased.values()})
 
+    def _is_wanted(self, trial: Entry) -> bool:
+        return self._wanted is None or trial.name in self._wanted
+
     def _choose(
-        self, trials: list[FrozenTrial], leased: dict[int, leases.Lease]
-    ) -> FrozenTrial | Standing:
+        self, connection: Connection, unfinished: list[Entry], leased: dict[int, leases.Lease]
+    ) -> Entry | Standing:
         """Return the trial to run, RUNNING by now, or why there is none."""
         storage = self._database.optuna
-        finished = sum(trial.state in FINISHED for trial in trials)
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        free = [trial for trial in running if self._is_free(leased.get(trial._trial_id))]
+        running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
+        free = [trial for trial in running if self._is_free(leased.get(trial.trial_id))]
         free.sort(key=_fixed_first)
         if self._budget is not None:
+            counts = roster.counts(connection, self._study_id)
+            finished = sum(counts[state] for state in FINISHED)
             left = self._budget - finished - (len(running) - len(free))
             for trial in free[max(left, 0) :]:
                 self._end_surplus(trial)
@@ -193,16 +206,17 @@ class Claims:
                 return Standing.SPENT if finished >= self._budget else Standing.WAIT
         if free:
             return free[0]
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        waiting += self._enqueue_failed(trials)
+        waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
+        if any(trial.state == TrialState.FAIL and trial.name is not None for trial in unfinished):
+            waiting += self._enqueue_failed(connection)
         if waiting:
             trial = min(waiting, key=_fixed_first)
-            if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            if not storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
                 raise LeaseLost(f"trial {trial.number} was begun by another worker")  # lock lost
             return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT
-        return storage.get_trial(storage.create_new_trial(self._study_id))
+        return roster.entry(connection, storage.create_new_trial(self._study_id))
 
     def _is_free(self, lease: leases.Lease | None) -> bool:
         if lease is None or lease.expired:
@@ -210,39 +224,35 @@ class Claims:
         # Our own: a trial that was dropped while the database was away.
         return lease.worker == self._presence.worker or self._presence.is_gone(lease.worker)
 
-    def _enqueue_failed(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    def _enqueue_failed(self, connection: Connection) -> list[Entry]:
         """Enqueue the fixed trials that have only failed so far, and return the new ones."""
-        attempts: dict[str, list[FrozenTrial]] = {}
-        for trial in trials:
-            if (name := fixed_name(trial)) is not None:
-                attempts.setdefault(name, []).append(trial)
-        again = [
-            tried[0]
-            for tried in attempts.values()
-            if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried)
-        ]
-        for trial in again:
-            attributes = {name: trial.user_attrs[name] for name in FIXING & trial.user_attrs.keys()}
-            self._study.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=attributes)
-        if not again:
-            return []
-        after = max(trial.number for trial in trials)
-        everything = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
-        return [trial for trial in everything if trial.number > after and self._wanted(trial)]
+        attempts: dict[str | None, list[Entry]] = {}
+        for trial in filter(self._is_wanted, roster.fixed(connection, self._study_id)):
+            attempts.setdefault(trial.name, []).append(trial)
+        before = {trial.trial_id for tried in attempts.values() for trial in tried}
+        for tried in attempts.values():
+            if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried):
+                first = self._database.optuna.get_trial(tried[0].trial_id)
+                attributes = {
+                    key: first.user_attrs[key] for key in FIXING & first.user_attrs.keys()
+                }
+                self._study.enqueue_trial(first.system_attrs["fixed_params"], user_attrs=attributes)
+        now = filter(self._is_wanted, roster.fixed(connection, self._study_id))
+        return [trial for trial in now if trial.trial_id not in before]
 
-    def _end_surplus(self, trial: FrozenTrial) -> None:
+    def _end_surplus(self, trial: Entry) -> None:
         storage = self._database.optuna
         storage.set_trial_user_attr(
-            trial._trial_id, REASON, f"interrupted, and beyond the budget of {self._budget}"
+            trial.trial_id, REASON, f"interrupted, and beyond the budget of {self._budget}"
         )
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        storage.set_trial_state_values(trial.trial_id, TrialState.FAIL)
 
-    def _check_lease(self, claim: Claim) -> None:
+    def _check_lease(self, connection: Connection, claim: Claim) -> None:
         """Refuse to go on without the lease; under the lock, so that none takes it after."""
-        lease = leases.leases(self._database, self._study_id).get(claim.trial_id)
+        lease = leases.seen_by(connection, self._study_id).get(claim.trial_id)
         if lease is None or lease.worker != self._presence.worker:
             raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")
 
 
-def _fixed_first(trial: FrozenTrial) -> tuple[bool, int]:
-    return not is_fixed(trial), trial.number
+def _fixed_first(trial: Entry) -> tuple[bool, int]:
+    return trial.name is None, trial.number

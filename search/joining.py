@@ -6,6 +6,7 @@ definition. Whoever joins enqueues what the study lacks of its fixed trials, und
 
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -13,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.choices import Value, check_params, written
 from search.errors import UserError
 from search.pruning import Sparing
+from search.rungs import Recorded
 from search.sampling import Repeatable
 from search.storage import Database
 from search.study import Definition, Study, differences
@@ -47,7 +49,9 @@ def join(
     with database.lock(study.name):
         joined = _create(database, study)
         _agree(database, joined, study.definition(data_digest))
-        trials = [trial for trial in joined.get_trials() if trial.state != TrialState.FAIL]
+        trials = [
+            trial for trial in joined.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
+        ]
         variants = [
             Fixed(params=choices.params(), attributes={VARIANT: name})
             for name, choices in study.variants.items()
@@ -106,7 +110,7 @@ def _create(database: Database, study: Study) -> optuna.Study:
         direction="maximize",
         load_if_exists=True,
         sampler=Repeatable(study.sampler, study.seed),
-        pruner=Sparing(study.pruner, is_fixed),
+        pruner=Sparing(study.pruner, is_fixed, partial(Recorded, database)),
     )
 
 

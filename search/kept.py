@@ -6,7 +6,7 @@ written before the trial ends, so that no kill leaves a completed trial without 
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict
 
 import optuna
@@ -16,19 +16,15 @@ from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, insert, select
 
+from search import roster
+from search.roster import Entry, Place
 from search.storage import Database
 from search.store import Store
 from search.tables import weights as table
-from search.trials import REPEAT, VARIANT, rank, ranked
+from search.trials import REPEAT, VARIANT, rank
 
 BEST = 5
 """So many of the best trials keep their weights, variants among them."""
-
-
-def kept(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials whose weights are to be kept, the best first."""
-    complete = ranked(trials)
-    return [t for place, t in enumerate(complete) if place < BEST or is_first_run(t)]
 
 
 def is_first_run(trial: FrozenTrial) -> bool:
@@ -42,20 +38,22 @@ class Kept:
     What is written here is written under the study's lock.
     """
 
-    def __init__(self, database: Database, study: optuna.Study, store: Store) -> None:
+    def __init__(
+        self, database: Database, study: optuna.Study, store: Store, *, epochs: int
+    ) -> None:
+        """`epochs` is after how many of them a trial of the study is complete."""
         self.store = store
+        self._epochs = epochs
         self._database = database
         self._study = study
         self._study_id: int = study._study_id
 
     def wants(self, trial_id: int, accuracy: float) -> bool:
         """Return whether the weights of a trial that ends now with this accuracy are kept."""
-        trials = self._trials()
-        (trial,) = (t for t in trials if t._trial_id == trial_id)
-        others = [t for t in ranked(trials) if t._trial_id != trial_id]
+        trial = self._database.optuna.get_trial(trial_id)
         mine = rank(accuracy, trial.number)
-        better = sum(rank(t.values[0], t.number) < mine for t in others)
-        return better < BEST or is_first_run(trial)
+        better = [p for p in self._best() if rank(p.accuracy, p.number) < mine]
+        return len(better) < BEST or is_first_run(trial)
 
     def enter(self, trial_id: int, number: int, accuracy: float, sha256: str | None) -> None:
         """Note the weights of a trial that is about to complete, if they are to be kept.
@@ -81,11 +79,13 @@ class Kept:
 
     def drop_others(self) -> None:
         """Remove the weights of the ended trials that are not to be kept, or not any more."""
-        trials = self._trials()
-        stay = {trial._trial_id for trial in kept(trials)}
-        stay |= {trial._trial_id for trial in trials if trial.state == TrialState.RUNNING}
+        best = {place.trial_id for place in self._best()}
         for trial_id, artifact_id in self._rows():
-            if trial_id not in stay:
+            if trial_id in best:
+                continue
+            trial = self._database.optuna.get_trial(trial_id)
+            complete = trial.state == TrialState.COMPLETE
+            if trial.state != TrialState.RUNNING and not (complete and is_first_run(trial)):
                 with self._database.engine.begin() as connection:
                     _forget(connection, trial_id, [artifact_id])
                 self.store.remove(artifact_id)
@@ -94,7 +94,7 @@ class Kept:
         """Remove what killed workers left; takes the study's lock."""
         with self._database.lock(self._study.study_name):
             self.drop_others()
-            begun = {t.number for t in self._trials() if t.state == TrialState.RUNNING}
+            begun = {t.number for t in self._running()}
             self.store.sweep({artifact_id for _, artifact_id in self._rows()}, begun)
 
     def _list(self, trial_id: int, number: int, sha256: str) -> None:
@@ -113,8 +113,14 @@ class Kept:
             trial_id, ARTIFACTS_ATTR_PREFIX + meta.artifact_id, json.dumps(asdict(meta))
         )
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
+    def _best(self) -> list[Place]:
+        with self._database.engine.connect() as connection:
+            return roster.best(connection, self._study_id, epochs=self._epochs, n=BEST)
+
+    def _running(self) -> list[Entry]:
+        with self._database.engine.connect() as connection:
+            entries = roster.unfinished(connection, self._study_id)
+        return [entry for entry in entries if entry.state == TrialState.RUNNING]
 
     def _rows(self) -> list[tuple[int, str]]:
         query = select(table.c.trial_id, table.c.artifact_id)

@@ -26,9 +26,14 @@ class Lease:
 
 def leases(database: Database, study_id: int) -> dict[int, Lease]:
     """Return the leases of a study by trial id, the expired ones among them."""
-    query = select(table, (table.c.expires_at < clock()).label("expired"))
     with database.engine.connect() as connection:
-        rows = connection.execute(query.where(table.c.study_id == study_id)).mappings().all()
+        return seen_by(connection, study_id)
+
+
+def seen_by(connection: Connection, study_id: int) -> dict[int, Lease]:
+    """Return the same as `leases` does, asked with the connection that holds the study's lock."""
+    query = select(table, (table.c.expires_at < clock()).label("expired"))
+    rows = connection.execute(query.where(table.c.study_id == study_id)).mappings().all()
     return {
         row["trial_id"]: Lease(
             trial_id=row["trial_id"],

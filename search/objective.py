@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search import device, pruning
+from search import device
 from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims, Outcome
@@ -21,6 +21,7 @@ from search.classifier import About, packed
 from search.epoch import Epoch
 from search.kept import Kept
 from search.machine import Machine
+from search.pruning import Cut, Sparing
 from search.storage import Database, LeaseLost
 from search.study import Study
 from search.training import NonFiniteLoss, Training
@@ -81,8 +82,8 @@ class Objective:
         choices = Choices.suggest(trial, self.study.ranges)
         recorded = self.database.epochs(claim.trial_id)
         last = self._report_again(claim, trial, recorded)
-        if last is not None and self._should_prune(trial, last):
-            return self._pruned(claim)
+        if last is not None and (cut := self._cut(trial, last)) is not None:
+            return _pruned(cut)
         training = self._training(claim, choices, after_batch)
         for epoch in training.fit(after=self._restore(claim, training, recorded)):
             if last is not None and epoch.number <= last.number:
@@ -93,8 +94,8 @@ class Objective:
             self._record(claim, training, epoch)
             trial.report(epoch.selection_accuracy, step=epoch.number)
             last = epoch
-            if self._should_prune(trial, epoch):
-                return self._pruned(claim)
+            if (cut := self._cut(trial, epoch)) is not None:
+                return _pruned(cut)
         assert last is not None, "a study has one epoch at least"
         return Outcome(
             state=TrialState.COMPLETE,
@@ -129,13 +130,13 @@ class Objective:
             after_batch=after_batch,
         )
 
-    def _should_prune(self, trial: optuna.Trial, epoch: Epoch) -> bool:
-        """Ask the pruner; after the last epoch there is nothing left to save."""
-        return epoch.number < self.study.epochs and trial.should_prune()
-
-    def _pruned(self, claim: Claim) -> Outcome:
-        why = pruning.reason(self.study.pruner, self.joined, self._frozen(claim))
-        return Outcome(state=TrialState.PRUNED, reason=why)
+    def _cut(self, trial: optuna.Trial, epoch: Epoch) -> Cut | None:
+        """Ask the pruner as `trial.should_prune` does; after the last epoch nothing is saved."""
+        if epoch.number == self.study.epochs:
+            return None
+        pruner = self.joined.pruner
+        assert isinstance(pruner, Sparing), "the one that the study was joined with"
+        return pruner.cut(self.joined, trial._get_latest_trial())
 
     def _restore(self, claim: Claim, training: Training, recorded: list[Epoch]) -> int:
         """Bring back the state after the last recorded epoch and return its number, else 0."""
@@ -212,3 +213,7 @@ class Objective:
 
     def _frozen(self, claim: Claim) -> optuna.trial.FrozenTrial:
         return self.database.optuna.get_trial(claim.trial_id)
+
+
+def _pruned(cut: Cut) -> Outcome:
+    return Outcome(state=TrialState.PRUNED, reason=str(cut), rung=cut.epoch, cutoff=cut.cutoff)

@@ -7,11 +7,62 @@ the same decisions from the reported values alone: asked again, it answers the s
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A trial that is stopped: where, with what, and what it would have needed."""
+
+    epoch: int | None
+    """None if it has reported nothing."""
+    value: float | None
+    cutoff: float | None = None
+    """None if the pruner names none."""
+    pruner: str
+
+    def __str__(self) -> str:
+        if self.cutoff is None:
+            return f"pruned by {self.pruner} at epoch {self.epoch}"
+        return f"{self.value:.4f} at epoch {self.epoch}, cut-off {self.cutoff:.4f}"
+
+
+class Rivals(Protocol):
+    """What the other trials of a study reported after one epoch."""
+
+    def standing(self, value: float) -> tuple[int, int]:
+        """Return how many there are, and how many of them did better than `value`."""
+
+    def best(self, place: int) -> float:
+        """Return the value of the one in that place, from 1."""
+
+
+class Reported:
+    """Rivals in any study of Optuna's: all of its trials are gone through."""
+
+    def __init__(self, study: Study, trial: FrozenTrial, epoch: int) -> None:
+        self._sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        values = [
+            self._sign * other.intermediate_values[epoch]
+            for other in study.get_trials(deepcopy=False)
+            if epoch in other.intermediate_values and other.number != trial.number
+        ]
+        self._values = sorted(values, reverse=True)
+
+    def standing(self, value: float) -> tuple[int, int]:
+        return len(self._values), sum(other > self._sign * value for other in self._values)
+
+    def best(self, place: int) -> float:
+        return self._sign * self._values[place - 1]
+
+
+FindRivals = Callable[[Study, FrozenTrial, int], Rivals]
+"""Returns the rivals of a trial after an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +87,20 @@ class SuccessiveHalving(BasePruner):
             )
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        cutoff = self.cutoff(study, trial)
-        if cutoff is None:
-            return False
-        value = trial.intermediate_values[max(trial.intermediate_values)]
-        return value < cutoff if _maximized(study) else value > cutoff
+        return self.cut(study, trial) is not None
 
-    def cutoff(self, study: Study, trial: FrozenTrial) -> float | None:
-        """Return the value that `trial` needs at its last reported epoch to go on.
-
-        None if it has reported nothing, or if that epoch is not a rung.
-        """
+    def cut(self, study: Study, trial: FrozenTrial, find: FindRivals = Reported) -> Cut | None:
+        """Return why `trial` stops at its last reported epoch; None if it goes on."""
         epoch = trial.last_step
         if epoch is None or not self._is_rung(epoch):
             return None
-        values = [
-            other.intermediate_values[epoch]
-            for other in study.get_trials(deepcopy=False)
-            if epoch in other.intermediate_values and other.number != trial.number
-        ]
-        values.append(trial.intermediate_values[epoch])
-        values.sort(reverse=_maximized(study))
-        return values[max(len(values) // self.factor, 1) - 1]
+        value = trial.intermediate_values[epoch]
+        rivals = find(study, trial, epoch)
+        n_rivals, n_better = rivals.standing(value)
+        places = max((n_rivals + 1) // self.factor, 1)
+        if n_better < places:
+            return None
+        return Cut(epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__)
 
     def _is_rung(self, epoch: int) -> bool:
         rung = self.min_epochs
@@ -69,22 +112,29 @@ class SuccessiveHalving(BasePruner):
 class Sparing(BasePruner):
     """Ask `pruner` about every trial, so that it can note it, and spare what `spared` names."""
 
-    def __init__(self, pruner: BasePruner, spared: Callable[[FrozenTrial], bool]) -> None:
+    def __init__(
+        self,
+        pruner: BasePruner,
+        spared: Callable[[FrozenTrial], bool],
+        find: FindRivals = Reported,
+    ) -> None:
         self._pruner = pruner
         self._spared = spared
+        self._find = find
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        return self._pruner.prune(study, trial) and not self._spared(trial)
+        return self.cut(study, trial) is not None
 
+    def cut(self, study: Study, trial: FrozenTrial) -> Cut | None:
+        """Return why `trial` stops at its last reported epoch; None if it goes on."""
+        found = self._asked(study, trial)
+        return None if found is None or self._spared(trial) else found
 
-def reason(pruner: BasePruner, study: Study, trial: FrozenTrial) -> str:
-    """Return in one line why `pruner` stops `trial` at its last reported epoch."""
-    epoch = trial.last_step
-    if epoch is None or not isinstance(pruner, SuccessiveHalving):
-        return f"pruned by {type(pruner).__name__} at epoch {epoch}"
-    cutoff = pruner.cutoff(study, trial)
-    return f"{trial.intermediate_values[epoch]:.4f} at epoch {epoch}, cut-off {cutoff:.4f}"
-
-
-def _maximized(study: Study) -> bool:
-    return study.direction == StudyDirection.MAXIMIZE
+    def _asked(self, study: Study, trial: FrozenTrial) -> Cut | None:
+        if isinstance(self._pruner, SuccessiveHalving):
+            return self._pruner.cut(study, trial, self._find)
+        if not self._pruner.prune(study, trial):
+            return None
+        epoch = trial.last_step
+        value = None if epoch is None else trial.intermediate_values[epoch]
+        return Cut(epoch=epoch, value=value, pruner=type(self._pruner).__name__)

@@ -19,7 +19,7 @@ from search.overview import Observer, Overview
 from search.repeats import repeats
 from search.storage import Database
 from search.study import Study
-from search.trials import ORIGIN, REPEAT, SEED, Fixed, fixed_name
+from search.trials import ORIGIN, REPEAT, SEED, Fixed
 from search.view import following
 from search.winners import accuracies, still_in
 from search.worker import Stop
@@ -82,7 +82,7 @@ class Reruns:
             following(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
             stop.on_signals(),
         ):
-            place.work(stop, budget=None, wanted=lambda trial: fixed_name(trial) in names)
+            place.work(stop, budget=None, wanted=names)
         return observer.look()
 
     def _join(self, wanted: list[Fixed]) -> optuna.Study:

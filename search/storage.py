@@ -57,7 +57,7 @@ class Database:
                     skip_compatibility_check=True,
                 )
                 _check_version(self.url, storage)
-                tables.metadata.create_all(storage.engine)
+                tables.create(storage.engine)
         except (DBAPIError, OSError) as error:
             raise UserError(explained(self.url, error)) from error
         self.engine = storage.engine

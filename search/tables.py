@@ -8,14 +8,18 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
+    Engine,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
     Table,
     UniqueConstraint,
+    func,
 )
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -25,7 +29,7 @@ epochs = Table(
     "search_epochs",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("study_id", Integer, nullable=False, index=True),
+    Column("study_id", Integer, nullable=False),
     Column("trial_id", Integer, nullable=False),
     Column("number", Integer, nullable=False),
     Column("batch_loss", Float(53), nullable=False),
@@ -40,6 +44,11 @@ epochs = Table(
     UniqueConstraint("trial_id", "number"),
 )
 """One row for each finished epoch, written once; the columns are those of `search.epoch.Epoch`."""
+
+selection_accuracy = func.coalesce(epochs.c.validation_accuracy, epochs.c.test_accuracy)
+"""As `search.epoch.Epoch.selection_accuracy`."""
+
+Index("ix_search_epochs_rung", epochs.c.study_id, epochs.c.number, selection_accuracy)
 
 leases = Table(
     "search_leases",
@@ -61,6 +70,15 @@ weights = Table(
     Column("artifact_id", String(200), nullable=False),
 )
 """The weights that are kept: the file's sum, and its name in the artifact store."""
+
+
+def create(engine: Engine) -> None:
+    """Make the tables that are not there, and the indexes that older ones lack."""
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        for table in metadata.tables.values():
+            for index in table.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions

@@ -26,6 +26,10 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
 """User attribute of a trial: in one line why it was pruned or failed."""
+RUNG = "rung"
+"""User attribute of a trial that was pruned for its accuracy: the epoch at which."""
+CUTOFF = "cutoff"
+"""User attribute of a trial that was pruned on a rung: the accuracy that it would have needed."""
 DIVERGED = "diverged"
 """User attribute of a pruned trial: the epoch in which a loss of it was not finite."""
 TRACEBACK = "traceback"
@@ -46,7 +50,7 @@ class Fixed:
 
     @property
     def name(self) -> str:
-        name = _fixed_name(self.attributes)
+        name = name_of(self.attributes)
         assert name is not None, "made from a variant's name or a trial's number"
         return name
 
@@ -57,7 +61,7 @@ def fixed_name(trial: FrozenTrial) -> str | None:
     None for the others, which are sampled at least in part. Fixed trials come first, are never
     pruned, and have their train figures measured.
     """
-    return _fixed_name(trial.user_attrs)
+    return name_of(trial.user_attrs)
 
 
 def origin_name(attributes: Mapping[str, Value]) -> str | None:
@@ -68,7 +72,8 @@ def origin_name(attributes: Mapping[str, Value]) -> str | None:
     return None if name is None else str(name)
 
 
-def _fixed_name(attributes: Mapping[str, Value]) -> str | None:
+def name_of(attributes: Mapping[str, Value]) -> str | None:
+    """Return the name that a trial's attributes, of `FIXING`, give it; None if it is not fixed."""
     name = origin_name(attributes)
     if name is None:
         return None

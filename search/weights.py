@@ -16,7 +16,7 @@ from sqlalchemy import select
 from search import storage_url
 from search.classifier import Classifier, load
 from search.errors import UserError
-from search.kept import is_first_run, kept
+from search.kept import is_first_run
 from search.storage import Database
 from search.store import FOLDER, file_sha256
 from search.tables import weights as table
@@ -49,7 +49,7 @@ def find(
         found = _find(trials, trial)
         rows = _rows(database, studies[study])
     if found.state != TrialState.COMPLETE or found._trial_id not in rows:
-        raise UserError(_not_kept(found, [t for t in kept(trials) if t._trial_id in rows]))
+        raise UserError(_not_kept(found, [t for t in ranked(trials) if t._trial_id in rows]))
     sha256, artifact_id = rows[found._trial_id]
     return _verified(Path(artifacts) / FOLDER / artifact_id, sha256, found.number)
 

@@ -1,11 +1,11 @@
 """A study in the database and the machine to run its trials on: where one worker works."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.checkpoints import Checkpoints
 from search.claims import LEASE_SECONDS, Claims
@@ -37,12 +37,12 @@ class Workplace:
         stop: Stop,
         *,
         budget: int | None,
-        wanted: Callable[[FrozenTrial], bool] = lambda trial: True,
+        wanted: Collection[str] | None = None,
         measure_train: bool = False,
     ) -> None:
         """Run trials until `budget` have finished or `stop` asks for an end.
 
-        `budget` None stands for the enqueued trials, as far as they are `wanted`.
+        `budget` None stands for the enqueued trials, `wanted` for the names of some of them.
 
         Raises:
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
@@ -50,7 +50,7 @@ class Workplace:
         folder = self.artifacts / artifacts_folder(self.joined)
         checkpoints = Checkpoints(folder / "checkpoints")
         store = Store(self.artifacts / FOLDER, artifacts_key(self.joined))
-        kept = Kept(self.database, self.joined, store)
+        kept = Kept(self.database, self.joined, store, epochs=self.study.epochs)
         kept.sweep()
         presence = Presence(folder / "workers")
         claims = Claims(

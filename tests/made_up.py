@@ -17,8 +17,7 @@ from search.trials import REASON
 def made_up(database: Database, study: Study, n_trials: int) -> None:
     """Add `n_trials` ended trials to the study, two thirds of them pruned after their first epoch.
 
-    The others are complete; accuracies rise with the epoch and fall with the distance of the
-    learning rate from 0.01. The same each time.
+    The others are complete; accuracies rise with the epoch, and some are equal. The same each time.
     """
     joined = join(database, study, data_digest="none")
     before = len(joined.get_trials(deepcopy=False))
@@ -27,7 +26,7 @@ def made_up(database: Database, study: Study, n_trials: int) -> None:
     for number in range(n_trials):
         params = {name: _drawn(rng, study.ranges[name]) for name in FIELDS}
         n_epochs = study.epochs if number % 3 == 0 else 1
-        values = {e: 0.9 - 0.5 / e - rng.random() / 10 for e in range(1, n_epochs + 1)}
+        values = {e: round(0.9 - 0.5 / e - rng.random() / 10, 2) for e in range(1, n_epochs + 1)}
         complete = n_epochs == study.epochs
         trials.append(
             create_trial(

@@ -36,7 +36,7 @@ class Process:
         self.joined = join(self.database, study, data_digest="x")
         presence = Presence(folder / "workers")
         store = Store(folder / "weights", artifacts_key(self.joined))
-        kept = Kept(self.database, self.joined, store)
+        kept = Kept(self.database, self.joined, store, epochs=study.epochs)
         self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
         self.objective = Objective(
             study=study,
@@ -177,7 +177,7 @@ def test_a_trial_killed_between_its_epoch_and_its_pruning_is_pruned_by_its_heir(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "_pruned", killed)
+        patch.setattr("search.objective._pruned", killed)
         with pytest.raises(Killed):
             work(process.objective, process.claims, Stop())
     (left,) = [trial for trial in process.trials if trial.state == TrialState.RUNNING]

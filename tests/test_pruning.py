@@ -3,10 +3,10 @@ from typing import Literal
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import BasePruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial
 
-from search.pruning import Sparing, SuccessiveHalving, reason
+from search.pruning import Sparing, SuccessiveHalving
 
 Direction = Literal["maximize", "minimize"]
 
@@ -82,8 +82,12 @@ def test_a_spared_trial_counts_on_its_rung_and_goes_on() -> None:
 def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
     trial = _study_with([0.5, 0.6, 0.7, 0.4], SuccessiveHalving())
     frozen = trial.study.trials[-1]
-    assert reason(SuccessiveHalving(), trial.study, frozen) == ("0.4000 at epoch 1, cut-off 0.7000")
-    assert "MedianPruner" in reason(optuna.pruners.MedianPruner(), trial.study, frozen)
+    cut = SuccessiveHalving().cut(trial.study, frozen)
+    assert str(cut) == "0.4000 at epoch 1, cut-off 0.7000"
+    for finished in trial.study.trials[:3]:
+        trial.study.tell(finished.number, 0.9)
+    median = Sparing(MedianPruner(n_startup_trials=0), lambda trial: False)
+    assert str(median.cut(trial.study, frozen)) == "pruned by MedianPruner at epoch 1"
 
 
 def test_rungs_that_cannot_be_are_refused() -> None:

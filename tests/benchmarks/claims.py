@@ -56,7 +56,7 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     study = _study(n_finished)
     joined = join(database, study, data_digest="none")
     claims = Claims(database, joined, Presence(folder / "workers"), budget=study.trials)
-    kept = Kept(database, joined, Store(folder / "weights", "0" * 8))
+    kept = Kept(database, joined, Store(folder / "weights", "0" * 8), epochs=study.epochs)
     times: Times = {}
     rng = random.Random(os.getpid())
     for _ in range(n_trials):
