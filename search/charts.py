@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.choices import FIELDS
 from search.comparison import spreads
 from search.findings import Findings
-from search.overview import label
-from search.trials import REASON, is_fixed
+from search.trials import REASON, is_fixed, label
 
 TRAIN, TEST, GREY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
 """Of the palette of Okabe and Ito, which the colour-blind can tell apart."""

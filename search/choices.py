@@ -171,6 +171,16 @@ def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool 
         raise UserError(f"no value for {_listed(missing)}; a variant names every parameter")
 
 
+def spelled(distribution: BaseDistribution) -> str:
+    """Return a range for a reader: its values, or its ends."""
+    match distribution:
+        case CategoricalDistribution(choices=options):
+            return _listed(options)
+        case FloatDistribution(low=low, high=high, log=log):
+            return f"{low:g} to {high:g}{', log' if log else ''}"
+    return str(distribution)
+
+
 def parse_params(text: str, ranges: Ranges) -> dict[str, Value]:
     """Return the fixed values in `text`, such as `"optimizer=SGD lr=0.02"`, in field order.
 

@@ -6,15 +6,14 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from optuna.trial import FrozenTrial, TrialState
 
 from search import sections
 from search.choices import FIELDS
 from search.comparison import RULE
 from search.findings import Findings
-from search.summary import caution
 from search.trials import DIVERGED, REASON, VARIANT
+from search.writing import template
 
 COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", *FIELDS)
 """Of the CSV: accuracy is that of the split that selects, empty unless the trial is complete;
@@ -23,11 +22,6 @@ epochs those that it ran, and seconds their wall time."""
 
 def markdown(findings: Findings) -> str:
     """Return the report's words and tables."""
-    environment = Environment(
-        loader=PackageLoader("search"), autoescape=False, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["cell"] = _cell
     tables = [
         ("The best trials", "", sections.best_trials(findings)),
         ("The variants", RULE if findings.verdicts else "", sections.variants(findings)),
@@ -36,10 +30,10 @@ def markdown(findings: Findings) -> str:
         ("Failed and diverged trials", "", sections.failures(findings)),
         ("Where it ran", "", sections.environments(findings)),
     ]
-    return environment.get_template("report.md").render(
+    return template("report.md").render(
         study=findings.study,
         answer=sections.answer(findings),
-        caution=caution(findings.study),
+        caution=findings.study.caution,
         rerun=sections.needs_rerun(findings),
         tables=[part for part in tables if part[2].rows],
     )
@@ -112,11 +106,6 @@ def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
 def _importances(findings: Findings) -> sections.Table:
     rows = [(name, f"{value:.3f}") for name, value in findings.importances.items()]
     return sections.Table(columns=("parameter", "importance, of 1"), rows=rows)
-
-
-def _cell(text: str) -> str:
-    """Return text that breaks no table and is no markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def _finite(value: Any) -> Any:

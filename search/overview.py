@@ -9,7 +9,7 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.leases import Lease, leases
 from search.storage import Database
-from search.trials import ENQUEUED, FINISHED, fixed_name, ranked
+from search.trials import FINISHED, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +101,3 @@ class Observer:
             epochs=dict(self._epochs),
             leases=leases(self._database, self._study_id),
         )
-
-
-def label(trial: FrozenTrial) -> str:
-    """Return the trial's number, with its name if it is a fixed one."""
-    kind = fixed_name(trial) or ("enqueued" if ENQUEUED in trial.user_attrs else "")
-    return f"{trial.number} {kind}".strip()

@@ -6,14 +6,13 @@ from typing import Literal
 
 import plotly.graph_objects as go
 import plotly.io
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from search import charts, sections
 from search.comparison import RULE
 from search.findings import Findings
 from search.sections import Table
-from search.summary import caution
+from search.writing import template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +28,11 @@ class Section:
 
 def html(findings: Findings) -> str:
     """Return the page; it loads nothing from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         study=findings.study,
         database=findings.database,
         answer=sections.answer(findings),
-        caution=caution(findings.study),
+        caution=findings.study.caution,
         rerun=sections.needs_rerun(findings),
         sections=[section for section in _sections(findings) if section.table or section.charts],
         plotly=get_plotlyjs(),

@@ -92,7 +92,7 @@ class SuccessiveHalving(BasePruner):
     def cut(self, study: Study, trial: FrozenTrial, find: FindRivals = Reported) -> Cut | None:
         """Return why `trial` stops at its last reported epoch; None if it goes on."""
         epoch = trial.last_step
-        if epoch is None or not self._is_rung(epoch):
+        if epoch is None or epoch not in self.rungs(epoch):
             return None
         value = trial.intermediate_values[epoch]
         rivals = find(study, trial, epoch)
@@ -102,11 +102,12 @@ class SuccessiveHalving(BasePruner):
             return None
         return Cut(epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__)
 
-    def _is_rung(self, epoch: int) -> bool:
-        rung = self.min_epochs
-        while rung < epoch:
-            rung *= self.factor
-        return rung == epoch
+    def rungs(self, epochs: int) -> list[int]:
+        """Return the epochs, of so many, after which trials are compared."""
+        found = [self.min_epochs]
+        while found[-1] * self.factor <= epochs:
+            found.append(found[-1] * self.factor)
+        return [rung for rung in found if rung <= epochs]
 
 
 class Sparing(BasePruner):

@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.choices import Choices
 from search.findings import Findings
-from search.overview import label
-from search.trials import ENVIRONMENTS, REASON
+from search.trials import ENVIRONMENTS, REASON, label
 
 BEST = 10
 """So many of the best trials are listed."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 
 import sqlalchemy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import URL, ColumnElement, Connection, delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError
@@ -87,6 +87,29 @@ class Database:
                 lock = func.pg_advisory_xact_lock(_lock_key(name))
                 connection.execute(select(func.set_config(*limit), lock))
                 yield connection
+
+    @contextmanager
+    def lock_if_free(self, name: str) -> Iterator[bool]:
+        """Hold the lock called `name` as `lock` does, unless another process has it.
+
+        Yield whether it is held.
+        """
+        if self.url.get_backend_name() == "sqlite":
+            lock = _file_lock(self.url)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                lock.release()
+        else:
+            with self.engine.begin() as connection:
+                yield bool(
+                    connection.scalar(select(func.pg_try_advisory_xact_lock(_lock_key(name))))
+                )
 
     def record(
         self, trial_id: int, worker: str, epoch: Epoch, checkpoint_sha256: str | None

@@ -150,6 +150,18 @@ class Study:
         fields: dict[str, Any] = {name: definition[name] for name in names}
         return replace(self, **fields)
 
+    @property
+    def caution(self) -> str:
+        """What a reader of the best trial's accuracy must know."""
+        if self.select == "validation":
+            return (
+                "Trials were chosen on held-out training images; test accuracy was measured once."
+            )
+        return (
+            "The best of many trials on the test set is optimistic: train the winner again with "
+            "fresh seeds before you quote it."
+        )
+
     @cached_property
     def published_figures(self) -> PublishedFigures:
         """Published figures by variant and epoch; empty where nothing was published."""

@@ -6,12 +6,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from search import variants
 from search.choices import Choices
-from search.epoch import Epoch
-from search.overview import Overview, label
+from search.overview import Overview
 from search.savings import Savings
 from search.study import Study
-from search.trials import VARIANT
+from search.trials import VARIANT, label
+from search.variants import fraction
 
 BEST = 5
 """How many trials the table of the best ones holds."""
@@ -26,7 +27,7 @@ def summary(overview: Overview, study: Study) -> RenderableType:
         parts.append(_variants(overview, study))
     parts.append(_counts(overview, study))
     if overview.ranked:
-        parts.append(caution(study))
+        parts.append(study.caution)
     return Group(*parts)
 
 
@@ -43,42 +44,15 @@ def _best(overview: Overview, study: Study) -> Table:
         table.add_column("test accuracy", justify="right")
     table.add_column("choices", overflow="fold")
     for trial in overview.ranked[:BEST]:
-        test = [_fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        table.add_row(label(trial), _fraction(trial.values[0]), *test, str(Choices(**trial.params)))
+        test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
+        table.add_row(label(trial), fraction(trial.values[0]), *test, str(Choices(**trial.params)))
     return table
 
 
 def _variants(overview: Overview, study: Study) -> Table:
-    published = study.published_figures
-    table = _table("Variants", "variant", "trial", "state", "epochs", "test accuracy", "best epoch")
-    if published:
-        table.add_column("report, same epoch", justify="right")
-        table.add_column("report's best", justify="right")
-    trials = _by_variant(overview)
-    for name in study.variants:
-        trial = trials.get(name)
-        recorded = overview.of(trial) if trial else []
-        tested = [epoch for epoch in recorded if epoch.test_accuracy is not None]
-        report: list[str] = []
-        if published:
-            theirs = {
-                epoch: figures["test_accuracy"]
-                for (who, epoch), figures in published.items()
-                if who == name
-            }
-            report = [
-                _fraction(theirs.get(tested[-1].number)) if tested else "",
-                _fraction(max(theirs.values(), default=None)),
-            ]
-        table.add_row(
-            name,
-            str(trial.number) if trial else "",
-            trial.state.name if trial else "not enqueued",
-            f"{len(recorded)} of {study.epochs}",
-            _fraction(tested[-1].test_accuracy) if tested else "",
-            _best_epoch(tested),
-            *report,
-        )
+    table = _table("Variants", *variants.columns(study))
+    for row in variants.rows(study, _by_variant(overview), overview.epochs):
+        table.add_row(*row)
     return table
 
 
@@ -98,16 +72,6 @@ def _counts(overview: Overview, study: Study) -> str:
     )
 
 
-def caution(study: Study) -> str:
-    """Return what a reader of the best trial's accuracy must know."""
-    if study.select == "validation":
-        return "Trials were chosen on held-out training images; test accuracy was measured once."
-    return (
-        "The best of many trials on the test set is optimistic: train the winner again with fresh "
-        "seeds before you quote it."
-    )
-
-
 def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
     """Return each variant's trial; of several the last, since those before it failed."""
     return {t.user_attrs[VARIANT]: t for t in overview.trials if VARIANT in t.user_attrs}
@@ -116,17 +80,6 @@ def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        number = column.endswith(("accuracy", "epochs"))
+        number = column.endswith(("accuracy", "epochs", "epoch", "best"))
         table.add_column(column, justify="right" if number else "left")
     return table
-
-
-def _best_epoch(tested: list[Epoch]) -> str:
-    if not tested:
-        return ""
-    best = max(tested, key=lambda epoch: epoch.test_accuracy or 0.0)
-    return f"{_fraction(best.test_accuracy)} ({best.number})"
-
-
-def _fraction(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

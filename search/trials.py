@@ -93,3 +93,9 @@ def rank(accuracy: float, number: int) -> tuple[float, int]:
 
 def is_fixed(trial: FrozenTrial) -> bool:
     return fixed_name(trial) is not None
+
+
+def label(trial: FrozenTrial) -> str:
+    """Return the trial's number, with its name if it is a fixed one."""
+    kind = fixed_name(trial) or ("enqueued" if ENQUEUED in trial.user_attrs else "")
+    return f"{trial.number} {kind}".strip()

@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from search.outage import tolerating_outage
-from search.overview import Observer, Overview, label
-from search.trials import REASON
+from search.overview import Observer, Overview
+from search.trials import REASON, label
 
 POLL_SECONDS = 0.5
 

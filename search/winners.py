@@ -16,8 +16,8 @@ from rich.table import Table
 from scipy.special import stdtr
 
 from search.choices import Choices
-from search.overview import label
 from search.repeats import Repeats, Spread
+from search.trials import label
 
 FEWEST = 3
 """Seeds before a trial may be left out."""

@@ -1,0 +1,143 @@
+"""The learning curves of one trial as a picture: loss and accuracy, train and test in one plot.
+
+An SVG file of a few kilobytes, drawn in a millisecond or two, so that every trial can have one.
+The drawing is for `templates/curves.svg`; here is what it shows and where.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from search.epoch import Epoch
+from search.writing import template
+
+WIDTH, HEIGHT = 760, 300
+MARGIN, TOP, BOTTOM = 52, 58, 56
+GAP = 76
+TICKS = 5
+"""About so many lines of the grid."""
+LEAST = 0.05
+"""Least height of a panel, in nats or as a fraction: a single epoch is no drama."""
+LABELS = 12
+"""So many epochs at most have their number below."""
+COLORS = {"train": "#0072b2", "validation": "#009e73", "test": "#d55e00"}
+"""Of the palette of Okabe and Ito, which the colour-blind can tell apart."""
+
+Published = Mapping[int, Mapping[str, float]]
+"""By epoch: figures that somebody else published for the same choices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    split: str
+    color: str
+    dashed: bool
+    """Somebody else's."""
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    name: str
+    left: float
+    top: float
+    width: float
+    height: float
+    ticks: Sequence[Tick]
+    epochs: Sequence[Tick]
+    lines: Sequence[Line]
+
+
+def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
+    """Return the curves of a trial with one epoch at least, published ones dashed beside them."""
+    width = (WIDTH - 2 * MARGIN - GAP + 36) / 2
+    panels = [
+        _panel(figure, MARGIN + place * (width + GAP), width, epochs, published)
+        for place, figure in enumerate(("loss", "accuracy"))
+    ]
+    text = template("curves.svg").render(
+        title=title,
+        width=WIDTH,
+        height=HEIGHT,
+        margin=MARGIN,
+        panels=panels,
+        legend=list(_legend(panels)),
+    )
+    return text.encode()
+
+
+def _panel(
+    figure: str, left: float, width: float, epochs: Sequence[Epoch], published: Published
+) -> Panel:
+    curves = dict(_curves(figure, epochs, published))
+    step, low, high = _grid([value for curve in curves.values() for value in curve.values()])
+    height = HEIGHT - TOP - BOTTOM
+    last = max(max(curve) for curve in curves.values()) if curves else 1
+
+    def x(number: int) -> float:
+        return round((number - 1) / max(last - 1, 1) * width, 1)
+
+    def y(value: float) -> float:
+        return round((high - value) / (high - low) * height, 1)
+
+    digits = max(0, -math.floor(math.log10(step)))
+    levels = [low + place * step for place in range(round((high - low) / step) + 1)]
+    every = math.ceil(last / LABELS)
+    return Panel(
+        name=f"{figure} by epoch",
+        left=left,
+        top=TOP,
+        width=width,
+        height=height,
+        ticks=[Tick(at=y(level), text=f"{level:.{digits}f}") for level in levels],
+        epochs=[Tick(at=x(number), text=str(number)) for number in range(1, last + 1, every)],
+        lines=[
+            Line(
+                split=split,
+                color=COLORS[split],
+                dashed=dashed,
+                points=[(x(number), y(value)) for number, value in curve.items()],
+            )
+            for (split, dashed), curve in curves.items()
+        ],
+    )
+
+
+def _curves(
+    figure: str, epochs: Sequence[Epoch], published: Published
+) -> Iterator[tuple[tuple[str, bool], Mapping[int, float]]]:
+    """Yield the finite values by epoch of each split, the published ones (True) first."""
+    for split in COLORS:
+        name = f"{split}_{figure}"
+        theirs = {number: of[name] for number, of in published.items() if name in of}
+        ours = {epoch.number: getattr(epoch, name) for epoch in epochs}
+        for found, dashed in ((theirs, True), (ours, False)):
+            curve = {n: v for n, v in found.items() if v is not None and math.isfinite(v)}
+            if curve:
+                yield (split, dashed), curve
+
+
+def _grid(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return a round step, and the lowest and highest multiple of it that enclose the values."""
+    lowest, highest = min(values, default=0.0), max(values, default=0.0)
+    span = max(highest - lowest, LEAST)
+    lowest, highest = (lowest + highest - span) / 2, (lowest + highest + span) / 2
+    power = 10.0 ** math.floor(math.log10(span / TICKS))
+    step = next(power * n for n in (1, 2, 5, 10) if span <= power * n * TICKS)
+    low = math.floor(lowest / step) * step
+    return step, low, math.ceil(highest / step) * step
+
+
+def _legend(panels: Sequence[Panel]) -> Iterator[Mapping[str, object]]:
+    shown = {(line.split, line.dashed): line.color for panel in panels for line in panel.lines}
+    left = MARGIN
+    for (split, dashed), color in shown.items():
+        text = f"{split}, published" if dashed else split
+        yield {"left": left, "color": color, "dashed": dashed, "text": text}
+        left += 52 + 8 * len(text)

@@ -1,0 +1,141 @@
+"""What a study says of itself in Optuna's dashboard: a note on the study, one on each variant.
+
+Written when a trial ends, from a few queries whose cost hardly grows with the study.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
+
+from search import roster, variants
+from search.choices import FIELDS, Choices, spelled
+from search.epoch import Epoch
+from search.pruning import SuccessiveHalving
+from search.storage import Database
+from search.study import Study
+from search.trials import FINISHED, label
+from search.writing import template
+
+BEST = 5
+"""So many of the best trials are in the note."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A study at one moment, as far as its note tells of it."""
+
+    counts: Counter[TrialState]
+    best: Sequence[FrozenTrial]
+    """The completed ones, the best first."""
+    variants: Mapping[str, FrozenTrial]
+    """By name; of several trials of one variant the last."""
+    epochs: Mapping[int, Sequence[Epoch]]
+    """Of the variants, by trial id."""
+
+    @classmethod
+    def of(cls, database: Database, study: Study, study_id: int) -> "Progress":
+        with database.engine.connect() as connection:
+            counts = roster.counts(connection, study_id)
+            best = roster.best(connection, study_id, epochs=study.epochs, n=BEST)
+            fixed = roster.fixed(connection, study_id)
+        ids = {entry.name: entry.trial_id for entry in fixed}
+        find = database.optuna.get_trial
+        found = {name: find(ids[name]) for name in study.variants if name in ids}
+        return cls(
+            counts=counts,
+            best=[find(place.trial_id) for place in best],
+            variants=found,
+            epochs=database.epochs_of_study(study_id, [t._trial_id for t in found.values()]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """The notes of a study in the database."""
+
+    database: Database
+    study: Study
+    joined: optuna.Study
+
+    def update(self) -> None:
+        """Bring the notes up to date, once whoever does the same has done it."""
+        with self.database.lock(self._lock):
+            self._write()
+
+    def update_unless_busy(self) -> None:
+        """Bring the notes up to date, unless another process does the same at this moment.
+
+        That one may not know of what was told a moment ago: `update` has the last word.
+        """
+        with self.database.lock_if_free(self._lock) as held:
+            if held:
+                self._write()
+
+    @property
+    def _lock(self) -> str:
+        return f"note/{self.study.name}"  # no study's name has a /
+
+    def _write(self) -> None:
+        storage, study_id = self.joined._storage, self.joined._study_id
+        progress = Progress.of(self.database, self.study, study_id)
+        notes: dict[int | None, str] = {None: text(self.study, progress)}
+        for name, trial in progress.variants.items():
+            epochs = progress.epochs.get(trial._trial_id, ())
+            notes[trial._trial_id] = variant_text(self.study, name, epochs)
+        attributes = storage.get_study_system_attrs(study_id)
+        for trial_id, now in notes.items():
+            there = get_note_from_system_attrs(attributes, trial_id)
+            if there["body"] != now:
+                save_note_with_version(storage, study_id, trial_id, there["version"] + 1, now)
+
+
+def text(study: Study, progress: Progress) -> str:
+    """Return the study's note in Markdown."""
+    halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
+    rows = variants.rows(study, progress.variants, progress.epochs)
+    images = "all images" if study.images is None else f"the first {study.images} images"
+    return template("note.md").render(
+        study=study,
+        finished=sum(progress.counts[state] for state in FINISHED),
+        complete=progress.counts[TrialState.COMPLETE],
+        pruned=progress.counts[TrialState.PRUNED],
+        failed=progress.counts[TrialState.FAIL],
+        best=[
+            {
+                "label": label(trial),
+                "accuracy": variants.fraction(trial.values[0]),
+                "choices": str(Choices(**trial.params)),
+            }
+            for trial in progress.best
+        ],
+        caution=study.caution,
+        columns=variants.columns(study),
+        variants=list(rows),
+        rungs=halving and " and ".join(map(str, halving.rungs(study.epochs - 1))),
+        factor=halving and halving.factor,
+        pruner=type(study.pruner).__name__,
+        images=images,
+        ranges=[(name, spelled(study.ranges[name])) for name in FIELDS],
+    )
+
+
+def variant_text(study: Study, name: str, epochs: Sequence[Epoch]) -> str:
+    """Return the note on a variant's trial, in Markdown."""
+    ours = {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
+    return template("variant.md").render(
+        name=name,
+        choices=study.variants[name],
+        ours=_best(ours),
+        published=_best(variants.published(study, name)),
+    )
+
+
+def _best(accuracies: Mapping[int, float]) -> Mapping[str, float] | None:
+    if not accuracies:
+        return None
+    epoch = max(accuracies, key=accuracies.__getitem__)
+    return {"epoch": epoch, "accuracy": accuracies[epoch]}
