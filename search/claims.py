@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search import leases
 from search.epoch import Epoch
 from search.kept import Kept
+from search.listing import Entry
 from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.trials import CRASH, DIVERGED, FINISHED, FIXING, REASON, TRACEBACK, fixed_name, is_fixed
@@ -109,13 +110,20 @@ class Claims:
             )
             return Claim(trial_id=chosen._trial_id, number=chosen.number)
 
-    def record(self, claim: Claim, epoch: Epoch, checkpoint_sha256: str | None) -> None:
-        """Keep the figures of an epoch.
+    def record(
+        self,
+        claim: Claim,
+        epoch: Epoch,
+        checkpoint_sha256: str | None,
+        entry: Entry | None = None,
+    ) -> list[str]:
+        """Keep the figures of an epoch; return the files that `entry` replaces in the list.
 
         Raises:
             LeaseLost: another worker has the trial by now; nothing is written.
         """
-        self._database.record(claim.trial_id, self._presence.worker, epoch, checkpoint_sha256)
+        worker = self._presence.worker
+        return self._database.record(claim.trial_id, worker, epoch, checkpoint_sha256, entry)
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> None:
         """End the trial and its lease; with `kept`, see to the weights that its end changes.
@@ -133,7 +141,7 @@ class Claims:
             for name, value in attributes.items():
                 if value:
                     self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
-            if kept is not None and outcome.value is not None:
+            if kept is not None:
                 # Before the end: a worker killed in between leaves the trial to one more.
                 kept.enter(claim.trial_id, claim.number, outcome.value, outcome.weights_sha256)
             self._study.tell(claim.number, outcome.value, state=outcome.state)
@@ -141,7 +149,7 @@ class Claims:
                 kept.drop_others()
             leases.drop(connection, {claim.trial_id})
 
-    def crash(self, claim: Claim, error: Exception) -> None:
+    def crash(self, claim: Claim, error: Exception, kept: Kept | None = None) -> None:
         """Note an error that nobody foresaw: leave the trial to one more worker, else end it.
 
         Raises:
@@ -150,7 +158,8 @@ class Claims:
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
         if CRASH in self._database.optuna.get_trial(claim.trial_id).user_attrs:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.finish(claim, Outcome(state=TrialState.FAIL, reason=reason, traceback=trace))
+            ended = Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
+            self.finish(claim, ended, kept)
             return
         with self._database.lock(self._study.study_name) as connection:
             self._check_lease(claim)

@@ -1,21 +1,19 @@
 """Whose weights are kept: those of each variant's first run, and of the best trials.
 
 The files are for `search.store`. Here is what the database says of them: their SHA-256 in a table
-of the service's own, and Optuna's list of a trial's artifacts, which the dashboard shows. Both are
-written before the trial ends, so that no kill leaves a completed trial without them.
+of the service's own, and the dashboard's list. Both are written before the trial ends, so that no
+kill leaves a completed trial without them. A file that nobody needs is removed after it has gone
+from both, and without the study's lock: it may be on a network.
 """
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 
 import optuna
-from optuna.artifacts import ArtifactMeta
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
-from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import delete, insert, select
 
+from search import listing
+from search.listing import Entry
 from search.storage import Database
 from search.store import Store
 from search.tables import weights as table
@@ -37,10 +35,7 @@ def is_first_run(trial: FrozenTrial) -> bool:
 
 
 class Kept:
-    """The kept weights of one study.
-
-    What is written here is written under the study's lock.
-    """
+    """The kept weights of one study, and what is listed of its checkpoints."""
 
     def __init__(self, database: Database, study: optuna.Study, store: Store) -> None:
         self.store = store
@@ -57,61 +52,69 @@ class Kept:
         better = sum(rank(t.values[0], t.number) < mine for t in others)
         return better < BEST or is_first_run(trial)
 
-    def enter(self, trial_id: int, number: int, accuracy: float, sha256: str | None) -> None:
-        """Note the weights of a trial that is about to complete, if they are to be kept.
+    def enter(self, trial_id: int, number: int, accuracy: float | None, sha256: str | None) -> None:
+        """Note the weights of a trial that is about to end, if they are to be kept; only under the
+        study's lock.
 
-        `sha256` None: there are none, and what a killed worker noted is not true any more. May be
-        done again by whoever takes the trial over.
+        `accuracy` None: it is not complete. `sha256` None: there are no weights, and what a killed
+        worker noted is not true any more. May be done again by whoever takes the trial over.
         """
-        wanted = sha256 if sha256 is not None and self.wants(trial_id, accuracy) else None
+        is_kept = sha256 is not None and accuracy is not None and self.wants(trial_id, accuracy)
+        entry = self.entry(number, sha256 if is_kept else None)
         with self._database.engine.begin() as connection:
-            _forget(connection, trial_id, self._artifact_ids(connection, trial_id))
-            if wanted is not None:
+            connection.execute(delete(table).where(table.c.trial_id == trial_id))
+            listing.replace(connection, trial_id, entry)
+            if is_kept:
                 connection.execute(
                     insert(table).values(
                         trial_id=trial_id,
                         study_id=self._study_id,
-                        sha256=wanted,
-                        artifact_id=self.store.artifact_id(number, wanted),
+                        sha256=sha256,
+                        artifact_id=entry.artifact_id,
                     )
                 )
-        if wanted is not None:
-            self._list(trial_id, number, wanted)
-        self.store.keep_only(number, wanted)
+
+    def entry(self, number: int, sha256: str | None, *, epoch: int | None = None) -> Entry:
+        """Return what to list of trial `number`: its weights, its checkpoint after `epoch`, or
+        nothing for `sha256` None."""
+        prefix = self.store.trial_prefix(number)
+        if sha256 is None:
+            return Entry(prefix=prefix)
+        ending = ".safetensors" if epoch is None else f"-epoch-{epoch}.pt"
+        return Entry(
+            prefix=prefix,
+            artifact_id=self.store.artifact_id(number, sha256, epoch=epoch),
+            filename=f"{self._study.study_name}-{number}{ending}",
+        )
 
     def drop_others(self) -> None:
-        """Remove the weights of the ended trials that are not to be kept, or not any more."""
+        """Forget the weights of the ended trials that are not to be kept, or not any more; only
+        under the study's lock."""
         trials = self._trials()
         stay = {trial._trial_id for trial in kept(trials)}
         stay |= {trial._trial_id for trial in trials if trial.state == TrialState.RUNNING}
         for trial_id, artifact_id in self._rows():
             if trial_id not in stay:
                 with self._database.engine.begin() as connection:
-                    _forget(connection, trial_id, [artifact_id])
-                self.store.remove(artifact_id)
+                    connection.execute(delete(table).where(table.c.trial_id == trial_id))
+                    listing.remove(connection, trial_id, [artifact_id])
 
     def sweep(self) -> None:
         """Remove what killed workers left; takes the study's lock."""
         with self._database.lock(self._study.study_name):
             self.drop_others()
-            begun = {t.number for t in self._trials() if t.state == TrialState.RUNNING}
-            self.store.sweep({artifact_id for _, artifact_id in self._rows()}, begun)
+        self.clean()
 
-    def _list(self, trial_id: int, number: int, sha256: str) -> None:
-        """Add the weights to the trial's artifacts as `optuna.artifacts.upload_artifact` does.
-
-        That function itself draws a new id each time, so that a trial taken over between its two
-        steps would have two, one of them without a file.
-        """
-        meta = ArtifactMeta(
-            artifact_id=self.store.artifact_id(number, sha256),
-            filename=f"{self._study.study_name}-{number}.safetensors",
-            mimetype="application/octet-stream",
-            encoding=None,
-        )
-        self._database.optuna.set_trial_system_attr(
-            trial_id, ARTIFACTS_ATTR_PREFIX + meta.artifact_id, json.dumps(asdict(meta))
-        )
+    def clean(self) -> None:
+        """Remove the files of ended trials that are not kept weights; needs no lock."""
+        # The files first: a trial whose file is here by now had begun before it is asked for, and
+        # one that ends after it was asked for has its weights noted.
+        ids = self.store.ids()
+        running = {t.number for t in self._trials() if t.state == TrialState.RUNNING}
+        with self._database.engine.begin() as connection:
+            listing.remove_stale(connection, self._study_id, self.store.prefix)
+        kept = {artifact_id for _, artifact_id in self._rows()}
+        self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _trials(self) -> list[FrozenTrial]:
         return self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
@@ -121,23 +124,3 @@ class Kept:
         with self._database.engine.connect() as connection:
             rows = connection.execute(query.where(table.c.study_id == self._study_id))
             return [(row.trial_id, row.artifact_id) for row in rows]
-
-    def _artifact_ids(self, connection: Connection, trial_id: int) -> list[str]:
-        query = select(table.c.artifact_id).where(table.c.trial_id == trial_id)
-        return list(connection.scalars(query))
-
-
-def _forget(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:
-    """Remove the trial's row, and its artifacts from Optuna's list.
-
-    Optuna refuses to change the attributes of a trial that has ended, and what the dashboard does
-    instead, to set them to null, is what `optuna.artifacts.get_all_artifact_meta` stumbles over.
-    """
-    listed = TrialSystemAttributeModel.__table__
-    connection.execute(delete(table).where(table.c.trial_id == trial_id))
-    connection.execute(
-        delete(listed).where(
-            listed.c.trial_id == trial_id,
-            listed.c.key.in_([ARTIFACTS_ATTR_PREFIX + one for one in artifact_ids]),
-        )
-    )

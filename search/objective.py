@@ -21,6 +21,7 @@ from search.classifier import About, packed
 from search.epoch import Epoch
 from search.kept import Kept
 from search.machine import Machine
+from search.outage import tolerating_outage
 from search.storage import Database, LeaseLost
 from search.study import Study
 from search.training import NonFiniteLoss, Training
@@ -60,7 +61,8 @@ class Objective:
         except UpdateFinishedTrialError as error:
             raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
         self.claims.finish(claim, outcome, self.kept)
-        self.checkpoints.keep_only(claim.number, None)
+        with tolerating_outage():
+            self.kept.clean()
         return outcome
 
     def _outcome(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
@@ -145,7 +147,7 @@ class Objective:
         sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
         if number == self.study.epochs:
             # Nothing is left to train, unless the weights are wanted and lost.
-            lost = sha256 is not None and not self.kept.store.has(claim.number, sha256)
+            lost = sha256 is not None and self.kept.store.read(claim.number, sha256) is None
             accuracy = recorded[-1].selection_accuracy
             return 0 if lost and self.kept.wants(claim.trial_id, accuracy) else number
         if sha256 is None:
@@ -160,8 +162,9 @@ class Objective:
         is_last = epoch.number == self.study.epochs
         save = self._save_weights if is_last else self._save_checkpoint
         sha256 = save(claim, training, epoch)
-        self.claims.record(claim, epoch, sha256)
-        self.checkpoints.keep_only(claim.number, sha256)
+        # Weights are listed when the trial ends.
+        listed = self.kept.entry(claim.number, None if is_last else sha256, epoch=epoch.number)
+        self.kept.store.remove(self.claims.record(claim, epoch, sha256, listed))
 
     def _save_checkpoint(self, claim: Claim, training: Training, epoch: Epoch) -> str | None:
         try:
@@ -189,7 +192,7 @@ class Objective:
         Weights of another sum are of another training, which the recorded figures are not of.
         """
         sha256 = self.database.checkpoint_sha256(claim.trial_id, self.study.epochs)
-        if sha256 is None or self.kept.store.has(claim.number, sha256):
+        if sha256 is None or self.kept.store.read(claim.number, sha256) is not None:
             return sha256
         log.warning("trial %d: its weights are not kept: they are lost", claim.number)
         return None
