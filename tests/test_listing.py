@@ -11,7 +11,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.artifacts import Artifacts
+from search.kept import Kept
+from search.storage import LeaseLost
 from search.study import Study
+from search.worker import Stop, work
 from tests.test_objective import Killed, Process, killed_at
 from tests.test_weights import get
 
@@ -55,6 +58,19 @@ def test_a_running_trials_newest_checkpoint_is_offered_and_handed_out(
     assert artifacts.ids("") == list(after.values())
 
 
+def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A dashboard keeps for good what it has read of an ended trial.
+    monkeypatch.setattr(Kept, "clean", lambda kept: None)
+    work(process.objective, process.claims, Stop())
+    for trial in process.trials:
+        complete = trial.state == TrialState.COMPLETE
+        expected = [f"small-{trial.number}.safetensors"] if complete else []
+        assert list(_listed(process, trial.number)) == expected
+    assert TrialState.PRUNED in {trial.state for trial in process.trials}
+
+
 def test_what_a_user_uploads_stays_listed(
     process: Process, artifacts: Artifacts, tmp_path: Path
 ) -> None:
@@ -91,6 +107,20 @@ def test_a_checkpoint_that_cannot_be_written_is_not_listed(
     assert len(process.figures()[0]) == 2
     assert _listed(process) == {}
     assert artifacts.ids("") == []
+
+
+def test_a_worker_that_lost_its_trial_lists_nothing(process: Process, artifacts: Artifacts) -> None:
+    claim = process.claim()
+
+    def lose(batches: int) -> None:
+        if batches == 1 and len(process.figures()[0]) == 1:
+            process.claims.release(claim)
+
+    with pytest.raises(LeaseLost):
+        process.objective.run(claim, lose)
+    listed = _listed(process)
+    assert list(listed) == ["small-0-epoch-1.pt"]
+    assert artifacts.read(listed["small-0-epoch-1.pt"]) is not None
 
 
 def _both(*callbacks: Callable[[int], None]) -> Callable[[int], None]:
