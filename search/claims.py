@@ -18,10 +18,21 @@ from sqlalchemy import Connection
 from search import leases, roster
 from search.epoch import Epoch
 from search.kept import Kept
+from search.listing import Listed
 from search.presence import Presence
 from search.roster import Entry
 from search.storage import Database, LeaseLost
-from search.trials import CRASH, CUTOFF, DIVERGED, FINISHED, FIXING, REASON, RUNG, TRACEBACK
+from search.trials import (
+    CRASH,
+    CUTOFF,
+    DIVERGED,
+    FINISHED,
+    FIXING,
+    REASON,
+    RUNG,
+    SECONDS,
+    TRACEBACK,
+)
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
@@ -66,6 +77,10 @@ class Outcome:
     """Of a failed one: that of the error."""
     weights_sha256: str | None = None
     """Of a completed one: the sum of its weights; None if they were not written."""
+    seconds_per_epoch: float | None = None
+    """Mean wall time of its epochs; None if it has none."""
+    has_curves: bool = False
+    """Whether the picture of its learning curves was written."""
 
 
 class Claims:
@@ -116,16 +131,25 @@ class Claims:
             )
             return Claim(trial_id=chosen.trial_id, number=chosen.number)
 
-    def record(self, claim: Claim, epoch: Epoch, checkpoint_sha256: str | None) -> None:
-        """Keep the figures of an epoch.
+    def record(
+        self,
+        claim: Claim,
+        epoch: Epoch,
+        checkpoint_sha256: str | None,
+        listed: Listed | None = None,
+    ) -> list[str]:
+        """Keep the figures of an epoch; return the files that `listed` replaces in the list.
 
         Raises:
             LeaseLost: another worker has the trial by now; nothing is written.
         """
-        self._database.record(claim.trial_id, self._presence.worker, epoch, checkpoint_sha256)
+        worker = self._presence.worker
+        return self._database.record(claim.trial_id, worker, epoch, checkpoint_sha256, listed)
 
-    def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> None:
-        """End the trial and its lease; with `kept`, see to the weights that its end changes.
+    def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
+        """End the trial and its lease; with `kept`, see to the files that its end changes.
+
+        Return the ids of files that nobody needs any more.
 
         Raises:
             LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
@@ -136,21 +160,30 @@ class Claims:
             DIVERGED: outcome.diverged,
             RUNG: outcome.rung,
             CUTOFF: outcome.cutoff,
+            SECONDS: outcome.seconds_per_epoch,
         }
         with self._database.lock(self._study.study_name) as connection:
             self._check_lease(connection, claim)
             for name, value in attributes.items():
                 if value not in (None, ""):
                     self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
-            if kept is not None and outcome.value is not None:
+            surplus = []
+            if kept is not None:
                 # Before the end: a worker killed in between leaves the trial to one more.
-                kept.enter(claim.trial_id, claim.number, outcome.value, outcome.weights_sha256)
+                surplus += kept.enter(
+                    claim.trial_id,
+                    claim.number,
+                    outcome.value,
+                    outcome.weights_sha256,
+                    has_curves=outcome.has_curves,
+                )
             self._study.tell(claim.number, outcome.value, state=outcome.state)
             if kept is not None:
-                kept.drop_others()
+                surplus += kept.drop_others()
             leases.drop(connection, {claim.trial_id})
+        return surplus
 
-    def crash(self, claim: Claim, error: Exception) -> None:
+    def crash(self, claim: Claim, error: Exception, kept: Kept | None = None) -> None:
         """Note an error that nobody foresaw: leave the trial to one more worker, else end it.
 
         Raises:
@@ -159,7 +192,8 @@ class Claims:
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
         if CRASH in self._database.optuna.get_trial(claim.trial_id).user_attrs:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.finish(claim, Outcome(state=TrialState.FAIL, reason=reason, traceback=trace))
+            ended = Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
+            self.finish(claim, ended, kept)
             return
         with self._database.lock(self._study.study_name) as connection:
             self._check_lease(connection, claim)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and removed without a fuss; and where to."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +29,28 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         return
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def folder_of_machine() -> Path:
+    """Return a folder that all processes of this user on this machine have, and nobody else.
+
+    Raises:
+        UserError: another user has made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}: it belongs to another user; give a TMPDIR of your own")
+    return folder
 
 
 def check_folder(folder: Path, option: str) -> None:

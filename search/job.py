@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from sqlalchemy import make_url
 
+from search.artifacts import from_any_folder, open_artifacts
 from search.claims import LEASE_SECONDS
 from search.errors import UserError
 from search.joining import join
@@ -32,7 +33,8 @@ class Job:
     """Fields of the study that are other than `load` returns them."""
     storage: str = field(repr=False)  # it may hold a password
     data: Path
-    artifacts: Path
+    artifacts: str
+    """As for `search.artifacts.open_artifacts`."""
     device: str = "auto"
     threads: int | None = None
     measure_train: bool = False
@@ -48,7 +50,7 @@ class Job:
             study=str(Path(self.study).absolute()) if self.study.endswith(".py") else self.study,
             storage=url.render_as_string(hide_password=False),
             data=self.data.absolute(),
-            artifacts=self.artifacts.absolute(),
+            artifacts=from_any_folder(self.artifacts),
         )
 
     def serve(self, stop: Stop, say: Callable[[str], None]) -> bool:
@@ -99,7 +101,7 @@ class Job:
                 joined=join(database, study, data_digest=machine.data_digest),
                 database=database,
                 machine=machine,
-                artifacts=self.artifacts,
+                artifacts=open_artifacts(self.artifacts),
                 lease_seconds=self.lease_seconds,
             )
             place.work(stop, budget=study.trials, measure_train=self.measure_train)

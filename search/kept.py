@@ -1,25 +1,20 @@
 """Whose weights are kept: those of each variant's first run, and of the best trials.
 
 The files are for `search.store`. Here is what the database says of them: their SHA-256 in a table
-of the service's own, and Optuna's list of a trial's artifacts, which the dashboard shows. Both are
-written before the trial ends, so that no kill leaves a completed trial without them.
+of the service's own, and the dashboard's list. Both are written before the trial ends, so that no
+kill leaves a completed trial without them. A file that nobody needs is removed after it has gone
+from both, and without the study's lock: it may be on a network.
 """
 
-import json
-from collections.abc import Collection
-from dataclasses import asdict
-
 import optuna
-from optuna.artifacts import ArtifactMeta
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
-from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import delete, insert, select
 
-from search import roster
-from search.roster import Entry, Place
+from search import listing, roster
+from search.listing import File, Listed
+from search.roster import Place
 from search.storage import Database
-from search.store import Store
+from search.store import CURVES, Store
 from search.tables import weights as table
 from search.trials import REPEAT, VARIANT, rank
 
@@ -33,10 +28,7 @@ def is_first_run(trial: FrozenTrial) -> bool:
 
 
 class Kept:
-    """The kept weights of one study.
-
-    What is written here is written under the study's lock.
-    """
+    """The kept files of one study, and what a dashboard lists of them."""
 
     def __init__(
         self, database: Database, study: optuna.Study, store: Store, *, epochs: int
@@ -55,30 +47,73 @@ class Kept:
         better = [p for p in self._best() if rank(p.accuracy, p.number) < mine]
         return len(better) < BEST or is_first_run(trial)
 
-    def enter(self, trial_id: int, number: int, accuracy: float, sha256: str | None) -> None:
-        """Note the weights of a trial that is about to complete, if they are to be kept.
+    def enter(
+        self,
+        trial_id: int,
+        number: int,
+        accuracy: float | None,
+        sha256: str | None,
+        *,
+        has_curves: bool,
+    ) -> list[str]:
+        """Note the files of a trial that is about to end; only under the study's lock.
 
-        `sha256` None: there are none, and what a killed worker noted is not true any more. May be
-        done again by whoever takes the trial over.
+        Weights are noted if they are to be kept: `accuracy` None if the trial is not complete,
+        `sha256` None if it has none, and what a killed worker noted is not true any more. May be
+        done again by whoever takes the trial over. Return the ids of files that nobody needs.
         """
-        wanted = sha256 if sha256 is not None and self.wants(trial_id, accuracy) else None
+        is_kept = sha256 is not None and accuracy is not None and self.wants(trial_id, accuracy)
+        weights = [] if sha256 is None else [self._weights(number, sha256)]
+        curves = [self._curves(number)] if has_curves else []
+        listed = Listed(
+            prefix=self.store.trial_prefix(number),
+            files=[*curves, *(weights if is_kept else [])],
+        )
         with self._database.engine.begin() as connection:
-            _forget(connection, trial_id, self._artifact_ids(connection, trial_id))
-            if wanted is not None:
+            connection.execute(delete(table).where(table.c.trial_id == trial_id))
+            surplus = listing.replace(connection, trial_id, listed)
+            if is_kept:
                 connection.execute(
                     insert(table).values(
                         trial_id=trial_id,
                         study_id=self._study_id,
-                        sha256=wanted,
-                        artifact_id=self.store.artifact_id(number, wanted),
+                        sha256=sha256,
+                        artifact_id=weights[0].artifact_id,
                     )
                 )
-        if wanted is not None:
-            self._list(trial_id, number, wanted)
-        self.store.keep_only(number, wanted)
+        return surplus if is_kept else [*surplus, *(file.artifact_id for file in weights)]
 
-    def drop_others(self) -> None:
-        """Remove the weights of the ended trials that are not to be kept, or not any more."""
+    def listed(self, number: int, checkpoint_sha256: str | None, epoch: int) -> Listed:
+        """Return what to list of a running trial: its checkpoint after `epoch`, if it has one."""
+        prefix = self.store.trial_prefix(number)
+        if checkpoint_sha256 is None:
+            return Listed(prefix=prefix)
+        checkpoint = File(
+            artifact_id=self.store.artifact_id(number, checkpoint_sha256, epoch=epoch),
+            filename=self._filename(number, f"-epoch-{epoch}.pt"),
+        )
+        return Listed(prefix=prefix, files=[checkpoint])
+
+    def _weights(self, number: int, sha256: str) -> File:
+        return File(
+            artifact_id=self.store.artifact_id(number, sha256),
+            filename=self._filename(number, ".safetensors"),
+        )
+
+    def _curves(self, number: int) -> File:
+        return File(
+            artifact_id=self.store.curves_id(number),
+            filename=self._filename(number, "-curves.svg"),
+            mimetype="image/svg+xml",
+        )
+
+    def _filename(self, number: int, ending: str) -> str:
+        return f"{self._study.study_name}-{number}{ending}"
+
+    def drop_others(self) -> list[str]:
+        """Forget the weights of the ended trials that are not to be kept, or not any more; only
+        under the study's lock. Return the ids of their files."""
+        dropped = []
         best = {place.trial_id for place in self._best()}
         for trial_id, artifact_id in self._rows():
             if trial_id in best:
@@ -87,63 +122,40 @@ class Kept:
             complete = trial.state == TrialState.COMPLETE
             if trial.state != TrialState.RUNNING and not (complete and is_first_run(trial)):
                 with self._database.engine.begin() as connection:
-                    _forget(connection, trial_id, [artifact_id])
-                self.store.remove(artifact_id)
+                    connection.execute(delete(table).where(table.c.trial_id == trial_id))
+                    listing.remove(connection, trial_id, [artifact_id])
+                dropped.append(artifact_id)
+        return dropped
 
     def sweep(self) -> None:
         """Remove what killed workers left; takes the study's lock."""
         with self._database.lock(self._study.study_name):
             self.drop_others()
-            begun = {t.number for t in self._running()}
-            self.store.sweep({artifact_id for _, artifact_id in self._rows()}, begun)
+        self.clean()
 
-    def _list(self, trial_id: int, number: int, sha256: str) -> None:
-        """Add the weights to the trial's artifacts as `optuna.artifacts.upload_artifact` does.
-
-        That function itself draws a new id each time, so that a trial taken over between its two
-        steps would have two, one of them without a file.
-        """
-        meta = ArtifactMeta(
-            artifact_id=self.store.artifact_id(number, sha256),
-            filename=f"{self._study.study_name}-{number}.safetensors",
-            mimetype="application/octet-stream",
-            encoding=None,
-        )
-        self._database.optuna.set_trial_system_attr(
-            trial_id, ARTIFACTS_ATTR_PREFIX + meta.artifact_id, json.dumps(asdict(meta))
-        )
+    def clean(self) -> None:
+        """Remove the files of ended trials that are not kept; needs no lock."""
+        # The files first: a trial whose file is here by now had begun before it is asked for, and
+        # one that ends after it was asked for has its weights noted.
+        ids = self.store.ids()
+        running = self._running()
+        with self._database.engine.begin() as connection:
+            listing.remove_stale(connection, self._study_id, self.store.prefix, spared=CURVES)
+        kept = {artifact_id for _, artifact_id in self._rows()}
+        self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _best(self) -> list[Place]:
         with self._database.engine.connect() as connection:
             return roster.best(connection, self._study_id, epochs=self._epochs, n=BEST)
 
-    def _running(self) -> list[Entry]:
+    def _running(self) -> set[int]:
+        """Return the numbers of the trials that have begun and not ended."""
         with self._database.engine.connect() as connection:
-            entries = roster.unfinished(connection, self._study_id)
-        return [entry for entry in entries if entry.state == TrialState.RUNNING]
+            unfinished = roster.unfinished(connection, self._study_id)
+        return {trial.number for trial in unfinished if trial.state == TrialState.RUNNING}
 
     def _rows(self) -> list[tuple[int, str]]:
         query = select(table.c.trial_id, table.c.artifact_id)
         with self._database.engine.connect() as connection:
             rows = connection.execute(query.where(table.c.study_id == self._study_id))
             return [(row.trial_id, row.artifact_id) for row in rows]
-
-    def _artifact_ids(self, connection: Connection, trial_id: int) -> list[str]:
-        query = select(table.c.artifact_id).where(table.c.trial_id == trial_id)
-        return list(connection.scalars(query))
-
-
-def _forget(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:
-    """Remove the trial's row, and its artifacts from Optuna's list.
-
-    Optuna refuses to change the attributes of a trial that has ended, and what the dashboard does
-    instead, to set them to null, is what `optuna.artifacts.get_all_artifact_meta` stumbles over.
-    """
-    listed = TrialSystemAttributeModel.__table__
-    connection.execute(delete(table).where(table.c.trial_id == trial_id))
-    connection.execute(
-        delete(listed).where(
-            listed.c.trial_id == trial_id,
-            listed.c.key.in_([ARTIFACTS_ATTR_PREFIX + one for one in artifact_ids]),
-        )
-    )

@@ -7,7 +7,8 @@ that one recorded is kept, and training goes on after it.
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -18,14 +19,17 @@ from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims, Outcome
 from search.classifier import About, packed
+from search.curves import svg
 from search.epoch import Epoch
 from search.kept import Kept
 from search.machine import Machine
+from search.note import Notes
+from search.outage import tolerating_outage
 from search.pruning import Cut, Sparing
 from search.storage import Database, LeaseLost
 from search.study import Study
 from search.training import NonFiniteLoss, Training
-from search.trials import ENVIRONMENTS, VARIANT, is_fixed
+from search.trials import ENVIRONMENTS, VARIANT, is_fixed, label, origin_name
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ class Objective:
     claims: Claims
     checkpoints: Checkpoints
     kept: Kept
+    notes: Notes
     machine: Machine
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too."""
@@ -60,8 +65,10 @@ class Objective:
             outcome = self._outcome(claim, after_batch)
         except UpdateFinishedTrialError as error:
             raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
-        self.claims.finish(claim, outcome, self.kept)
-        self.checkpoints.keep_only(claim.number, None)
+        outcome = self._illustrated(claim, outcome)
+        self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
+        with tolerating_outage():
+            self.notes.update_unless_busy()
         return outcome
 
     def _outcome(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
@@ -146,7 +153,7 @@ class Objective:
         sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
         if number == self.study.epochs:
             # Nothing is left to train, unless the weights are wanted and lost.
-            lost = sha256 is not None and not self.kept.store.has(claim.number, sha256)
+            lost = sha256 is not None and self.kept.store.read(claim.number, sha256) is None
             accuracy = recorded[-1].selection_accuracy
             return 0 if lost and self.kept.wants(claim.trial_id, accuracy) else number
         if sha256 is None:
@@ -161,8 +168,9 @@ class Objective:
         is_last = epoch.number == self.study.epochs
         save = self._save_weights if is_last else self._save_checkpoint
         sha256 = save(claim, training, epoch)
-        self.claims.record(claim, epoch, sha256)
-        self.checkpoints.keep_only(claim.number, sha256)
+        # Weights are listed when the trial ends.
+        listed = self.kept.listed(claim.number, None if is_last else sha256, epoch.number)
+        self.kept.store.remove(self.claims.record(claim, epoch, sha256, listed))
 
     def _save_checkpoint(self, claim: Claim, training: Training, epoch: Epoch) -> str | None:
         try:
@@ -190,10 +198,28 @@ class Objective:
         Weights of another sum are of another training, which the recorded figures are not of.
         """
         sha256 = self.database.checkpoint_sha256(claim.trial_id, self.study.epochs)
-        if sha256 is None or self.kept.store.has(claim.number, sha256):
+        if sha256 is None or self.kept.store.read(claim.number, sha256) is not None:
             return sha256
         log.warning("trial %d: its weights are not kept: they are lost", claim.number)
         return None
+
+    def _illustrated(self, claim: Claim, outcome: Outcome) -> Outcome:
+        """Draw the trial's learning curves, if it has any; without a picture it ends as well."""
+        epochs = self.database.epochs(claim.trial_id)
+        if not epochs:
+            return outcome
+        trial = self._frozen(claim)
+        title = f"{self.joined.study_name}, trial {label(trial)}"
+        variant = origin_name(trial.user_attrs)
+        picture = svg(title, epochs, self.study.published_for(variant))
+        try:
+            self.kept.store.write_curves(claim.number, picture)
+        except OSError as error:
+            log.warning("trial %d: its learning curves are not kept: %s", claim.number, error)
+        else:
+            outcome = replace(outcome, has_curves=True)
+        seconds = fmean(epoch.seconds for epoch in epochs)
+        return replace(outcome, seconds_per_epoch=round(seconds, 3))
 
     def _about(self, claim: Claim, epoch: Epoch) -> About:
         trial = self._frozen(claim)

@@ -68,10 +68,10 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--artifacts",
         metavar="DIR",
-        type=Path,
-        default=Path("artifacts"),
-        help="folder of checkpoints, 10 to 30 MB for each running trial, and of the weights that "
-        "are kept, 9 to 10 MB for each variant and each of the 5 best trials (default: artifacts/)",
+        default="artifacts",
+        help="folder, or s3://BUCKET/PREFIX with the extra `s3`, of checkpoints, 10 to 30 MB for "
+        "each running trial, and of the weights that are kept, 9 to 10 MB for each variant and "
+        "each of the 5 best trials (default: artifacts/)",
     )
 
 

@@ -1,7 +1,8 @@
 """Whether a worker is still alive, for those that share its files.
 
 A lease alone says so only once it has expired. Here the kernel says it at once: a worker's lock on
-a file ends with its process, however it ends.
+a file ends with its process, however it ends. Those who share the files are the workers on one
+folder of artifacts; with a bucket, which has no locks, those on one machine.
 """
 
 import os

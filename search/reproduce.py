@@ -100,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
     """Check what was asked, then train it again, or compare what was trained before."""
     started = time.monotonic()
     from search import storage_url
+    from search.artifacts import open_artifacts
     from search.study import load
     from search.summary import console
 
@@ -111,6 +112,9 @@ def run(options: argparse.Namespace) -> int:
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
     storage_url.check(options.storage)
+    artifacts = open_artifacts(options.artifacts)
+    if options.trial is None or options.repeats is not None:  # else nothing is kept
+        artifacts.check()
 
     import optuna
 
@@ -130,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
             device_name=options.device,
             threads=options.threads,
             data=options.data,
-            artifacts=options.artifacts,
+            artifacts=artifacts,
         )
         status = 0
         try:

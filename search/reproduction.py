@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from search.again import train_again
+from search.artifacts import Artifacts
 from search.comparison import comparison
 from search.errors import UserError
 from search.joining import stored_definition
@@ -39,7 +40,7 @@ class Reproduction:
     device_name: str
     threads: int | None
     data: Path
-    artifacts: Path
+    artifacts: Artifacts
 
     def variants(
         self,

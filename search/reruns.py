@@ -6,12 +6,12 @@ two of them can be compared in pairs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from search.artifacts import Artifacts
 from search.choices import Value
 from search.joining import join
 from search.machine import Machine
@@ -34,7 +34,7 @@ class Reruns:
     """The study of the re-runs; it has no variants of its own."""
     database: Database
     machine: Machine
-    artifacts: Path
+    artifacts: Artifacts
     out: Console
 
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:

@@ -12,7 +12,6 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search.files import check_folder
 from search.options import (
     TRAINING,
     Parser,
@@ -113,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
     """Check what was asked, then search; nothing is written before all of it is known to fit."""
     started = time.monotonic()
     from search import choices, storage_url
+    from search.artifacts import open_artifacts
     from search.study import load
 
     study = load(options.study)
@@ -123,19 +123,20 @@ def run(options: argparse.Namespace) -> int:
     study = dataclasses.replace(study, **changes)
     enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     storage_url.check(options.storage)
-    check_folder(options.artifacts, "--artifacts")
+    artifacts = open_artifacts(options.artifacts)
+    artifacts.check()
 
     import optuna
 
     from search.cluster import KeepsDying
     from search.crew import hired
+    from search.folder import Folder
     from search.job import Job
     from search.joining import join
     from search.machine import Machine
     from search.outage import DatabaseGone
     from search.overview import Observer
     from search.storage import Database
-    from search.store import FOLDER
     from search.summary import console, summary
     from search.view import following
     from search.worker import KeepsFailing, Stop
@@ -157,11 +158,10 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
-        weights = shlex.quote(str(options.artifacts / FOLDER))
-        out.print(
-            f"Look at it with: optuna-dashboard {database} --artifact-dir {weights}",
-            soft_wrap=True,
-        )
+        look = f"optuna-dashboard {database}"
+        if isinstance(artifacts, Folder):
+            look += f" --artifact-dir {shlex.quote(str(artifacts.files))}"
+        out.print(f"Look at it with: {look}", soft_wrap=True)
         if done < study.trials:
             out.print(f"On {crew.where or machine}{_pace(study, machine, typical)}.")
         place = Workplace(
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
             joined=joined,
             database=database,
             machine=machine,
-            artifacts=options.artifacts,
+            artifacts=artifacts,
         )
         job = Job(
             study=options.study,

@@ -17,9 +17,10 @@ from sqlalchemy import URL, ColumnElement, Connection, delete, func, insert, ins
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from search import tables
+from search import listing, tables
 from search.epoch import Epoch
 from search.errors import UserError
+from search.listing import Listed
 from search.storage_url import check, engine_options, explained
 
 LOCK_SECONDS = 60
@@ -112,9 +113,17 @@ class Database:
                 )
 
     def record(
-        self, trial_id: int, worker: str, epoch: Epoch, checkpoint_sha256: str | None
-    ) -> None:
+        self,
+        trial_id: int,
+        worker: str,
+        epoch: Epoch,
+        checkpoint_sha256: str | None,
+        listed: Listed | None = None,
+    ) -> list[str]:
         """Keep `epoch` if the trial is still `worker`'s; an epoch that is there stays as it is.
+
+        `listed` None: the list of the trial's files stays as it is. Return the ids of those that
+        are not listed any more.
 
         Raises:
             LeaseLost: the trial is no longer leased to `worker`; nothing is written.
@@ -136,6 +145,7 @@ class Database:
                 connection.execute(
                     insert(epochs).values(study_id=study_id, trial_id=trial_id, **row)
                 )
+            return [] if listed is None else listing.replace(connection, trial_id, listed)
 
     def epochs(self, trial_id: int) -> list[Epoch]:
         """Return the recorded epochs of a trial in order."""

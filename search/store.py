@@ -1,70 +1,94 @@
-"""The files of kept weights, laid out as Optuna's `FileSystemArtifactStore` has them.
+"""The files of one study: checkpoints, and the weights that are kept.
 
-One folder holds those of all studies, since a dashboard reads a single one. A file is written whole
-or not at all, and its name is its artifact's id: of the study, the trial and the SHA-256, so that
-the same weights have the same name, and no worker overwrites another's.
+A file is written whole or not at all, and its name is its artifact's id: of the study, the trial,
+for a checkpoint the epoch, and the SHA-256, so that the same content has the same name, and no
+worker overwrites another's.
 """
 
 import hashlib
-from collections.abc import Set
-from pathlib import Path
+import logging
+from collections.abc import Iterable, Set
 
-from search.files import remove, write_whole
+from search.artifacts import Artifacts
 
-FOLDER = "weights"
-"""Among the artifacts: the folder for `optuna-dashboard --artifact-dir`."""
+CURVES = "-c"
+"""Ending of the id of a trial's learning curves: there is one picture for each trial that has
+ended, whoever ended it, and no sum ends so."""
+
+log = logging.getLogger(__name__)
 
 
 class Store:
-    """The weights of one study, in a folder that its workers, and other studies, may share."""
+    """The files of one study among the artifacts, which other studies may share."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        """`key` tells the study from all others, in hexadecimal digits: the dashboard takes only
-        those, and hyphens, in an id."""
-        self._folder = folder
-        self._key = key
+    def __init__(self, artifacts: Artifacts, key: str) -> None:
+        """`key` tells the study from all others, in hexadecimal digits."""
+        self._artifacts = artifacts
+        self.prefix = f"{key}-"
+        """Of the ids of all the study's files."""
 
-    def artifact_id(self, number: int, sha256: str) -> str:
-        return f"{self._key}-{number}-{sha256[:16]}"
+    def trial_prefix(self, number: int) -> str:
+        """Return what the ids of all the trial's files begin with, and of no other's."""
+        return f"{self.prefix}{number}-"
 
-    def write(self, number: int, content: bytes) -> str:
-        """Write the weights of trial `number` and return their SHA-256 in hexadecimal.
+    def artifact_id(self, number: int, sha256: str, *, epoch: int | None = None) -> str:
+        """Return the id of the trial's weights, or of its checkpoint after `epoch`."""
+        middle = "" if epoch is None else f"{epoch}-"
+        return f"{self.trial_prefix(number)}{middle}{sha256[:16]}"
+
+    def write(self, number: int, content: bytes, *, epoch: int | None = None) -> str:
+        """Write the trial's weights, or its checkpoint after `epoch`; return the SHA-256 in
+        hexadecimal.
 
         Raises:
-            OSError: the folder is full or not writable; nothing of the file is left.
+            OSError: there is no room or no answer; nothing of the file is left.
         """
         sha256 = hashlib.sha256(content).hexdigest()
-        path = self._folder / self.artifact_id(number, sha256)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        self._artifacts.write(self.artifact_id(number, sha256, epoch=epoch), content)
         return sha256
 
-    def has(self, number: int, sha256: str) -> bool:
-        """Return whether the weights of that sum are here, undamaged."""
-        return file_sha256(self._folder / self.artifact_id(number, sha256)) == sha256
+    def write_curves(self, number: int, picture: bytes) -> None:
+        """Write the picture of the trial's learning curves.
 
-    def remove(self, artifact_id: str) -> None:
-        remove(self._folder / artifact_id)
+        Raises:
+            OSError: there is no room or no answer; nothing of the file is left.
+        """
+        self._artifacts.write(self.curves_id(number), picture)
 
-    def keep_only(self, number: int, sha256: str | None) -> None:
-        """Remove the trial's files but the one of this sum; all of them for None."""
-        wanted = None if sha256 is None else self.artifact_id(number, sha256)
-        for path in self._folder.glob(f"{self._key}-{number}-*"):
-            if path.name != wanted:
-                remove(path)
+    def curves_id(self, number: int) -> str:
+        return self.trial_prefix(number).removesuffix("-") + CURVES
 
-    def sweep(self, wanted: Set[str], begun: Set[int]) -> None:
-        """Remove what killed workers left: all but the ids `wanted` and the trials `begun`."""
-        for path in self._folder.glob(f"{self._key}-*-*"):
-            number = path.name.split("-")[1]
-            if path.name not in wanted and number.isdigit() and int(number) not in begun:
-                remove(path)
+    def read(self, number: int, sha256: str, *, epoch: int | None = None) -> bytes | None:
+        """Return what was written; None if it is not here, undamaged."""
+        try:
+            content = self._artifacts.read(self.artifact_id(number, sha256, epoch=epoch))
+        except OSError as error:
+            log.warning("trial %d: a file of it cannot be read: %s", number, error)
+            return None
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        return content
 
+    def remove(self, artifact_ids: Iterable[str]) -> None:
+        for artifact_id in artifact_ids:
+            self._artifacts.remove(artifact_id)
 
-def file_sha256(path: Path) -> str | None:
-    """Return the SHA-256 of a file in hexadecimal; None if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    def ids(self) -> list[str]:
+        """Return the ids of all files of the study; none if they cannot be listed."""
+        try:
+            return self._artifacts.ids(self.prefix)
+        except OSError as error:
+            log.warning("files that nobody needs are left: %s", error)
+            return []
+
+    def surplus(self, ids: Iterable[str], *, kept: Set[str], running: Set[int]) -> list[str]:
+        """Return those of `ids` that are not `kept`, nor curves, nor of the trials `running`."""
+        numbers = {one: one.removeprefix(self.prefix).partition("-")[0] for one in ids}
+        return [
+            one
+            for one, number in numbers.items()
+            if one not in kept
+            and not one.endswith(CURVES)
+            and number.isdigit()
+            and int(number) not in running
+        ]

@@ -162,6 +162,11 @@ class Study:
             "fresh seeds before you quote it."
         )
 
+    def published_for(self, variant: str | None) -> Mapping[int, Mapping[str, float]]:
+        """Return a variant's published figures by epoch; None stands for a trial that is none."""
+        figures = self.published_figures.items()
+        return {epoch: found for (name, epoch), found in figures if name == variant}
+
     @cached_property
     def published_figures(self) -> PublishedFigures:
         """Published figures by variant and epoch; empty where nothing was published."""

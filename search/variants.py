@@ -46,11 +46,8 @@ def rows(
 
 def published(study: Study, name: str) -> Mapping[int, float]:
     """Return the published test accuracies of a variant by epoch."""
-    return {
-        epoch: figures["test_accuracy"]
-        for (variant, epoch), figures in study.published_figures.items()
-        if variant == name
-    }
+    figures = study.published_for(name)
+    return {epoch: found["test_accuracy"] for epoch, found in figures.items()}
 
 
 def fraction(value: float | None) -> str:

@@ -14,11 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import select
 
 from search import storage_url
+from search.artifacts import Artifacts, open_artifacts
 from search.classifier import Classifier, load
 from search.errors import UserError
+from search.files import file_sha256
 from search.kept import is_first_run
 from search.storage import Database
-from search.store import FOLDER, file_sha256
 from search.tables import weights as table
 from search.trials import VARIANT, ranked
 
@@ -31,7 +32,8 @@ def find(
     """Return the path of a trial's weights, once the file's SHA-256 is that in the database.
 
     `storage` is the URL of the database and `study` the study's name in it. `trial` is a number, a
-    variant's name, or `best`. `artifacts` is what the search was given as `--artifacts`.
+    variant's name, or `best`. `artifacts` is what the search was given as `--artifacts`; what is in
+    a bucket is copied once to this machine's folder for temporary files.
 
     Raises:
         UserError: there is no such database, study or trial, its weights were not kept, or their
@@ -51,7 +53,7 @@ def find(
     if found.state != TrialState.COMPLETE or found._trial_id not in rows:
         raise UserError(_not_kept(found, [t for t in ranked(trials) if t._trial_id in rows]))
     sha256, artifact_id = rows[found._trial_id]
-    return _verified(Path(artifacts) / FOLDER / artifact_id, sha256, found.number)
+    return _verified(open_artifacts(str(artifacts)), artifact_id, sha256, found.number)
 
 
 def _find(trials: list[FrozenTrial], asked: str | int) -> FrozenTrial:
@@ -85,12 +87,18 @@ def _not_kept(trial: FrozenTrial, there: list[FrozenTrial]) -> str:
     )
 
 
-def _verified(path: Path, sha256: str, number: int) -> Path:
+def _verified(artifacts: Artifacts, artifact_id: str, sha256: str, number: int) -> Path:
+    try:
+        path = artifacts.fetch(artifact_id, sha256)
+    except OSError as error:
+        raise UserError(
+            f"trial {number}: its weights cannot be fetched from {artifacts}: {error}"
+        ) from error
     found = file_sha256(path)
     if found is None:
         raise UserError(
-            f"trial {number}: its weights are not in {path.parent}; give `artifacts`, the folder "
-            "that the search had as --artifacts"
+            f"trial {number}: its weights are not in {artifacts}; give `artifacts`, what the "
+            "search had as --artifacts"
         )
     if found != sha256:
         raise UserError(

@@ -144,7 +144,7 @@ def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outc
     except Exception as error:
         if not isinstance(error, LeaseLost) and not is_outage(error):
             with tolerating_outage(), suppress(LeaseLost):
-                claims.crash(claim, error)
+                claims.crash(claim, error, objective.kept)
         raise
     finally:
         with tolerating_outage():

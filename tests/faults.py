@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import psutil
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, make_url, select, text
 
@@ -33,6 +34,7 @@ from search import tables
 from search.again import train_again
 from search.cluster import KeepsDying, supervise
 from search.epoch import Epoch
+from search.folder import Folder
 from search.job import Job
 from search.joining import join
 from search.machine import Machine
@@ -120,7 +122,7 @@ class Ordeal:
             changes=OPTIONS | {"trials": self.study.trials},
             storage=self._url,
             data=self._folder / "data",
-            artifacts=self._folder / "artifacts",
+            artifacts=str(self._folder / "artifacts"),
             device="cpu",
             threads=1,
             lease_seconds=LEASE_SECONDS,
@@ -186,8 +188,8 @@ class Ordeal:
         self._later(1.0, lambda: worker.rlimit(psutil.RLIMIT_AS, infinite))
 
     def _forbid_files(self) -> None:
-        """Let no checkpoint be written or read for a while: on a small disk fill it, else put a
-        file where the folder is."""
+        """Let no checkpoint or weights be written or read for a while: on a small disk fill it,
+        else put a file where the folder is."""
         artifacts = self._folder / "artifacts"
         if shutil.disk_usage(artifacts).total < 2**28:
             filler = artifacts / "filler"
@@ -197,13 +199,13 @@ class Ordeal:
             self.counts["disk full"] += 1
             self._later(1.5, partial(filler.unlink, missing_ok=True))
             return
-        for folder in artifacts.glob("*/checkpoints"):
-            if folder.is_dir():
-                aside = folder.with_name("aside")
-                folder.rename(aside)
-                folder.touch()
-                self.counts["files not writable"] += 1
-                self._later(1.5, partial(self._allow_files, folder, aside))
+        folder = Folder(artifacts).files
+        if folder.is_dir():
+            aside = folder.with_name("aside")
+            folder.rename(aside)
+            folder.touch()
+            self.counts["files not writable"] += 1
+            self._later(1.5, partial(self._allow_files, folder, aside))
 
     def _allow_files(self, folder: Path, aside: Path) -> None:
         folder.unlink()
@@ -286,16 +288,20 @@ class Ordeal:
         self.counts["trials trained again with the same figures"] += 1
 
     def _check_files(self, overview: Overview) -> None:
-        (folder,) = (self._folder / "artifacts").glob("*-*")
-        assert list((folder / "checkpoints").iterdir()) == []
         with self.database.engine.connect() as connection:
             rows = connection.execute(select(tables.weights)).all()
         kept = {row.artifact_id: row.sha256 for row in rows}
         there = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in (self._folder / "artifacts" / "weights").iterdir()
+            for path in Folder(self._folder / "artifacts").files.iterdir()
         }
         assert there == kept
+        metas = [
+            meta
+            for trial in overview.trials
+            for meta in get_all_artifact_meta(trial, storage=self.database.optuna)
+        ]
+        assert sorted(meta.artifact_id for meta in metas) == sorted(kept)
         best = {str(trial.number) for trial in overview.ranked[:5]}
         lacking = best - {name.split("-")[1] for name in there}
         self.counts["best trials without weights"] += len(lacking)

@@ -99,7 +99,7 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
         "postgresql+psycopg://search@database/search": environment["SEARCH_STORAGE"],
         "--host=0.0.0.0": "--host=127.0.0.1",
         "--port=8080": f"--port={port}",
-        "--artifact-dir=/srv/artifacts/weights": f"--artifact-dir={tmp_path}/artifacts/weights",
+        "--artifact-dir=/srv/artifacts/files": f"--artifact-dir={tmp_path}/artifacts/files",
     }
     program = Path(sys.executable).parent / dashboard["entrypoint"][0]
     shown_by = subprocess.Popen(

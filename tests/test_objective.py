@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,12 +14,15 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from search import leases
+from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
 from search.choices import RANGES
 from search.claims import Claim, Claims
+from search.folder import Folder
 from search.joining import artifacts_key, join
 from search.kept import Kept
 from search.machine import Machine
+from search.note import Notes
 from search.objective import Objective
 from search.presence import Presence
 from search.storage import Database, LeaseLost
@@ -31,19 +35,28 @@ from search.worker import KeepsFailing, Stop, work
 class Process:
     """What `search.run` makes of a database: an objective, claims, and the study."""
 
-    def __init__(self, url: str, study: Study, folder: Path, **options: object) -> None:
+    def __init__(
+        self,
+        url: str,
+        study: Study,
+        folder: Path,
+        *,
+        artifacts: Artifacts | None = None,
+        **options: object,
+    ) -> None:
         self.database = Database(url)
         self.joined = join(self.database, study, data_digest="x")
         presence = Presence(folder / "workers")
-        store = Store(folder / "weights", artifacts_key(self.joined))
+        store = Store(artifacts or Folder(folder), artifacts_key(self.joined))
         kept = Kept(self.database, self.joined, store, epochs=study.epochs)
         self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
         self.objective = Objective(
             study=study,
             joined=self.joined,
             database=self.database,
-            checkpoints=Checkpoints(folder / "checkpoints"),
+            checkpoints=Checkpoints(store),
             kept=kept,
+            notes=Notes(database=self.database, study=study, joined=self.joined),
             machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
             claims=self.claims,
             **options,  # type: ignore[arg-type]
@@ -80,7 +93,7 @@ def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
     """Start a process on the test's database, or on another of the same test."""
     begun: list[Process] = []
 
-    def start(study: Study = study, url: str = url, **options: object) -> Process:
+    def start(study: Study = study, url: str = url, **options: Any) -> Process:
         begun.append(Process(url, study, tmp_path, **options))
         return begun[-1]
 
@@ -93,7 +106,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-def _killed_at(calls: int) -> Callable[[int], None]:
+def killed_at(calls: int) -> Callable[[int], None]:
     """Return an `after_batch` that ends the process at the given call."""
     counted = iter(range(1, calls + 1))
 
@@ -104,7 +117,7 @@ def _killed_at(calls: int) -> Callable[[int], None]:
     return after_batch
 
 
-def test_a_variant_runs_to_its_end_and_is_recorded(start: Start) -> None:
+def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path) -> None:
     process = start()
     process.run(process.claim())
     (trial, *_) = process.trials
@@ -115,7 +128,8 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start) -> None:
     assert trial.value == epochs[-1].test_accuracy
     assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
     assert leases.leases(process.database, process.joined._study_id) == {}
-    assert list(process.objective.checkpoints._folder.iterdir()) == []
+    (weights,) = (tmp_path / "files").iterdir()  # and no checkpoint
+    assert weights.name.startswith(f"{artifacts_key(process.joined)}-0-")
 
 
 def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:
@@ -141,7 +155,7 @@ def test_a_killed_trial_goes_on_after_its_last_epoch_with_the_figures_it_would_h
     whole.run(whole.claim())
     killed, heir = start(), start()
     with pytest.raises(Killed):
-        killed.run(killed.claim(), _killed_at(calls))
+        killed.run(killed.claim(), killed_at(calls))
     begun = len(killed.figures()[0])
     counts: list[int] = []
     heir.run(heir.claim(), counts.append)
@@ -159,8 +173,8 @@ def test_without_its_checkpoint_a_trial_starts_again_with_the_same_figures(
     whole.run(whole.claim())
     killed = start()
     with pytest.raises(Killed):
-        killed.run(killed.claim(), _killed_at(18))
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+        killed.run(killed.claim(), killed_at(18))
+    (checkpoint,) = (tmp_path / "files").glob("*-*-*-*")  # which weights are not
     checkpoint.write_bytes(b"damaged")
     heir = start()
     heir.run(heir.claim())
@@ -325,7 +339,7 @@ def test_without_room_for_checkpoints_a_trial_runs_all_the_same(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = start()
-    (tmp_path / "checkpoints").touch()  # a file where the folder is to be
+    (tmp_path / "files").touch()  # a file where the folder is to be
     process.run(process.claim())
     assert process.trials[0].state == TrialState.COMPLETE
     assert "no checkpoint written" in caplog.text

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sqlalchemy import select
 
-from search import claims, data, kept, objective, store, tables
+from search import claims, data, kept, listing, objective, store, tables
 from search.choices import Choices
 from search.classifier import About, load, packed
 from search.errors import UserError
@@ -46,7 +46,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "optuna-dashboard sqlite:///search.db --artifact-dir artifacts/weights" in done.stdout
+    assert "optuna-dashboard sqlite:///search.db --artifact-dir artifacts/files" in done.stdout
     return folder
 
 
@@ -115,7 +115,7 @@ def test_weights_of_the_variants_and_the_best_five_are_kept_and_no_others(
     assert 6 <= len(expected) <= 11
     complete = {trial.number for trial in trials if trial.state == TrialState.COMPLETE}
     assert len(complete - expected) > 1
-    _check(found, searched / "artifacts" / "weights", expected)
+    _check(found, searched / "artifacts" / "files", expected)
 
 
 def test_a_loaded_network_has_the_accuracy_that_the_database_has(
@@ -148,10 +148,10 @@ def test_best_variant_and_number_find_the_same_weights_by_name(
 def test_the_dashboard_lists_the_weights_and_hands_them_out(
     searched: Path, found: Database
 ) -> None:
-    folder = searched / "artifacts" / "weights"
+    folder = searched / "artifacts" / "files"
     app = optuna_dashboard.wsgi(found.optuna, FileSystemArtifactStore(folder))
     trial, *_ = found.optuna.get_all_trials(1)
-    trials = json.loads(_get(app, "/api/studies/1"))["trials"]
+    trials = json.loads(get(app, "/api/studies/1"))["trials"]
     artifacts = {one["number"]: one["artifacts"] for one in trials}
     expected = _expected(found.optuna.get_all_trials(1))
     assert {number for number, listed in artifacts.items() if listed} == expected
@@ -159,7 +159,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     (meta,) = get_all_artifact_meta(trial, storage=found.optuna)
     assert dataclasses.asdict(meta) == listed
     assert listed["filename"] == "cifar-0.safetensors"
-    content = _get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
+    content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
     assert hashlib.sha256(content).hexdigest() == _sums(found)[trial._trial_id]
     downloaded = searched / listed["filename"]
     download_artifact(
@@ -170,7 +170,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     assert load(downloaded).about.variant == "base"
 
 
-def _get(app: Any, path: str) -> bytes:
+def get(app: Any, path: str) -> bytes:
     answers: list[str] = []
     environ = {
         "REQUEST_METHOD": "GET",
@@ -183,6 +183,8 @@ def _get(app: Any, path: str) -> bytes:
     }
     chunks = app(environ, lambda status, headers, *rest: answers.append(status))
     content = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
     assert answers == ["200 OK"], content[:200]
     return content
 
@@ -194,7 +196,7 @@ def _get(app: Any, path: str) -> bytes:
         ({"study": "cifra"}, "study cifra: .*search.db has no such study; it has cifar"),
         ({"trial": 99}, "no such trial; it has 0 to 19, best, base, question-1"),
         ({"trial": "question-9"}, "trial question-9: the study has no such trial"),
-        ({"artifacts": "elsewhere"}, "its weights are not in elsewhere/weights; give `artifacts`"),
+        ({"artifacts": "elsewhere"}, "its weights are not in elsewhere/files; give `artifacts`"),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(
@@ -240,7 +242,7 @@ def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) 
     assert [command.wait(timeout=100) for command in commands] == [0, 0]
     database = Database(url)
     expected = _expected(database.optuna.get_all_trials(1))
-    _check(database, tmp_path / "artifacts" / "weights", expected)
+    _check(database, tmp_path / "artifacts" / "files", expected)
     database.close()
 
 
@@ -271,7 +273,7 @@ def start(url: str, tiny: Study, tmp_path: Path) -> Iterator[Start]:
 class Tracer:
     """Runs a trial and notes the lines about weights that its end takes; dies at one of them."""
 
-    FILES = frozenset(module.__file__ for module in (claims, kept, objective, store))
+    FILES = frozenset(module.__file__ for module in (claims, kept, listing, objective, store))
 
     def __init__(self, last: tuple[str, int] | None = None) -> None:
         self.lines: dict[tuple[str, int], None] = {}
@@ -313,7 +315,7 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
     noted.run(process)
     lines = list(noted.lines)
     assert len(lines) > 60, lines
-    folder = tmp_path / "weights"
+    folder = tmp_path / "files"
     step = 1 if url.startswith("sqlite") else 4  # the order of the steps is the same on both
     for number, line in enumerate(lines[::step], start=6):
         with pytest.raises(Killed):
@@ -348,7 +350,7 @@ def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
         patch.setattr(type(killed.claims), "finish", die)
         with pytest.raises(Killed):
             killed.run(killed.claim())
-    (path,) = (tmp_path / "weights").iterdir()
+    (path,) = (tmp_path / "files").iterdir()
     content, figures = path.read_bytes(), killed.figures()[0]
     path.write_bytes(b"damaged")
     counts: list[int] = []
@@ -356,7 +358,7 @@ def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
     assert sum(count == 1 for count in counts) == study.epochs
     assert path.read_bytes() == content
     assert heir.figures()[0] == figures
-    _check(heir.database, tmp_path / "weights", {0})
+    _check(heir.database, tmp_path / "files", {0})
 
 
 def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: Path) -> None:
@@ -370,14 +372,14 @@ def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: 
 
     with pytest.raises(LeaseLost):
         sleeper.objective.run(claim, overtaken)
-    _check(heir.database, tmp_path / "weights", {0})
+    _check(heir.database, tmp_path / "files", {0})
 
 
 def test_without_room_for_its_weights_a_trial_completes_all_the_same(
     start: Start, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = start()
-    (tmp_path / "weights").touch()  # a file where the folder would be: root cannot write there
+    (tmp_path / "files").touch()  # a file where the folder would be: root cannot write there
     process.run(process.claim())
     assert process.trials[0].state == TrialState.COMPLETE
     assert "trial 0: its weights are not kept: " in caplog.text

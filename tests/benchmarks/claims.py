@@ -26,6 +26,7 @@ from sqlalchemy import make_url
 from search.choices import Choices
 from search.claims import Claim, Claims, Outcome
 from search.epoch import Epoch
+from search.folder import Folder
 from search.joining import join
 from search.kept import Kept
 from search.presence import Presence
@@ -56,7 +57,7 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     study = _study(n_finished)
     joined = join(database, study, data_digest="none")
     claims = Claims(database, joined, Presence(folder / "workers"), budget=study.trials)
-    kept = Kept(database, joined, Store(folder / "weights", "0" * 8), epochs=study.epochs)
+    kept = Kept(database, joined, Store(Folder(folder), "0" * 8), epochs=study.epochs)
     times: Times = {}
     rng = random.Random(os.getpid())
     for _ in range(n_trials):

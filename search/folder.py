@@ -1,0 +1,45 @@
+"""Artifacts in a folder, laid out as Optuna's `FileSystemArtifactStore` has them."""
+
+from pathlib import Path
+
+from optuna.artifacts import FileSystemArtifactStore
+
+from search.files import check_folder, remove, write_whole
+
+FILES = "files"
+"""In the folder: that of `optuna-dashboard --artifact-dir`."""
+
+
+class Folder:
+    """The place of `search.artifacts.Artifacts` that is a folder, which machines may share."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = root / FILES
+        self.locks = root
+        self.store = FileSystemArtifactStore(self.files)
+
+    def __str__(self) -> str:
+        return str(self.files)
+
+    def check(self) -> None:
+        check_folder(self.locks, "--artifacts")
+
+    def write(self, artifact_id: str, content: bytes) -> None:
+        # Optuna's own writing leaves half a file when the disk is full or the process killed.
+        self.files.mkdir(parents=True, exist_ok=True)
+        write_whole(self.files / artifact_id, content)
+
+    def read(self, artifact_id: str) -> bytes | None:
+        try:
+            return (self.files / artifact_id).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, artifact_id: str) -> None:
+        remove(self.files / artifact_id)
+
+    def ids(self, prefix: str) -> list[str]:
+        return [path.name for path in self.files.glob(f"{prefix}*")]
+
+    def fetch(self, artifact_id: str, sha256: str) -> Path:
+        return self.files / artifact_id
