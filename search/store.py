@@ -12,7 +12,7 @@ from pathlib import Path
 from search.files import remove, write_whole
 
 FOLDER = "weights"
-"""Among the artifacts: the folder for `optuna-dashboard --artifact-dir`."""
+"""Among the artifacts: the folder that the dashboard reads."""
 
 
 class Store:
