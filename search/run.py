@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from search.files import check_folder
 from search.options import (
+    STORAGE_VARIABLE,
     TRAINING,
     Parser,
     add_folders,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from search.choices import Choices
     from search.machine import Machine
+    from search.storage import Database
     from search.study import Study
 
 EPILOG = """\
@@ -135,7 +137,6 @@ def run(options: argparse.Namespace) -> int:
     from search.outage import DatabaseGone
     from search.overview import Observer
     from search.storage import Database
-    from search.store import FOLDER
     from search.summary import console, summary
     from search.view import following
     from search.worker import KeepsFailing, Stop
@@ -157,11 +158,7 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
-        weights = shlex.quote(str(options.artifacts / FOLDER))
-        out.print(
-            f"Look at it with: optuna-dashboard {database} --artifact-dir {weights}",
-            soft_wrap=True,
-        )
+        _say(out, f"Look at it with: {_dashboard(options, database)}")
         if done < study.trials:
             out.print(f"On {crew.where or machine}{_pace(study, machine, typical)}.")
         place = Workplace(
@@ -196,6 +193,20 @@ def run(options: argparse.Namespace) -> int:
     if is_done:
         return 0
     return stop.exit_status if stop.is_asked() else 1
+
+
+def _dashboard(options: argparse.Namespace, database: "Database") -> str:
+    """Return the command that shows the study in a browser, the database's password masked."""
+    words, usual = ["python -m search.dashboard"], parser()
+    if options.storage != usual.get_default("storage"):
+        url = shlex.quote(str(database))
+        if database.url.password:  # other users see the options of a process
+            words.insert(0, f"{STORAGE_VARIABLE}={url}")
+        else:
+            words.append(f"--storage {url}")
+    if options.artifacts != usual.get_default("artifacts"):
+        words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
+    return " ".join(words)
 
 
 def _say(out: "Console", line: str) -> None:
