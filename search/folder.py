@@ -1,6 +1,7 @@
 """Artifacts in a folder, laid out as Optuna's `FileSystemArtifactStore` has them."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 from optuna.artifacts import FileSystemArtifactStore
 
@@ -16,7 +17,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.files = root / FILES
         self.locks = root
-        self.store = FileSystemArtifactStore(self.files)
+        self.store = _Store(self.files)
 
     def __str__(self) -> str:
         return str(self.files)
@@ -43,3 +44,11 @@ class Folder:
 
     def fetch(self, artifact_id: str, sha256: str) -> Path:
         return self.files / artifact_id
+
+
+class _Store(FileSystemArtifactStore):
+    """Optuna's, for a folder that need not be there yet."""
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        self._base_path.mkdir(parents=True, exist_ok=True)
+        super().write(artifact_id, content_body)

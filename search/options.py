@@ -47,6 +47,11 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name of the study in the database (default: the study's own name)",
     )
+    add_storage(parser)
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which database is meant."""
     parser.add_argument(
         "--storage",
         metavar="URL",
@@ -65,6 +70,11 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         default=Path("data"),
         help="folder of the image files, fetched if they are not there (default: data/)",
     )
+    add_artifacts(parser)
+
+
+def add_artifacts(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where workers keep files."""
     parser.add_argument(
         "--artifacts",
         metavar="DIR",

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search.options import (
+    STORAGE_VARIABLE,
     TRAINING,
     Parser,
     add_folders,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from search.choices import Choices
     from search.machine import Machine
+    from search.storage import Database
     from search.study import Study
 
 EPILOG = """\
@@ -130,7 +132,6 @@ def run(options: argparse.Namespace) -> int:
 
     from search.cluster import KeepsDying
     from search.crew import hired
-    from search.folder import Folder
     from search.job import Job
     from search.joining import join
     from search.machine import Machine
@@ -158,10 +159,7 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
-        look = f"optuna-dashboard {database}"
-        if isinstance(artifacts, Folder):
-            look += f" --artifact-dir {shlex.quote(str(artifacts.files))}"
-        out.print(f"Look at it with: {look}", soft_wrap=True)
+        _say(out, f"Look at it with: {_dashboard(options, database)}")
         if done < study.trials:
             out.print(f"On {crew.where or machine}{_pace(study, machine, typical)}.")
         place = Workplace(
@@ -196,6 +194,20 @@ def run(options: argparse.Namespace) -> int:
     if is_done:
         return 0
     return stop.exit_status if stop.is_asked() else 1
+
+
+def _dashboard(options: argparse.Namespace, database: "Database") -> str:
+    """Return the command that shows the study in a browser, the database's password masked."""
+    words, usual = ["python -m search.dashboard"], parser()
+    if options.storage != usual.get_default("storage"):
+        url = shlex.quote(str(database))
+        if database.url.password:  # other users see the options of a process
+            words.insert(0, f"{STORAGE_VARIABLE}={url}")
+        else:
+            words.append(f"--storage {url}")
+    if options.artifacts != usual.get_default("artifacts"):
+        words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
+    return " ".join(words)
 
 
 def _say(out: "Console", line: str) -> None:

@@ -44,6 +44,7 @@ PROCESSES = (
     "test_pages",
     "test_probe",
     "test_report",
+    "test_dashboard",
     "test_run",
     "test_reproduce",
     "test_docker",
@@ -91,8 +92,13 @@ _names = (f"test_{number}" for number in itertools.count())
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database; a test that takes it runs on both kinds."""
+    return empty_database(request, tmp_path)
+
+
+def empty_database(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of an empty database of the kind that `request` is for."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'search.db'}"
+        return f"sqlite:///{folder / 'search.db'}"
     server: str = request.getfixturevalue("postgresql")
     name = next(_names)
     engine = create_engine(server, isolation_level="AUTOCOMMIT")

@@ -1,12 +1,12 @@
 """The container files: linted, and their processes started by hand with the same environment."""
 
+import base64
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.conftest import PASSWORD
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"
+TOKEN = "sixteen-or-more-characters"
 QUICK = ("--images", "160", "--epochs", "3", "--threads", "1", "--trials", "8")
 
 
@@ -54,19 +55,25 @@ def test_only_the_dashboard_is_published_and_only_on_this_machine(compose: dict[
 def test_the_password_is_in_a_file_that_git_does_not_take(compose: dict[str, Any]) -> None:
     ignored = subprocess.run(["git", "check-ignore", "docker/.env"], cwd=ROOT, capture_output=True)
     assert ignored.returncode == 0
+    secrets = {
+        "${POSTGRES_PASSWORD:?put a password into docker/.env}",
+        "${DASHBOARD_TOKEN:?put a token into docker/.env}",
+    }
     for service in compose["services"].values():
-        assert "PASSWORD" not in str(service.get("command"))
+        assert not re.search("PASSWORD|TOKEN", str(service.get("command")))
         for name, value in service["environment"].items():
-            if "PASSWORD" in name:
-                assert value == "${POSTGRES_PASSWORD:?put a password into docker/.env}"
+            if re.search("PASSWORD|TOKEN", name):
+                assert value in secrets
+    example = (ROOT / "docker" / "example.env").read_text()
+    assert re.findall("^([A-Z_]+)=$", example, re.M) == ["POSTGRES_PASSWORD", "DASHBOARD_TOKEN"]
 
 
 def _environment(service: dict[str, Any], url: str) -> dict[str, str]:
     """Return the service's environment, with the test's server in the place of its database."""
     assert service["environment"]["SEARCH_STORAGE"] == "postgresql://search@database/search"
-    assert service["environment"].keys() == {"SEARCH_STORAGE", "PGPASSWORD"}
     without = make_url(url).set(password=None).render_as_string(hide_password=False)
-    return os.environ | {"SEARCH_STORAGE": without, "PGPASSWORD": PASSWORD}
+    here = {"SEARCH_STORAGE": without, "PGPASSWORD": PASSWORD, "SEARCH_DASHBOARD_TOKEN": TOKEN}
+    return os.environ | {name: here[name] for name in service["environment"]}
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -92,26 +99,24 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
         assert PASSWORD not in shown
 
     dashboard = compose["services"]["dashboard"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    here = {
-        "postgresql+psycopg://search@database/search": environment["SEARCH_STORAGE"],
-        "--host=0.0.0.0": "--host=127.0.0.1",
-        "--port=8080": f"--port={port}",
-        "--artifact-dir=/srv/artifacts/files": f"--artifact-dir={tmp_path}/artifacts/files",
-    }
-    program = Path(sys.executable).parent / dashboard["entrypoint"][0]
-    shown_by = subprocess.Popen(
-        [program, *(here[argument] for argument in dashboard["command"])],
-        env=_environment(dashboard, url), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        studies = _answer(f"http://127.0.0.1:{port}/api/studies")
-        assert '"study_name": "digits"' in studies
-    finally:
-        shown_by.send_signal(signal.SIGTERM)
-        shown_by.wait(timeout=20)
+    command = [{"8080": "0"}.get(word, word) for word in dashboard["command"]]
+    with subprocess.Popen(
+        [*entry, *command], cwd=tmp_path, env=_environment(dashboard, url),
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            port = re.match(r"http://0\.0\.0\.0:(\d+)/  \(read-only, asks for the token;", line)
+            assert port, line
+            studies = f"http://127.0.0.1:{port[1]}/api/studies"
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+                _answer(studies, "")
+            refused.value.close()
+            assert '"study_name": "digits"' in _answer(studies, TOKEN)
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 143
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -136,13 +141,9 @@ def test_a_container_that_is_stopped_leaves_cleanly(
     assert list(tmp_path.glob("artifacts/*/workers/*")) == []
 
 
-def _answer(address: str) -> str:
-    deadline = time.monotonic() + 40
-    while True:
-        try:
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                text: str = answer.read().decode()
-                return text
-        except OSError:
-            assert time.monotonic() < deadline, "no answer"
-            time.sleep(0.2)
+def _answer(address: str, token: str) -> str:
+    credentials = base64.b64encode(f"me:{token}".encode()).decode()
+    asked = urllib.request.Request(address, headers={"Authorization": f"Basic {credentials}"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        text: str = answer.read().decode()
+        return text

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from search.run import parser
 from search.storage import Database
@@ -35,7 +37,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
-    assert "optuna-dashboard sqlite:///search.db" in lines[1]
+    assert lines[1] == "Look at it with: python -m search.dashboard"
     assert re.match(r"On CPU, 1 thread: an epoch takes about [0-9.]+ seconds.", lines[2])
     figure = r"\d\.\d{5}"
     assert re.search(
@@ -196,10 +198,18 @@ def test_another_definition_is_refused_with_the_difference(search: Command) -> N
 def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
     search: Command, url: str
 ) -> None:
-    done = search("run", *QUICK[:-1], 2, "--storage", url)
+    done = search("run", *QUICK[:-1], 2, "--storage", url, "--artifacts", "my files")
     assert done.returncode == 0, done.stderr
     assert "2 of 2 finished" in done.stdout
     assert PASSWORD not in done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "search.dashboard" in line)
+    if url.startswith("sqlite"):
+        options = f"--storage {url} --artifacts 'my files'"
+        assert line == f"Look at it with: python -m search.dashboard {options}"
+    else:
+        masked = shlex.quote(make_url(url).render_as_string(hide_password=True))
+        command = f"SEARCH_STORAGE={masked} python -m search.dashboard --artifacts 'my files'"
+        assert line == f"Look at it with: {command}"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -46,7 +46,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "optuna-dashboard sqlite:///search.db --artifact-dir artifacts/files" in done.stdout
     return folder
 
 

@@ -1,0 +1,166 @@
+"""Look at studies in a browser: `python -m search.dashboard`.
+
+Optuna's dashboard over the same database and files as the other commands. It is safe to leave
+running: read-only unless told otherwise, for this machine alone unless there is a token.
+"""
+
+import argparse
+import os
+import re
+import socket
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.errors import UserError
+from search.options import Parser, add_artifacts, add_storage, command, whole
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from search.serving import Address
+
+TOKEN_VARIABLE = "SEARCH_DASHBOARD_TOKEN"
+TOKEN_LENGTH = 16
+"""So many characters a token has at the least; half of what `openssl rand -hex 16` makes."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_BODY_BYTES = 2**20
+MAX_UPLOAD_BYTES = 2**27
+"""What Optuna's dashboard takes."""
+
+EPILOG = f"""\
+examples:
+  python -m search.dashboard                   http://127.0.0.1:8080/, read-only
+  python -m search.dashboard --port 0          on any free port, which it prints
+  python -m search.dashboard --allow-edits     notes, artifacts, renaming and deleting too
+  {TOKEN_VARIABLE}=... python -m search.dashboard --host 0.0.0.0
+
+exit status: 1 the database went away at the start, 2 what was asked cannot be done,
+130 and 143 stopped by SIGINT and SIGTERM
+"""
+
+
+def parser() -> Parser:
+    made = Parser(
+        "dashboard",
+        "Show the studies of a database in a browser, with Optuna's dashboard: read-only and for "
+        "this machine alone, unless told otherwise.",
+    )
+    made.epilog = EPILOG
+    add_storage(made)
+    add_artifacts(made)
+    made.add_argument(
+        "--host",
+        metavar="NAME",
+        default=LOOPBACK[0],
+        help="name or address of this machine to listen on, such as 0.0.0.0 for all of its "
+        f"addresses; where others can reach it, a token is asked for: ${TOKEN_VARIABLE}, the "
+        "password of any user name, sent without encryption unless a proxy adds it "
+        f"(default: {LOOPBACK[0]})",
+    )
+    made.add_argument(
+        "--port",
+        type=whole(0, 65535),
+        metavar="N",
+        default=8080,
+        help="port to listen on, 0 for any that is free (default: 8080)",
+    )
+    made.add_argument(
+        "--allow-edits",
+        action="store_true",
+        help="let those who reach it change and delete studies (default: read-only)",
+    )
+    made.add_argument(
+        "--allowed-host",
+        type=_host,
+        action="append",
+        metavar="NAME",
+        default=[],
+        help="a further name that it is reached by, such as a proxy's; can be given several times "
+        "(default: the names of this machine, and --host)",
+    )
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal; nothing is written before all of what was asked is known to fit."""
+    from search import storage_url
+    from search.artifacts import open_artifacts
+    from search.serving import Address, serve
+
+    token = _token()
+    address = Address.of(options.host.strip("[]"), options.port)
+    if token is None and not address.is_loopback:
+        raise UserError(
+            f"--host {options.host}: others can reach it there, so it needs a token in "
+            f"{TOKEN_VARIABLE}, such as `openssl rand -hex 16` makes; or leave out --host"
+        )
+    _check_there(storage_url.check(options.storage))
+    artifacts = open_artifacts(options.artifacts)
+
+    import optuna
+
+    from search.dashboard_app import dashboard_app
+    from search.guard import Guard
+    from search.storage import Database
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with address.listen() as listening, closing(Database(options.storage)) as database:
+        guard = Guard(
+            app=dashboard_app(database, artifacts.store),
+            names=_names(address, options.allowed_host),
+            any_address=address.is_any,
+            edits=options.allow_edits,
+            token=token,
+        )
+        mode = "edits allowed" if guard.edits else "read-only"
+        asks = ", asks for the token" if token else ""
+        url = address.url(listening.getsockname()[1])
+        return serve(
+            guard,
+            listening,
+            max_body_bytes=MAX_UPLOAD_BYTES if guard.edits else MAX_BODY_BYTES,
+            ready=partial(print, f"{url}  ({mode}{asks}; Ctrl-C stops it)", flush=True),
+        )
+
+
+def _token() -> str | None:
+    token = os.environ.get(TOKEN_VARIABLE)
+    if token and len(token) < TOKEN_LENGTH:
+        raise UserError(
+            f"{TOKEN_VARIABLE}: a token of {TOKEN_LENGTH} or more characters is needed, not "
+            f"{len(token)}; `openssl rand -hex 16` makes one"
+        )
+    return token or None
+
+
+def _check_there(url: "URL") -> None:
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        raise UserError(
+            f"--storage {url}: there is no such file yet; `python -m search.run --study digits` "
+            "makes one"
+        )
+
+
+def _names(address: "Address", allowed: list[str]) -> frozenset[str]:
+    """Return the names it may be asked for as."""
+    own = () if address.is_loopback else (socket.gethostname().lower(),)
+    return frozenset({*LOOPBACK, address.host.lower(), *own, *allowed})
+
+
+def _host(text: str) -> str:
+    """Return a host's name in lower case."""
+    name = text.strip("[]").lower()
+    if not re.fullmatch(r"[0-9a-z._-]+|[0-9a-f:.]+", name):
+        raise argparse.ArgumentTypeError(
+            f"a name or an address alone is needed, such as search.example.org, not {text!r}"
+        )
+    return name
+
+
+main = command(parser(), run)
+
+if __name__ == "__main__":
+    sys.exit(main())
