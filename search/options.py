@@ -15,6 +15,8 @@ from search.errors import UserError
 
 DEFAULT_STORAGE = "sqlite:///search.db"
 STORAGE_VARIABLE = "SEARCH_STORAGE"
+COMPLETION_VARIABLE = "_ARGCOMPLETE"
+"""Set where a shell runs the command to ask what may come next in its line."""
 TRAINING = ("epochs", "images", "seed", "select")
 """The options that change what a trial's figures are; also fields of `search.study.Study`."""
 
@@ -185,6 +187,10 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
 
     def main() -> int:
         try:
+            if COMPLETION_VARIABLE in os.environ:
+                from search.completion import answer
+
+                answer(parser)
             return run(parser.parse_args())
         except UserError as error:
             print(f"{parser.prog}: error: {error}", file=sys.stderr)

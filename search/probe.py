@@ -3,6 +3,7 @@
 Trains the variant with several seeds, the same as `search.reproduce` trains it with, and measures
 after every epoch what the normalization does. Nothing is written to a database.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses

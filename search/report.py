@@ -2,6 +2,7 @@
 
 One page that needs no network, or Markdown, CSV or JSON; made from the database alone.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses

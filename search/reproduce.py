@@ -4,6 +4,7 @@ The variants over several seeds, beside the figures that were published for them
 from its own seed, bit for bit; or the best trials with fresh seeds. The search is left untouched:
 re-runs with other seeds are recorded in studies of their own.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses

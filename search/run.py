@@ -2,6 +2,7 @@
 
 Everything is in the database: the same command goes on where it was, however it was stopped.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses

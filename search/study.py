@@ -8,7 +8,6 @@ is stored of it in the database, so that nobody joins it with another one, is it
 import csv
 import importlib
 import importlib.util
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,10 +20,12 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
+from search.dataset_name import DatasetName
 from search.errors import UserError
 from search.pruning import SuccessiveHalving
 from search.sampling import TPE, SamplerFactory
 from search.seeds import derive_seed
+from search.shipped import known
 from search.trials import SEED
 
 Select = Literal["test", "validation"]
@@ -48,7 +49,7 @@ class Study:
     name: str
     """In the database; also of a folder, so without / and of 100 bytes at most."""
     dataset: str
-    """One of `search.data.DATASETS`."""
+    """`cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`; see `search.dataset_name`."""
     variants: Mapping[str, Choices] = field(default_factory=dict)
     """The fixed trials by name, in the order in which they run; never pruned."""
     ranges: Ranges = field(default_factory=lambda: RANGES)
@@ -72,6 +73,7 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        DatasetName.parse(self.dataset)
         check_ranges(self.ranges)
         for name, choices in self.variants.items():
             try:
@@ -100,6 +102,11 @@ class Study:
                 batch normalization refuses.
         """
         available = total - self.n_held_out(total)
+        if self.select == "validation" and available == total:
+            raise UserError(
+                f"--select validation: a tenth of {total} training images is less than one; "
+                "give --select test"
+            )
         if self.images is not None and self.images > available:
             raise UserError(f"--images {self.images}: there are {available} images to train on")
         n_train = self.images or available
@@ -175,12 +182,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
     if len(name.encode()) > NAME_BYTES:
         raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
-
-
-def known() -> list[str]:
-    """Return the names of the shipped studies."""
-    package = importlib.import_module("studies")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
 def load(name: str) -> Study:

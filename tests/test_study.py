@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, create_trial
 import studies
 from search.choices import RANGES
 from search.errors import UserError
-from search.study import Study, differences, known, load
+from search.shipped import known
+from search.study import Study, differences, load
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:
