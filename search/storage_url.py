@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.errors import UserError
+from search.file_system import network_kind
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
@@ -87,6 +88,12 @@ def _check_sqlite(url: URL) -> URL:
     folder = path.parent
     if not folder.is_dir():
         raise UserError(f"--storage {url}: there is no folder {folder}")
+    if kind := network_kind(folder):
+        # https://sqlite.org/wal.html: all processes that use a database must be on one machine.
+        raise UserError(
+            f"--storage {url}: {folder.absolute()} is on a network disk ({kind}), where SQLite's "
+            "log does not work; name a file on a disk of this machine, or a PostgreSQL database"
+        )
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UserError(f"--storage {url}: {path if path.exists() else folder} is not writable")
     if path.exists():
