@@ -90,6 +90,7 @@ def _bring(root: Path, faults: list[str], say: Say) -> None:
     raise UserError(
         f"CIFAR-10 is neither in --data {root} nor to be had; tried {'; '.join(tried)}. By hand: "
         f"unpack cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html in {root}"
+        f", so that {root / FOLDER} holds {', '.join(MD5)}. --study digits needs no files"
     )
 
 

@@ -72,5 +72,8 @@ def data_folder(root: Path) -> Iterator[None]:
         raise UserError(f"--data {root}: {error.strerror or error}; name another folder") from error
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """Return what `error` says, in one line and without Python's decorations."""
+    cause = error.reason if type(error) is urllib.error.URLError else error
+    text = getattr(cause, "strerror", None) or str(cause)
+    return (text.splitlines() or [type(cause).__name__])[0]

@@ -33,7 +33,19 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._way_out(message)}\n")
+
+    def _way_out(self, message: str) -> str:
+        """Return the end of an error's line that argparse leaves without a way out."""
+        if not message.startswith(("unrecognized", "the following")):
+            return ""
+        from difflib import get_close_matches
+
+        unknown = message.partition(": ")[2].partition(" ")[0].partition("=")[0]
+        close = get_close_matches(unknown, list(self._option_string_actions), cutoff=0.75)
+        if close and close[0] != unknown:
+            return f"; did you mean {close[0]}?"
+        return "; --help explains every option"
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +64,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        default=os.environ.get(STORAGE_VARIABLE, DEFAULT_STORAGE),
+        default=os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE,
         help="database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with the "
         f"extra `postgres` (default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
     )
@@ -197,6 +209,16 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
             return 2
         except KeyboardInterrupt:
             return 130
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("search"):
+                raise
+            print(
+                f"{parser.prog}: error: the package {error.name} is not installed for "
+                f"{sys.executable}; use the Python of the environment that this project was "
+                "installed in, such as .venv/bin/python",
+                file=sys.stderr,
+            )
+            return 2
         except Exception as error:
             from search.outage import first_line, is_outage
 

@@ -53,7 +53,8 @@ def kept(root: Path, name: str, prepare: Callable[[], Prepared]) -> Prepared:
         UserError: the folder cannot be read or written to; or what `prepare` raises.
     """
     path = root / FOLDER / f"{name}.safetensors"
-    with data_folder(path.parent):
+    with data_folder(root):
+        path.parent.mkdir(exist_ok=True)
         there = _read(path)
         if there is None:
             with FileLock(path.parent / ".lock"):

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from search.study import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
-    storage_url.check(options.storage)
+    storage_url.check(options.storage, must_exist=True)
 
     import optuna
 

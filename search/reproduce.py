@@ -108,10 +108,11 @@ def run(options: argparse.Namespace) -> int:
     if options.compare:
         return _compare(options, study, console())
     trained = given(options, *TRAINING)
-    if trained and (options.trial is not None or options.top is not None):
+    of_search = options.trial is not None or options.top is not None
+    if trained and of_search:
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
-    storage_url.check(options.storage)
+    storage_url.check(options.storage, must_exist=of_search)
 
     import optuna
 

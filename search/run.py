@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
+from search.errors import UserError
 from search.files import check_folder
 from search.options import (
     TRAINING,
@@ -122,7 +123,10 @@ def run(options: argparse.Namespace) -> int:
     if not options.variants:
         changes["variants"] = {}
     study = dataclasses.replace(study, **changes)
-    enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+    try:
+        enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+    except UserError as error:
+        raise UserError(f"--enqueue: {error}") from error
     storage_url.check(options.storage)
     check_folder(options.artifacts, "--artifacts")
 

@@ -8,6 +8,7 @@ is stored of it in the database, so that nobody joins it with another one, is it
 import csv
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -194,23 +195,37 @@ def load(name: str) -> Study:
         path = Path(name)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None or not path.is_file():
-            raise UserError(f"--study {name}: there is no such file")
+            raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # the file is a user's input, whatever is wrong with it
-            raise UserError(f"--study {name}: {type(error).__name__}: {error}") from error
+            raise UserError(f"--study {name}{_told(error, path)}") from error
     elif name in known():
         module = importlib.import_module(f"studies.{name}")
     else:
-        raise UserError(
-            f"--study {name}: unknown study; known: {', '.join(known())}, "
-            "or the path of a Python file that defines `study`"
+        way_out = (
+            f"did you mean {name}.py?"
+            if Path(f"{name}.py").is_file()
+            else (f"known: {', '.join(known())}, or the path of a Python file that defines `study`")
         )
+        raise UserError(f"--study {name}: unknown study; {way_out}")
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
-        raise UserError(f"--study {name}: it defines no `study` of type search.study.Study")
+        raise UserError(
+            f"--study {name}: it defines no `study` of type search.study.Study; write in it "
+            'study = Study(name="…", dataset="…")'
+        )
     return study
+
+
+def _told(error: Exception, path: Path) -> str:
+    """Return in which line of the file, and what is wrong with it, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{where}: {kind}{' '.join(str(error).split())}"
 
 
 def differences(stored: Definition, asked: Definition) -> list[str]:

@@ -29,6 +29,9 @@ SIZE = 32
 SMALL = 96
 """Squares of this size or less, such as MNIST's 28, are kept as they are."""
 
+VALUES: dict[str, tuple[object, object]] = {"train": (True, False), "split": ("train", "test")}
+"""Of the argument that names the split: to train and to test on."""
+
 Item = tuple[Image.Image, Any]
 """A picture and its label, a whole number of some kind."""
 Split = Sequence[Item]
@@ -73,7 +76,7 @@ def _splits(name: str, root: Path, say: Say) -> Iterator[tuple[Split, Split]]:
     try:
         splits = _constructed(name, root)
     except Exception as error:  # torchvision has many ways to say that files lack or are corrupt
-        tried = first_line(error)
+        tried = first_line(error).partition(".")[0]
     else:
         yield splits
         return
@@ -83,19 +86,26 @@ def _splits(name: str, root: Path, say: Say) -> Iterator[tuple[Split, Split]]:
         except Unavailable as reason:
             raise UserError(
                 f"dataset torchvision:{name} is neither in --data {root} ({tried}) nor to be had "
-                f"({reason}). By hand: where there is a network, run python -c 'import "
-                f'torchvision.datasets as d; d.{name}("data", download=True)\', and copy what is '
-                f"in that folder `data` to {root}"
+                f"({reason}). By hand: where there is a network, run {_by_hand(name)} and put what "
+                f"is then in the folder {name}-files into {root}"
             ) from None
 
 
 def _constructed(name: str, root: Path, **options: Any) -> tuple[Split, Split]:
     import torchvision.datasets
 
-    split = {"train": (True, False), "split": ("train", "test")}[SPLITS[name]]
     make = getattr(torchvision.datasets, name)
-    train, test = (make(str(root), **{SPLITS[name]: which}, **options) for which in split)
+    train, test = (
+        make(str(root), **{SPLITS[name]: which}, **options) for which in VALUES[SPLITS[name]]
+    )
     return train, test
+
+
+def _by_hand(name: str) -> str:
+    """Return a command that downloads the files of both splits."""
+    made = f'{name}("{name}-files", {SPLITS[name]}=x, download=True)'
+    values = str(VALUES[SPLITS[name]]).replace("'", '"')
+    return f"python -c 'from torchvision.datasets import {name}; [{made} for x in {values}]'"
 
 
 def _downloaded(name: str, scratch: Path, say: Say) -> tuple[Split, Split]:
