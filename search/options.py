@@ -17,8 +17,24 @@ DEFAULT_STORAGE = "sqlite:///search.db"
 STORAGE_VARIABLE = "SEARCH_STORAGE"
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
 """Set where a shell runs the command to ask what may come next in its line."""
+DATA_HELP = (
+    "folder of the image files, fetched if they are not there, and of the folders of pictures that "
+    "a study of your own names (default: data/)"
+)
+STUDY_HELP = (
+    "cifar, digits, or the path of a Python file that defines `study`, as studies/your-own.md "
+    "shows (required)"
+)
 TRAINING = ("epochs", "images", "seed", "select")
 """The options that change what a trial's figures are; also fields of `search.study.Study`."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Fills a paragraph, and leaves a text that has lines of its own as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        kind = argparse.RawDescriptionHelpFormatter if "\n" in text else argparse.HelpFormatter
+        return kind._fill_text(self, text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"python -m search.{command}",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
 
     def error(self, message: str) -> NoReturn:
@@ -54,7 +70,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "--study",
         required=True,
         metavar="NAME",
-        help="cifar, digits, or the path of a Python file that defines `study` (required)",
+        help=STUDY_HELP,
     )
     parser.add_argument(
         "--name",
@@ -65,8 +81,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "--storage",
         metavar="URL",
         default=os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE,
-        help="database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with the "
-        f"extra `postgres` (default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
+        help="database: sqlite:///FILE on a disk of this machine, or "
+        "postgresql://USER:PASSWORD@HOST/DATABASE with the extra `postgres` "
+        f"(default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
     )
 
 
@@ -77,7 +94,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("data"),
-        help="folder of the image files, fetched if they are not there (default: data/)",
+        help=DATA_HELP,
     )
     parser.add_argument(
         "--artifacts",
@@ -212,8 +229,9 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("search"):
                 raise
+            package = error.name.partition(".")[0]
             print(
-                f"{parser.prog}: error: the package {error.name} is not installed for "
+                f"{parser.prog}: error: the package {package} is not installed for "
                 f"{sys.executable}; use the Python of the environment that this project was "
                 "installed in, such as .venv/bin/python",
                 file=sys.stderr,

@@ -25,9 +25,10 @@ FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
 EPILOG = """\
 examples:
   python -m search.report --study cifar                        writes report.html
+  python -m search.report --study cifar --format markdown      writes report.md
   python -m search.report --study cifar --format json --out -  to standard output
 
-exit status: 0 done, 2 what was asked cannot be done
+exit status: 0 done, 1 the database does not answer, 2 what was asked cannot be done
 """
 
 

@@ -41,6 +41,8 @@ examples:
   python -m search.run --study cifar --workers 4          four trials at a time
   python -m search.run --study cifar --trials 120         extend a finished study
   python -m search.run --study cifar --enqueue "optimizer=SGD lr=0.02"
+  python -m search.run --study my/flowers.py              a study of your own
+  python -m search.run --study cifar --storage postgresql://me:secret@host/db
 
 exit status: 0 done, 1 the work failed, 2 what was asked cannot be done,
 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
@@ -71,7 +73,8 @@ def parser() -> Parser:
         default=[],
         metavar="PARAMS",
         help='run a trial with these values, such as "optimizer=SGD lr=0.02"; what is not named '
-        "is sampled; can be given several times (default: none)",
+        "of bn1, bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule is "
+        "sampled; can be given several times (default: none)",
     )
     made.add_argument(
         "--workers",

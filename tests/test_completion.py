@@ -67,5 +67,5 @@ def test_without_the_extra_help_and_commands_are_as_ever_and_a_shell_gets_no_ans
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     asked = subprocess.run(command, capture_output=True, env={**os.environ, "_ARGCOMPLETE": "1"})
-    assert asked.returncode == 1
+    assert asked.returncode == 2
     assert b"argcomplete" in asked.stderr
