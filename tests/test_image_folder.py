@@ -141,7 +141,9 @@ def test_a_folder_of_grey_pictures_has_one_channel_and_16_bits_become_8(tmp_path
 def test_pictures_are_prepared_once_and_mapped_by_every_process(flowers: Path) -> None:
     said: list[str] = []
     with ThreadPoolExecutor(4) as pool:
-        loads = [pool.submit(data.load, "folder:flowers", flowers.parent, said.append)] * 4
+        loads = [
+            pool.submit(data.load, "folder:flowers", flowers.parent, said.append) for _ in range(4)
+        ]
         digests = {load.result().digest for load in loads}
     dataset = data.load("folder:flowers", flowers.parent, said.append)
     assert said == [f"{flowers}: bringing 30 pictures to 32×32"]

@@ -5,6 +5,8 @@ import inspect
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,14 +94,9 @@ def test_a_download_leaves_the_images_alone(
         packed.write_bytes(gzip.compress(file.read_bytes()))
         resources.append((packed.name, None))
     data_folder = tmp_path / "new"
-    handler = partial(SimpleHTTPRequestHandler, directory=str(raw))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        monkeypatch.setattr(FashionMNIST, "resources", resources)
-        threading.Thread(target=server.serve_forever).start()
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    with _serving(SimpleHTTPRequestHandler, raw, monkeypatch):
         dataset = data.load("torchvision:FashionMNIST", data_folder, print)
-        server.shutdown()
     assert dataset.digest == data.load("torchvision:FashionMNIST", root, print).digest
     assert [path.name for path in data_folder.iterdir()] == ["prepared"]
 
@@ -114,16 +111,48 @@ def test_without_a_network_the_way_by_hand_is_told_in_one_line(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
 
 
-def test_a_source_that_does_not_answer_is_given_up(
+def test_a_name_that_is_looked_up_for_ever_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "ANSWER_SECONDS", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    monkeypatch.setattr(fetching, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: time.sleep(5))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"no answer within 0\.5 seconds"):
+        data.load("torchvision:FashionMNIST", tmp_path, print)
+    assert time.monotonic() - began < 4
+
+
+def test_a_source_that_falls_silent_after_its_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+
+    class Silent(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_over.wait(10)
+
+    monkeypatch.setattr(fetching, "ANSWER_SECONDS", 0.5)
+    with _serving(Silent, tmp_path, monkeypatch):
         began = time.monotonic()
-        with pytest.raises(UserError, match=r"no answer within 1 seconds|timed out"):
-            data.load("torchvision:FashionMNIST", tmp_path, print)
-    assert time.monotonic() - began < 10
+        with pytest.raises(UserError, match=r"nor to be had \(timed out\)"):
+            data.load("torchvision:FashionMNIST", tmp_path / "new", print)
+        is_over.set()
+    assert time.monotonic() - began < 8
+
+
+@contextmanager
+def _serving(
+    handler: type[SimpleHTTPRequestHandler], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Let FashionMNIST be fetched from a server of the files in `folder`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as server:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize("name", SPLITS)
