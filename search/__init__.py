@@ -1,1 +1,11 @@
 """Hyperparameter search over one small convolutional network, kept in a SQL database."""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  # a checkout can be run by any Python
+    print(
+        f"search: error: Python 3.11 or newer is needed, not {sys.version.split()[0]}; "
+        "make a virtual environment with a newer one, such as python3.11 -m venv .venv",
+        file=sys.stderr,
+    )
+    raise SystemExit(2)

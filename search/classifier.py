@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from search import pictures
 from search.choices import Choices
 from search.data import scaled
 from search.errors import UserError
@@ -92,7 +92,7 @@ class Classifier:
         Raises:
             UserError: there is no picture at that path, or the tensor is of another form.
         """
-        pixels = image if isinstance(image, Tensor) else self._pixels(_opened(image))
+        pixels = image if isinstance(image, Tensor) else self._pixels(image)
         expected = (self.about.channels, self.about.size, self.about.size)
         if pixels.shape != expected or pixels.dtype != torch.uint8:
             raise UserError(
@@ -105,12 +105,9 @@ class Classifier:
         name = self.about.classes[number] if self.about.classes else str(number)
         return name, probability.item()
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        size = self.about.size
-        upright = ImageOps.exif_transpose(image)
-        coloured = upright.convert("RGB" if self.about.channels == 3 else "L")
-        square = np.array(ImageOps.fit(coloured, (size, size)))  # (size, size) or (size, size, 3)
-        return torch.from_numpy(square.reshape(size, size, -1)).permute(2, 0, 1)
+    def _pixels(self, image: str | Path | Image.Image) -> Tensor:
+        size, channels = self.about.size, self.about.channels
+        return torch.from_numpy(pictures.square(_opened(image, size), size, channels))
 
 
 def load(path: str | Path) -> Classifier:
@@ -134,13 +131,11 @@ def load(path: str | Path) -> Classifier:
     return Classifier(network=network.eval().requires_grad_(False), about=about)
 
 
-def _opened(image: str | Path | Image.Image) -> Image.Image:
+def _opened(image: str | Path | Image.Image, size: int) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     try:
-        with Image.open(image) as picture:
-            picture.load()
-            return picture
+        return pictures.opened(image, size)
     except OSError as error:
         cause = error.strerror or "not a picture of a known kind"
         raise UserError(f"classify {image}: {cause}; name a picture") from error

@@ -1,8 +1,8 @@
 """Image datasets as a network in training wants them: uint8 in memory, float in batches.
 
-On a CPU the images of CIFAR-10 stay in the official files, which are mapped into memory, so that
-any number of processes share one copy. On an accelerator they go to the device once, as uint8.
-How the files of CIFAR-10 come to be there is for `search.cifar10`.
+On a CPU the images stay in their files, which are mapped into memory, so that any number of
+processes share one copy. On an accelerator they go to the device once, as uint8. How the files come
+to be there is for `search.cifar10`, `search.torchvision_data` and `search.image_folder`.
 """
 
 import hashlib
@@ -13,12 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from search import cifar10
-from search.errors import UserError
+from search import cifar10, image_folder, torchvision_data
+from search.dataset_name import DatasetName
+from search.prepared import Prepared
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
+"""Training images of the datasets whose number is known before their files are there."""
 GATHERED_BATCHES = 64
 """Batches whose images are collected at once: one pass over the files' rows instead of 64."""
 
@@ -116,16 +119,33 @@ def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
     Raises:
         UserError: the name is unknown, or the files are neither there nor to be had.
     """
-    return _source(name).load(root, say)
+    named = DatasetName.parse(name)
+    if named.kind == "cifar10":
+        return _cifar10(root, say)
+    if named.kind == "digits":
+        return _digits()
+    source = torchvision_data if named.kind == "torchvision" else image_folder
+    return _of(source.load(named.what, named.size, root, say))
 
 
-def n_train(name: str) -> int:
-    """Return how many training images the dataset `name` has, before its files are there.
+def n_train(name: str) -> int | None:
+    """Return how many training images the dataset `name` has; None if only its files tell.
 
     Raises:
         UserError: the name is unknown.
     """
-    return _source(name).n_train
+    return N_TRAIN.get(DatasetName.parse(name).kind)
+
+
+def _of(prepared: Prepared) -> Dataset:
+    everything = Images((prepared.images,), prepared.labels)
+    return Dataset(
+        everything.between(0, prepared.n_train),
+        everything.between(prepared.n_train, len(everything)),
+        n_classes=len(prepared.classes),
+        digest=prepared.digest,
+        classes=prepared.classes,
+    )
 
 
 def _cifar10(root: Path, say: Callable[[str], None]) -> Dataset:
@@ -150,7 +170,7 @@ def _images(records: list[Tensor]) -> Images:
     return Images(tuple(part[:, 1:].unflatten(1, (3, 32, 32)) for part in records), labels)
 
 
-def _digits(root: Path, say: Callable[[str], None]) -> Dataset:
+def _digits() -> Dataset:
     """1,797 grey images of 8×8 in ten classes; the last fifth, 359 images, is the test set.
 
     Source: https://archive.ics.uci.edu/dataset/80, the part that scikit-learn ships. The images
@@ -171,24 +191,6 @@ def _digits(root: Path, say: Callable[[str], None]) -> Dataset:
         digest=digest,
         classes=tuple("0123456789"),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    load: Callable[[Path, Callable[[str], None]], Dataset]
-    n_train: int
-
-
-DATASETS = {
-    "cifar10": _Source(load=_cifar10, n_train=50_000),
-    "digits": _Source(load=_digits, n_train=1_438),
-}
-
-
-def _source(name: str) -> _Source:
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
-    return DATASETS[name]
 
 
 def scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:

@@ -29,8 +29,12 @@ def choose(name: str) -> torch.device:
     if device.type not in has or str(device) != name or (device.type == "cpu" and device.index):
         raise UserError(f"--device {name}: give auto, cuda, cuda:1, mps or cpu")
     if not has[device.type]:
+        why = "that PyTorch can use; nvidia-smi tells whether its driver works"
+        if device.type == "mps" or torch.version.cuda is None:
+            why = f"for this PyTorch, {torch.__version__}"
         raise UserError(
-            f"--device {name}: this machine has no such device; --device auto finds one"
+            f"--device {name}: this machine has no such device {why}; --device auto takes what "
+            "there is"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(

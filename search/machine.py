@@ -38,9 +38,12 @@ class Machine:
         """
         where = device.choose(device_name)
         device.prepare(where, threads)
-        total = data.n_train(study.dataset)
-        n_train, n_held_out = study.n_train(total), study.n_held_out(total)  # before any fetching
+        known = data.n_train(study.dataset)
+        if known is not None:
+            study.n_train(known)  # so that what does not fit is refused before any fetching
         dataset = data.load(study.dataset, root, say)
+        total = len(dataset.train)
+        n_train, n_held_out = study.n_train(total), study.n_held_out(total)
         return cls(
             device=where,
             splits=Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where),

@@ -15,8 +15,26 @@ from search.errors import UserError
 
 DEFAULT_STORAGE = "sqlite:///search.db"
 STORAGE_VARIABLE = "SEARCH_STORAGE"
+COMPLETION_VARIABLE = "_ARGCOMPLETE"
+"""Set where a shell runs the command to ask what may come next in its line."""
+DATA_HELP = (
+    "folder of the image files, fetched if they are not there, and of the folders of pictures that "
+    "a study of your own names (default: data/)"
+)
+STUDY_HELP = (
+    "cifar, digits, or the path of a Python file that defines `study`, as studies/your-own.md "
+    "shows (required)"
+)
 TRAINING = ("epochs", "images", "seed", "select")
 """The options that change what a trial's figures are; also fields of `search.study.Study`."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Fills a paragraph, and leaves a text that has lines of its own as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        kind = argparse.RawDescriptionHelpFormatter if "\n" in text else argparse.HelpFormatter
+        return kind._fill_text(self, text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,11 +45,23 @@ class Parser(argparse.ArgumentParser):
             prog=f"python -m search.{command}",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._way_out(message)}\n")
+
+    def _way_out(self, message: str) -> str:
+        """Return the end of an error's line that argparse leaves without a way out."""
+        if not message.startswith(("unrecognized", "the following")):
+            return ""
+        from difflib import get_close_matches
+
+        unknown = message.partition(": ")[2].partition(" ")[0].partition("=")[0]
+        close = get_close_matches(unknown, list(self._option_string_actions), cutoff=0.75)
+        if close and close[0] != unknown:
+            return f"; did you mean {close[0]}?"
+        return "; --help explains every option"
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +70,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "--study",
         required=True,
         metavar="NAME",
-        help="cifar, digits, or the path of a Python file that defines `study` (required)",
+        help=STUDY_HELP,
     )
     parser.add_argument(
         "--name",
@@ -55,9 +85,10 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        default=os.environ.get(STORAGE_VARIABLE, DEFAULT_STORAGE),
-        help="database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with the "
-        f"extra `postgres` (default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
+        default=os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE,
+        help="database: sqlite:///FILE on a disk of this machine, or "
+        "postgresql://USER:PASSWORD@HOST/DATABASE with the extra `postgres` "
+        f"(default: ${STORAGE_VARIABLE}, else {DEFAULT_STORAGE})",
     )
 
 
@@ -68,7 +99,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=Path("data"),
-        help="folder of the image files, fetched if they are not there (default: data/)",
+        help=DATA_HELP,
     )
     add_artifacts(parser)
 
@@ -195,12 +226,27 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
 
     def main() -> int:
         try:
+            if COMPLETION_VARIABLE in os.environ:
+                from search.completion import answer
+
+                answer(parser)
             return run(parser.parse_args())
         except UserError as error:
             print(f"{parser.prog}: error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             return 130
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("search"):
+                raise
+            package = error.name.partition(".")[0]
+            print(
+                f"{parser.prog}: error: the package {package} is not installed for "
+                f"{sys.executable}; use the Python of the environment that this project was "
+                "installed in, such as .venv/bin/python",
+                file=sys.stderr,
+            )
+            return 2
         except Exception as error:
             from search.outage import first_line, is_outage
 

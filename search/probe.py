@@ -3,6 +3,7 @@
 Trains the variant with several seeds, the same as `search.reproduce` trains it with, and measures
 after every epoch what the normalization does. Nothing is written to a database.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.errors import UserError
-from search.options import Parser, add_repeats, add_training, command, given
+from search.options import (
+    DATA_HELP,
+    STUDY_HELP,
+    Parser,
+    add_repeats,
+    add_training,
+    command,
+    given,
+)
 
 if TYPE_CHECKING:
     from search.choices import Choices
@@ -28,27 +37,41 @@ SAMPLE = 2000
 """Images, the first of those that are trained on, on which a network is measured."""
 
 
+EPILOG = """\
+examples:
+  python -m search.probe --study cifar --variant question-1 --repeats 3
+  python -m search.probe --study cifar --variant question-1 --change before-relu
+  python -m search.probe --study cifar --show probes.csv       train nothing
+
+exit status: 0 done, 2 what was asked cannot be done,
+130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
+"""
+
+
 def parser() -> Parser:
     made = Parser(
         "probe",
         "Train a variant that has batch normalization over several seeds, and measure after every "
         "epoch what the normalization does; or show what was measured.",
     )
+    made.epilog = EPILOG
     made.add_argument(
         "--study",
         required=True,
         metavar="NAME",
-        help="cifar, digits, or the path of a Python file that defines `study` (required)",
+        help=STUDY_HELP,
     )
     what = made.add_mutually_exclusive_group(required=True)
-    what.add_argument("--variant", metavar="NAME", help="the variant to train")
+    what.add_argument(
+        "--variant", metavar="NAME", help="the variant to train (required, or --show)"
+    )
     what.add_argument(
         "--show",
         action="append",
         type=Path,
         metavar="FILE",
         help="train nothing, and show what a file holds that --out wrote; can be given several "
-        "times (default: none)",
+        "times (default: train --variant)",
     )
     made.add_argument(
         "--change",
@@ -71,7 +94,7 @@ def parser() -> Parser:
         metavar="DIR",
         type=Path,
         default=Path("data"),
-        help="folder of the image files, fetched if they are not there (default: data/)",
+        help=DATA_HELP,
     )
     add_training(made)
     return made

@@ -2,6 +2,7 @@
 
 One page that needs no network, or Markdown, CSV or JSON; made from the database alone.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -24,9 +25,10 @@ FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
 EPILOG = """\
 examples:
   python -m search.report --study cifar                        writes report.html
+  python -m search.report --study cifar --format markdown      writes report.md
   python -m search.report --study cifar --format json --out -  to standard output
 
-exit status: 0 done, 2 what was asked cannot be done
+exit status: 0 done, 1 the database does not answer, 2 what was asked cannot be done
 """
 
 
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from search.study import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
-    storage_url.check(options.storage)
+    storage_url.check(options.storage, must_exist=True)
 
     import optuna
 

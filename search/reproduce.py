@@ -4,6 +4,7 @@ The variants over several seeds, beside the figures that were published for them
 from its own seed, bit for bit; or the best trials with fresh seeds. The search is left untouched:
 re-runs with other seeds are recorded in studies of their own.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -108,10 +109,11 @@ def run(options: argparse.Namespace) -> int:
     if options.compare:
         return _compare(options, study, console())
     trained = given(options, *TRAINING)
-    if trained and (options.trial is not None or options.top is not None):
+    of_search = options.trial is not None or options.top is not None
+    if trained and of_search:
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
-    storage_url.check(options.storage)
+    storage_url.check(options.storage, must_exist=of_search)
     artifacts = open_artifacts(options.artifacts)
     if options.trial is None or options.repeats is not None:  # else nothing is kept
         artifacts.check()

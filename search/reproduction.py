@@ -131,7 +131,10 @@ class Reproduction:
         name = self.study.name
         definition = stored_definition(self.database, name)
         if definition is None:
-            raise UserError(f"--name {name}: {self.database} has no study of this name")
+            raise UserError(
+                f"--name {name}: {self.database} has no study of this name; `python -m search.run` "
+                "makes one"
+            )
         overview = Overview.of_study(self.database, name)
         return self.study.defined(definition), overview, definition["data"]
 

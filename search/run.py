@@ -2,6 +2,7 @@
 
 Everything is in the database: the same command goes on where it was, however it was stopped.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -12,6 +13,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
+from search.errors import UserError
 from search.options import (
     STORAGE_VARIABLE,
     TRAINING,
@@ -40,6 +42,8 @@ examples:
   python -m search.run --study cifar --workers 4          four trials at a time
   python -m search.run --study cifar --trials 120         extend a finished study
   python -m search.run --study cifar --enqueue "optimizer=SGD lr=0.02"
+  python -m search.run --study my/flowers.py              a study of your own
+  python -m search.run --study cifar --storage postgresql://me:secret@host/db
 
 exit status: 0 done, 1 the work failed, 2 what was asked cannot be done,
 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
@@ -70,7 +74,8 @@ def parser() -> Parser:
         default=[],
         metavar="PARAMS",
         help='run a trial with these values, such as "optimizer=SGD lr=0.02"; what is not named '
-        "is sampled; can be given several times (default: none)",
+        "of bn1, bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule is "
+        "sampled; can be given several times (default: none)",
     )
     made.add_argument(
         "--workers",
@@ -123,7 +128,10 @@ def run(options: argparse.Namespace) -> int:
     if not options.variants:
         changes["variants"] = {}
     study = dataclasses.replace(study, **changes)
-    enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+    try:
+        enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+    except UserError as error:
+        raise UserError(f"--enqueue: {error}") from error
     storage_url.check(options.storage)
     artifacts = open_artifacts(options.artifacts)
     artifacts.check()

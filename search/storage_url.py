@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.errors import UserError
+from search.file_system import network_kind
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
@@ -27,10 +28,11 @@ _OPTUNAS: Mapping[str, Set[str]] = {
 """The columns of Optuna's tables."""
 
 
-def check(url: str) -> URL:
+def check(url: str, *, must_exist: bool = False) -> URL:
     """Return `url` made whole, once the database it names has been seen; write nothing.
 
-    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist.
+    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist
+    unless it `must_exist`.
 
     Raises:
         UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
@@ -38,9 +40,10 @@ def check(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
+        plain = re.fullmatch(r"[\w./-]+", url)  # no place for a password
         raise UserError(
-            "--storage is a URL such as sqlite:///search.db or "
-            "postgresql://user:password@host/database, not what was given"
+            "--storage, or SEARCH_STORAGE, is a URL such as sqlite:///search.db or "
+            f"postgresql://user:password@host/database, not {repr(url) if plain else 'that'}"
         ) from error
     if parsed.drivername.startswith("sqlite") and parsed.query:
         raise UserError(
@@ -53,7 +56,7 @@ def check(url: str) -> URL:
         )
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
-        return _check_sqlite(parsed)
+        return _check_sqlite(parsed, must_exist)
     if backend not in ("postgresql", "postgres"):
         raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
     parsed = parsed.set(drivername="postgresql+psycopg")
@@ -77,7 +80,7 @@ def check(url: str) -> URL:
     return parsed
 
 
-def _check_sqlite(url: URL) -> URL:
+def _check_sqlite(url: URL, must_exist: bool) -> URL:
     if not url.database or url.database == ":memory:":
         raise UserError(
             "--storage: a SQLite database in memory is gone with its process; "
@@ -86,9 +89,23 @@ def _check_sqlite(url: URL) -> URL:
     path = Path(url.database)
     folder = path.parent
     if not folder.is_dir():
-        raise UserError(f"--storage {url}: there is no folder {folder}")
+        raise UserError(f"--storage {url}: there is no folder {folder}; make it, or name another")
+    if must_exist and not path.exists():
+        raise UserError(
+            f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
+            "search, or make one with `python -m search.run`"
+        )
+    if kind := network_kind(folder):
+        # https://sqlite.org/wal.html: all processes that use a database must be on one machine.
+        raise UserError(
+            f"--storage {url}: {folder.absolute()} is on a network disk ({kind}), where SQLite's "
+            "log does not work; name a file on a disk of this machine, or a PostgreSQL database"
+        )
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UserError(f"--storage {url}: {path if path.exists() else folder} is not writable")
+        shut = path if path.exists() else folder
+        raise UserError(
+            f"--storage {url}: {shut.absolute()} is not writable; name a file in another folder"
+        )
     if path.exists():
         if not path.is_file():
             raise UserError(f"--storage {url}: {path} is not a file")
@@ -150,6 +167,8 @@ def explained(url: URL, error: Exception) -> str:
     """Return one line on why the database at `url` cannot be used, without its password."""
     cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     line = " ".join(cause.split())
+    if "disk is full" in line:
+        line += "; free some space, or name a file on another disk"
     if url.password:
         line = re.sub(rf"(?<!\w){re.escape(str(url.password))}(?!\w)", "***", line)
     return f"--storage {url.render_as_string(hide_password=True)}: {line}"

@@ -8,7 +8,7 @@ is stored of it in the database, so that nobody joins it with another one, is it
 import csv
 import importlib
 import importlib.util
-import pkgutil
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,10 +21,12 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
+from search.dataset_name import DatasetName
 from search.errors import UserError
 from search.pruning import SuccessiveHalving
 from search.sampling import TPE, SamplerFactory
 from search.seeds import derive_seed
+from search.shipped import known
 from search.trials import SEED
 
 Select = Literal["test", "validation"]
@@ -48,7 +50,7 @@ class Study:
     name: str
     """In the database; also of a folder, so without / and of 100 bytes at most."""
     dataset: str
-    """One of `search.data.DATASETS`."""
+    """`cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`; see `search.dataset_name`."""
     variants: Mapping[str, Choices] = field(default_factory=dict)
     """The fixed trials by name, in the order in which they run; never pruned."""
     ranges: Ranges = field(default_factory=lambda: RANGES)
@@ -72,6 +74,7 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        DatasetName.parse(self.dataset)
         check_ranges(self.ranges)
         for name, choices in self.variants.items():
             try:
@@ -100,6 +103,11 @@ class Study:
                 batch normalization refuses.
         """
         available = total - self.n_held_out(total)
+        if self.select == "validation" and available == total:
+            raise UserError(
+                f"--select validation: a tenth of {total} training images is less than one; "
+                "give --select test"
+            )
         if self.images is not None and self.images > available:
             raise UserError(f"--images {self.images}: there are {available} images to train on")
         n_train = self.images or available
@@ -194,12 +202,6 @@ def _check_name(name: str) -> None:
         raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
 
 
-def known() -> list[str]:
-    """Return the names of the shipped studies."""
-    package = importlib.import_module("studies")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-
-
 def load(name: str) -> Study:
     """Return the study called `name`, or the one that the Python file `name` defines as `study`.
 
@@ -210,23 +212,37 @@ def load(name: str) -> Study:
         path = Path(name)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None or not path.is_file():
-            raise UserError(f"--study {name}: there is no such file")
+            raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # the file is a user's input, whatever is wrong with it
-            raise UserError(f"--study {name}: {type(error).__name__}: {error}") from error
+            raise UserError(f"--study {name}{_told(error, path)}") from error
     elif name in known():
         module = importlib.import_module(f"studies.{name}")
     else:
-        raise UserError(
-            f"--study {name}: unknown study; known: {', '.join(known())}, "
-            "or the path of a Python file that defines `study`"
+        way_out = (
+            f"did you mean {name}.py?"
+            if Path(f"{name}.py").is_file()
+            else (f"known: {', '.join(known())}, or the path of a Python file that defines `study`")
         )
+        raise UserError(f"--study {name}: unknown study; {way_out}")
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
-        raise UserError(f"--study {name}: it defines no `study` of type search.study.Study")
+        raise UserError(
+            f"--study {name}: it defines no `study` of type search.study.Study; write in it "
+            'study = Study(name="…", dataset="…")'
+        )
     return study
+
+
+def _told(error: Exception, path: Path) -> str:
+    """Return in which line of the file, and what is wrong with it, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{where}: {kind}{' '.join(str(error).split())}"
 
 
 def differences(stored: Definition, asked: Definition) -> list[str]:

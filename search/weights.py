@@ -39,9 +39,7 @@ def find(
         UserError: there is no such database, study or trial, its weights were not kept, or their
             file is missing or damaged.
     """
-    url = storage_url.check(storage)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        raise UserError(f"--storage {storage}: there is no file {url.database}")
+    storage_url.check(storage, must_exist=True)
     with closing(Database(storage)) as database:
         studies = {one.study_name: one._study_id for one in database.optuna.get_all_studies()}
         if study not in studies:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from search import cifar10
+from search import cifar10, fetching
 from search.errors import UserError
 
 NPM = """#!/bin/sh
@@ -157,7 +157,7 @@ def test_images_that_are_not_the_official_ones_are_not_kept(
 def test_a_source_that_does_not_answer_is_passed_over(
     npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar10, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(fetching, "ANSWER_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("urllib.request._opener", None)  # it has the proxies of before
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -158,7 +158,10 @@ def test_help_answers_within_a_second_without_torch_and_explains_every_option() 
         (["--study", "digits", "--seed", "-1"], "--seed: a whole number of 0 or more"),
         (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
         (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
-        (["--study", "digits", "--device", "cuda:7"], "this machine has no such device"),
+        (
+            ["--study", "digits", "--device", "cuda:7"],
+            "no such device that PyTorch can use; nvidia-smi",
+        ),
         (["--study", "digits", "--device", "gpu"], "give auto, cuda, cuda:1, mps or cpu"),
         (["--study", "digits", "--enqueue", "momentum=1"], "unknown parameter 'momentum'"),
         (["--study", "digits", "--enqueue", "lr=7"], "lr is a number from 0.0001 to 0.1, not 7"),

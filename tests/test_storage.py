@@ -16,7 +16,7 @@ from search import leases
 from search.epoch import Epoch
 from search.errors import UserError
 from search.storage import Database, LeaseLost
-from search.storage_url import check
+from search.storage_url import check, explained
 from search.tables import clock
 from tests.conftest import PASSWORD
 
@@ -177,11 +177,12 @@ def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("search.db", "--storage is a URL such as"),
+        ("search.db", "--storage, or SEARCH_STORAGE, is a URL such as .*, not 'search.db'"),
+        ("postgres//me:hush@host/db", "is a URL such as .*, not that"),
         ("mysql://root:hush@host/db", "SQLite and PostgreSQL are known, not 'mysql'"),
         ("postgresql://127.0.0.1:9/db?user=me&password=hush", "a password stands before the host"),
         ("postgresql://me:a@hush@127.0.0.1:9/db", "a password stands before the host"),
-        ("postgresql://me:hush@host:port/db", "--storage is a URL such as"),
+        ("postgresql://me:hush@host:port/db", "is a URL such as .*, not that"),
         ("postgresql://me:hush@127.0.0.1:9/db?connect_timeout=soon", "(?i)invalid integer|soon"),
         ("sqlite:///search.db?timeout=abc", "a SQLite URL takes nothing after a ?"),
         ("sqlite://", "in memory is gone"),
@@ -196,6 +197,12 @@ def test_a_database_that_cannot_be_is_refused_in_one_line(url: str, complaint: s
         check(url)
     assert "hush" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_told_with_the_way_out() -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    line = explained(make_url("sqlite:///search.db"), error)
+    assert line.endswith("disk is full; free some space, or name a file on another disk")
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, create_trial
 import studies
 from search.choices import RANGES
 from search.errors import UserError
-from search.study import Study, differences, known, load
+from search.shipped import known
+from search.study import Study, differences, load
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:
@@ -121,6 +122,37 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     path.write_text("study = 3")
     with pytest.raises(UserError, match="defines no `study`"):
         load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        ("Study(name='x', datset='digits')", r"line 3: TypeError: .* argument 'datset'"),
+        ("Study(name='x', dataset='roses')", "line 3: unknown dataset 'roses'; known: cifar10, di"),
+        ("Study(name='x', dataset='digits:5')", "line 3: unknown dataset"),
+        ("Study(name='x', dataset='folder:')", "a path comes after the colon, as in folder:flow"),
+        ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
+        ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
+        ("Study(name='x', dataset='torchvision:Kinetics')", "is known for CIFAR100, Country211"),
+        ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_ones_own_is_told_with_its_line(
+    tmp_path: Path, call: str, complaint: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"from search.study import Study\n\nstudy = {call}\n")
+    with pytest.raises(UserError, match=rf"mine.py, .*{complaint}") as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
+    few = dataclasses.replace(study, select="validation", images=None)
+    with pytest.raises(UserError, match="a tenth of 9 training images is less than one"):
+        few.n_train(9)
+    assert (few.n_train(10), few.n_held_out(10)) == (9, 1)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def get(app: Any, path: str) -> bytes:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"storage": "sqlite:///none.db"}, "there is no file none.db"),
+        ({"storage": "sqlite:///none.db"}, "there is no such file"),
         ({"study": "cifra"}, "study cifra: .*search.db has no such study; it has cifar"),
         ({"trial": 99}, "no such trial; it has 0 to 19, best, base, question-1"),
         ({"trial": "question-9"}, "trial question-9: the study has no such trial"),

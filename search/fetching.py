@@ -1,0 +1,79 @@
+"""Sources of image files: whether they answer, why they have not got them, where the files go.
+
+Which sources there are is for the modules of the datasets.
+"""
+
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from search.errors import UserError
+
+ANSWER_SECONDS = 20
+"""A source that has not answered by then is passed over."""
+
+Say = Callable[[str], None]
+
+
+class Unavailable(Exception):
+    """A source of the files has not got them; the message says why."""
+
+
+def must_answer(url: str) -> None:
+    """Raise `Unavailable` unless `url` answers in time, name look-up and connection included.
+
+    An answer that refuses the URL is one: what is fetched from there may lie beside it.
+    """
+    error: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds")]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
+                error.clear()
+        except urllib.error.HTTPError:
+            error.clear()
+        except (OSError, ValueError) as answer:
+            error[:] = [answer]
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    if error:
+        raise Unavailable(first_line(error[0]))
+
+
+@contextmanager
+def impatient_sockets() -> Iterator[None]:
+    """Let every connection that is made within end after `ANSWER_SECONDS` of silence."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(ANSWER_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def data_folder(root: Path) -> Iterator[None]:
+    """Make the folder of the image files, and blame it for the disk's errors within.
+
+    Raises:
+        UserError: it cannot be made, read or written to.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"--data {root}: {error.strerror or error}; name another folder") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what `error` says, in one line and without Python's decorations."""
+    cause = error.reason if type(error) is urllib.error.URLError else error
+    text = getattr(cause, "strerror", None) or str(cause)
+    return (text.splitlines() or [type(cause).__name__])[0]

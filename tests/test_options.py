@@ -1,0 +1,100 @@
+"""What all commands share: their help, and their answers to what is mistyped or missing."""
+
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import search
+from search import probe, report, reproduce, run
+from search.options import DEFAULT_STORAGE, Parser
+
+PARSERS = [run.parser, reproduce.parser, report.parser, probe.parser]
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
+    parser: Callable[[], Parser], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    made = parser()
+    for action in made._actions:
+        if action.dest != "help":
+            assert re.search(r"\(default: |\(required", action.help or ""), action.dest
+    text = made.format_help()
+    assert f"examples:\n  {made.prog} --study " in text
+    assert "exit status: 0 done, " in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("main", "options", "complaint"),
+    [
+        (run.main, ["--study", "digits", "--epoch", "3"], "--epoch 3; did you mean --epochs?"),
+        (run.main, ["--study", "digits", "--device=cpu", "--thread=1"], "mean --threads?"),
+        (run.main, ["--study", "digits", "--frobnicate"], "--help explains every option"),
+        (run.main, [], "required: --study; --help explains every option"),
+        (run.main, ["--study", "mine"], "unknown study; did you mean mine.py?"),
+        (run.main, ["--study", "mine.py"], "write in it study = Study("),
+        (run.main, ["--study", "digits", "--enqueue", "lr=much"], "--enqueue: lr is a number"),
+        (report.main, ["--study", "digits"], "no such file in {folder}; name the database"),
+        (reproduce.main, ["--study", "digits", "--trial", "best"], "no such file in {folder}"),
+        (reproduce.main, ["--study", "digits", "--top", "3"], "no such file in {folder}"),
+    ],
+)
+def test_what_is_mistyped_or_missing_gets_one_line_with_the_way_out_and_status_2(
+    main: Callable[[], int],
+    options: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search", *options])
+    (tmp_path / "mine.py").touch()
+    try:
+        status: object = main()
+    except SystemExit as end:
+        status = end.code
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1)
+    assert complaint.format(folder=tmp_path) in error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_an_empty_variable_names_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEARCH_STORAGE", "")
+    assert run.parser().parse_args(["--study", "digits"]).storage == DEFAULT_STORAGE
+    monkeypatch.setenv("SEARCH_STORAGE", "sqlite:///other.db")
+    assert run.parser().parse_args(["--study", "digits"]).storage == "sqlite:///other.db"
+
+
+def test_a_python_that_lacks_the_packages_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search", "--study", "digits"])
+    monkeypatch.delitem(sys.modules, "search.study", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna.distributions", None)
+    for name in [name for name in sys.modules if name in ("search.choices", "studies.digits")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(search, "choices", raising=False)
+    assert run.main() == 2
+    assert re.search(
+        rf"package optuna.* is not installed for {re.escape(sys.executable)}; use the Python of",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_python_that_is_too_old_is_told_which_is_needed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(os.fspath(Path(search.__path__[0]) / "__init__.py"))
+    assert end.value.code == 2
+    assert "Python 3.11 or newer is needed, not " in capsys.readouterr().err
