@@ -1,0 +1,120 @@
+"""The notes that a study has in the dashboard, read as the dashboard reads them."""
+
+import dataclasses
+import threading
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from optuna_dashboard import get_note
+from optuna_dashboard._note import get_note_from_system_attrs
+
+from search.joining import join
+from search.note import Notes
+from search.pruning import SuccessiveHalving
+from search.storage import Database
+from search.study import Study
+from studies.cifar import study as cifar
+from tests.made_up import made_up
+
+
+@pytest.fixture
+def published(study: Study) -> Study:
+    """The small study, with the report's figures beside its variants."""
+    return dataclasses.replace(study, epochs=5, trials=40, published=cifar.published)
+
+
+@pytest.fixture
+def notes(database: Database, published: Study) -> Notes:
+    made_up(database, published, 12)
+    joined = join(database, published, data_digest="none")
+    return Notes(database=database, study=published, joined=joined)
+
+
+def _attributes(notes: Notes) -> dict[str, Any]:
+    return notes.database.optuna.get_study_system_attrs(notes.joined._study_id)
+
+
+def _rows(note: str, heading: str) -> list[list[str]]:
+    """Return the cells of the rows of the table whose first column is called so."""
+    lines = note.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
+    notes.update()
+    note = get_note(notes.joined)
+    trials = notes.joined.get_trials()
+    assert note.startswith("# small\n")
+    assert "12 of 40 trials: 4 complete, 8 pruned; 0 failed." in note
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+    shown = [(row[0], row[1]) for row in _rows(note, "best trials")]
+    assert shown == [(str(trial.number), f"{trial.values[0]:.4f}") for trial in best]
+    assert [row[0] for row in _rows(note, "name")][:2] == ["`bn1`", "`bn2`"]
+    first, second = _rows(note, "variant")
+    assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
+    assert second[0] == "question-3"
+    assert "on a rung (epochs 1 and 4)" in note
+    assert "The best of many trials on the test set is optimistic" in note
+
+
+def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> None:
+    notes.update()
+    attributes = _attributes(notes)
+    variant = notes.joined.get_trials()[0]
+    note = get_note_from_system_attrs(attributes, variant._trial_id)["body"]
+    assert note.startswith("# question-1\n")
+    assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
+    sampled = notes.joined.get_trials()[3]
+    assert get_note_from_system_attrs(attributes, sampled._trial_id)["body"] == ""
+
+
+def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
+    notes.update()
+    before = _attributes(notes)
+    notes.update()
+    assert _attributes(notes) == before
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    notes.update()
+    assert _attributes(notes)["dashboard:note_ver"] == 2
+    assert "1 failed" in get_note(notes.joined)
+
+
+def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str) -> None:
+    other = Database(url)
+    joined = optuna.load_study(study_name="small", storage=other.optuna)
+    theirs = Notes(database=other, study=notes.study, joined=joined)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with other.lock("note/small"):
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    notes.update_unless_busy()
+    assert get_note(notes.joined) == ""
+    done.set()
+    thread.join()
+    theirs.update_unless_busy()
+    assert get_note(notes.joined).startswith("# small")
+    other.close()
+
+
+def test_a_study_of_another_pruner_does_not_speak_of_rungs(notes: Notes) -> None:
+    assert isinstance(notes.study.pruner, SuccessiveHalving)
+    median = dataclasses.replace(notes.study, pruner=optuna.pruners.MedianPruner(), variants={})
+    dataclasses.replace(notes, study=median).update()
+    note = get_note(notes.joined)
+    assert "stopped early by MedianPruner" in note
+    assert "ariants" not in note
