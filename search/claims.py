@@ -132,19 +132,14 @@ class Claims:
             return Claim(trial_id=chosen.trial_id, number=chosen.number)
 
     def record(
-        self,
-        claim: Claim,
-        epoch: Epoch,
-        checkpoint_sha256: str | None,
-        listed: Listed | None = None,
+        self, claim: Claim, epoch: Epoch, sha256: str | None, listed: Listed | None = None
     ) -> list[str]:
         """Keep the figures of an epoch; return the files that `listed` replaces in the list.
 
         Raises:
             LeaseLost: another worker has the trial by now; nothing is written.
         """
-        worker = self._presence.worker
-        return self._database.record(claim.trial_id, worker, epoch, checkpoint_sha256, listed)
+        return self._database.record(claim.trial_id, self._presence.worker, epoch, sha256, listed)
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
         """End the trial and its lease; with `kept`, see to the files that its end changes.
