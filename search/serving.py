@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -110,25 +111,23 @@ def serve(
         log_socket_errors=False,
         ident=None,
     )
-    asked: list[int] = []
-    over = threading.Event()
+    statuses: SimpleQueue[int] = SimpleQueue()  # which a signal may use at any moment
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        asked.append(number)
-        over.set()
+        statuses.put(128 + number)
 
     def run() -> None:
         try:
             server.run()
         finally:
-            over.set()
+            statuses.put(1)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    # In a thread of its own: an exception that a signal raises within it can get lost.
+    # In a thread of its own: an exception that a signal raised in there could get lost.
     threading.Thread(target=run, name="server", daemon=True).start()
     ready()
-    over.wait()
+    status = statuses.get()
     server.task_dispatcher.shutdown(timeout=END_SECONDS)
-    return 128 + asked[0] if asked else 1
+    return status

@@ -17,17 +17,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from wsgiref.types import WSGIApplication
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import psutil
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages._rdb.models import TrialSystemAttributeModel
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from search import tables
 from search.dashboard import TOKEN_VARIABLE, parser, run
+from search.dashboard_app import dashboard_app
 from search.errors import UserError
 from search.folder import FILES
 from search.options import STORAGE_VARIABLE
@@ -152,14 +156,15 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
 
 
 @pytest.fixture
-def database(served: Served) -> Iterator[Database]:
+def shown(served: Served) -> Iterator[Database]:
+    """The database that it shows."""
     opened = Database(served.storage)
     yield opened
     opened.close()
 
 
 def test_the_study_its_trials_and_the_kept_weights_are_shown(
-    served: Served, database: Database, page: Page, complaints: list[str]
+    served: Served, shown: Database, page: Page, complaints: list[str]
 ) -> None:
     page.goto(served.url)
     page.get_by_text("digits").first.click()
@@ -171,7 +176,7 @@ def test_the_study_its_trials_and_the_kept_weights_are_shown(
     with page.expect_download() as download:
         page.get_by_label("download artifact").click()
     assert download.value.suggested_filename == "digits-3.safetensors"
-    with database.engine.connect() as connection:
+    with shown.engine.connect() as connection:
         query = select(tables.weights.c.sha256).where(tables.weights.c.trial_id == 4)
         sha256 = connection.scalar(query)
     assert hashlib.sha256(download.value.path().read_bytes()).hexdigest() == sha256
@@ -179,7 +184,7 @@ def test_the_study_its_trials_and_the_kept_weights_are_shown(
 
 
 def test_read_only_nothing_is_changed(
-    served: Served, database: Database, page: Page, complaints: list[str]
+    served: Served, shown: Database, page: Page, complaints: list[str]
 ) -> None:
     study_id = json.loads(served.ask("api/studies")[1])["study_summaries"][0]["study_id"]
     for method, path, body in (
@@ -197,7 +202,7 @@ def test_read_only_nothing_is_changed(
     page.get_by_text(f"Failed to delete study (id={study_id})").wait_for()
     assert "read-only; started with --allow-edits it is not" in complaints[-1]
     assert served.studies() == ["digits"]
-    assert "mine" not in str(database.optuna.get_study_system_attrs(study_id))
+    assert "mine" not in str(shown.optuna.get_study_system_attrs(study_id))
 
 
 def test_what_could_run_code_is_off(served: Served) -> None:
@@ -226,12 +231,11 @@ def test_it_is_one_process_without_pytorch(served: Served) -> None:
 
 
 def test_an_artifact_runs_nothing_in_the_dashboards_name_and_pictures_are_shown(
-    served: Served, page: Page, complaints: list[str]
+    served: Served, shown: Database, page: Page, complaints: list[str]
 ) -> None:
     (served.folder / "page.html").write_text(HOSTILE)
     Image.new("RGB", (40, 30), "green").save(served.folder / "picture.png")
-    database = Database(served.storage)
-    study = optuna.load_study(study_name="digits", storage=database.optuna)
+    study = optuna.load_study(study_name="digits", storage=shown.optuna)
     store = FileSystemArtifactStore(served.folder / "artifacts" / FILES)
     ids = [
         upload_artifact(
@@ -239,7 +243,6 @@ def test_an_artifact_runs_nothing_in_the_dashboards_name_and_pictures_are_shown(
         )
         for name in ("page.html", "picture.png")
     ]
-    database.close()
     page.goto(f"{served.url}dashboard/studies/{study._study_id}")
     picture = page.locator(f"img[src$='{ids[1]}']")
     picture.wait_for()
@@ -254,12 +257,40 @@ def test_an_artifact_runs_nothing_in_the_dashboards_name_and_pictures_are_shown(
     assert (status, "the file of this artifact is not in --artifacts" in text) == (404, True)
 
 
+def test_weights_that_a_search_drops_are_not_offered_any_more(
+    database: Database, tmp_path: Path
+) -> None:
+    study = optuna.create_study(storage=database.optuna)
+    trial = study.ask()
+    (tmp_path / "0a").touch()
+    meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
+    database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
+    study.tell(trial, 1.0)
+    app = dashboard_app(database, tmp_path)
+    here = study._study_id
+    assert _status(app, f"/api/studies/{here}") == "200 OK"
+    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "200 OK"
+    with database.engine.begin() as connection:
+        connection.execute(delete(TrialSystemAttributeModel.__table__))
+    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "404 Not Found"
+
+
+def _status(app: WSGIApplication, path: str) -> str:
+    environ: dict[str, Any] = {"PATH_INFO": path}
+    setup_testing_defaults(environ)
+    answered: list[Any] = []
+    body = app(environ, lambda *answer: answered.extend(answer))  # type: ignore[arg-type]
+    if hasattr(body, "close"):
+        body.close()
+    return str(answered[0])
+
+
 def test_the_token_is_asked_for_and_never_shown(editable: Served, browser: Browser) -> None:
     status, text = editable.ask("api/studies")
     assert (status, TOKEN in text) == (401, False)
     assert editable.ask("", Authorization=_basic("wrong"))[0] == 401
-    assert editable.studies(Authorization=_basic(TOKEN), Host="10.1.2.3") == []
-    assert editable.studies(Authorization=_basic(TOKEN), Host="search.example.org") == []
+    for name in ("10.1.2.3", "search.example.org", socket.gethostname(), "localhost"):
+        assert editable.studies(Authorization=_basic(TOKEN), Host=name) == []
     assert editable.ask("api/studies", Authorization=_basic(TOKEN), Host="evil.org")[0] == 421
     command = " ".join(psutil.Process(editable.process.pid).cmdline())
     assert TOKEN not in command
@@ -277,13 +308,25 @@ def _basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
 
 
-def test_edits_that_are_allowed_work_and_those_of_another_site_do_not(editable: Served) -> None:
+MAKE = """fetch('/api/studies', {
+    method: 'POST', headers: {'Content-Type': 'application/json'},
+    body: JSON.stringify({study_name: 'new', directions: ['minimize']}),
+}).then(async answer => [answer.status, await answer.json()])"""
+
+
+def test_edits_that_are_allowed_work_and_those_of_another_site_do_not(
+    editable: Served, browser: Browser
+) -> None:
     def ask(path: str, method: str, body: object, **more: str) -> tuple[int, Any]:
         status, text = editable.ask(path, method, body, Authorization=_basic(TOKEN), **more)
         return status, json.loads(text or "{}")
 
-    status, made = ask("api/studies", "POST", {"study_name": "new", "directions": ["minimize"]})
-    assert status == 201
+    context = browser.new_context(http_credentials={"username": "me", "password": TOKEN})
+    page = context.new_page()
+    page.goto(editable.url)
+    status, made = page.evaluate(MAKE)  # as the page does it, with what a browser adds
+    context.close()
+    assert status == 201, made
     here = f"api/studies/{made['study_summary']['study_id']}"
     assert ask(f"{here}/note", "PUT", {"version": 1, "body": "mine"})[0] == 204
     assert ask(here, "GET", None)[1]["note"]["body"] == "mine"
