@@ -266,7 +266,7 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
     meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
     database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
     study.tell(trial, 1.0)
-    app = dashboard_app(database, tmp_path)
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
     here = study._study_id
     assert _status(app, f"/api/studies/{here}") == "200 OK"
     assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "200 OK"
