@@ -241,10 +241,11 @@ def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Com
         assert done.stderr.count("\n") == 1
         return done.stderr
 
-    assert "sqlite:///search.db has no study of this name" in refused()
+    assert "sqlite:///search.db: there is no such file" in refused()
     waiting = search("run", *QUICK, "--images", 160, "--timeout", 0.001)
     assert waiting.returncode == 0
     assert "no epoch of this study has ended" in refused()
+    assert "sqlite:///search.db has no study of this name" in refused("--name", "other")
     assert search("run", *QUICK, "--images", 160, "--trials", 1).returncode == 0
     assert "--out none/r.html: No such file or directory" in refused("--out", "none/r.html")
     assert not list(tmp_path.glob("*.tmp"))

@@ -133,8 +133,9 @@ def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
     ],
 )
 def test_what_cannot_be_reproduced_is_said_in_one_line(
-    search: Command, options: list[str], complaint: str
+    search: Command, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
+    Database(f"sqlite:///{tmp_path / 'search.db'}").close()
     done = search("reproduce", "--study", "digits", *options)
     assert done.returncode == 2
     assert complaint in done.stderr
