@@ -19,20 +19,11 @@ from search import leases, roster
 from search.epoch import Epoch
 from search.kept import Kept
 from search.listing import Listed
+from search.outcome import Outcome
 from search.presence import Presence
 from search.roster import Entry
 from search.storage import Database, LeaseLost
-from search.trials import (
-    CRASH,
-    CUTOFF,
-    DIVERGED,
-    FINISHED,
-    FIXING,
-    REASON,
-    RUNG,
-    SECONDS,
-    TRACEBACK,
-)
+from search.trials import CRASH, FINISHED, FIXING, REASON
 
 LEASE_SECONDS = 600.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
@@ -56,31 +47,6 @@ class Claim:
 
     trial_id: int
     number: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a trial ended."""
-
-    state: TrialState
-    value: float | None = None
-    """Of a completed trial: the accuracy that ranks it."""
-    reason: str = ""
-    """In one line why it was pruned or failed; empty for a completed one."""
-    rung: int | None = None
-    """Of one that was pruned for its accuracy: the epoch."""
-    cutoff: float | None = None
-    """Of one that was pruned on a rung: the accuracy that it would have needed."""
-    diverged: int | None = None
-    """Of a trial whose loss was not finite: the epoch."""
-    traceback: str = ""
-    """Of a failed one: that of the error."""
-    weights_sha256: str | None = None
-    """Of a completed one: the sum of its weights; None if they were not written."""
-    seconds_per_epoch: float | None = None
-    """Mean wall time of its epochs; None if it has none."""
-    has_curves: bool = False
-    """Whether the picture of its learning curves was written."""
 
 
 class Claims:
@@ -149,19 +115,10 @@ class Claims:
         Raises:
             LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
         """
-        attributes = {
-            REASON: outcome.reason,
-            TRACEBACK: outcome.traceback,
-            DIVERGED: outcome.diverged,
-            RUNG: outcome.rung,
-            CUTOFF: outcome.cutoff,
-            SECONDS: outcome.seconds_per_epoch,
-        }
         with self._database.lock(self._study.study_name) as connection:
             self._check_lease(connection, claim)
-            for name, value in attributes.items():
-                if value not in (None, ""):
-                    self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
+            for name, value in outcome.attributes.items():
+                self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
             surplus = []
             if kept is not None:
                 # Before the end: a worker killed in between leaves the trial to one more.

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.command_line import Parser, command, whole
 from search.errors import UserError
-from search.options import Parser, add_artifacts, add_storage, command, whole
+from search.options import add_artifacts, add_storage
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

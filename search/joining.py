@@ -12,12 +12,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.choices import Value, check_params, written
+from search.definition import Definition, differences
 from search.errors import UserError
 from search.pruning import Sparing
 from search.rungs import Recorded
 from search.sampling import Repeatable
 from search.storage import Database
-from search.study import Definition, Study, differences
+from search.study import Study
 from search.trials import ENQUEUED, VARIANT, Fixed, fixed_name, is_fixed
 
 DEFINITION = "definition"

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from search import device
 from search.checkpoints import Checkpoints
 from search.choices import Choices
-from search.claims import Claim, Claims, Outcome
+from search.claims import Claim, Claims
 from search.classifier import About, packed
 from search.curves import svg
 from search.epoch import Epoch
@@ -25,6 +25,7 @@ from search.kept import Kept
 from search.machine import Machine
 from search.note import Notes
 from search.outage import tolerating_outage
+from search.outcome import Outcome
 from search.pruning import Cut, Sparing
 from search.storage import Database, LeaseLost
 from search.study import Study

@@ -13,16 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.command_line import Parser, command
 from search.errors import UserError
-from search.options import (
-    DATA_HELP,
-    STUDY_HELP,
-    Parser,
-    add_repeats,
-    add_training,
-    command,
-    given,
-)
+from search.options import DATA_HELP, STUDY_HELP, add_repeats, add_training, given
 
 if TYPE_CHECKING:
     from search.choices import Choices

@@ -12,9 +12,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.command_line import Parser, command
 from search.errors import UserError
 from search.files import write_whole
-from search.options import Parser, add_study, command, given
+from search.options import add_study, given
 
 if TYPE_CHECKING:
     from search.findings import Findings

@@ -14,18 +14,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.command_line import Parser, command, whole
 from search.errors import UserError
 from search.options import (
     TRAINING,
-    Parser,
     add_folders,
     add_repeats,
     add_select,
     add_study,
     add_training,
-    command,
     given,
-    whole,
 )
 
 if TYPE_CHECKING:

@@ -13,18 +13,16 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
+from search.command_line import Parser, command, whole
 from search.errors import UserError
 from search.options import (
     STORAGE_VARIABLE,
     TRAINING,
-    Parser,
     add_folders,
     add_select,
     add_study,
     add_training,
-    command,
     given,
-    whole,
 )
 
 if TYPE_CHECKING:

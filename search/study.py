@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import FunctionType
 from typing import Any, Literal, Self
 
 from optuna.distributions import distribution_to_json
@@ -22,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
 from search.dataset_name import DatasetName
+from search.definition import Definition, described
 from search.errors import UserError
 from search.pruning import SuccessiveHalving
 from search.sampling import TPE, SamplerFactory
@@ -30,7 +30,6 @@ from search.shipped import known
 from search.trials import SEED
 
 Select = Literal["test", "validation"]
-Definition = Mapping[str, object]
 
 PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
 
@@ -145,8 +144,8 @@ class Study:
             "images": self.images,
             "select": self.select,
             "seed": self.seed,
-            "sampler": _described(self.sampler),
-            "pruner": _described(self.pruner),
+            "sampler": described(self.sampler),
+            "pruner": described(self.pruner),
             **ranges,
         }
 
@@ -243,24 +242,3 @@ def _told(error: Exception, path: Path) -> str:
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     where = f", line {lines[-1]}" if lines else ""
     return f"{where}: {kind}{' '.join(str(error).split())}"
-
-
-def differences(stored: Definition, asked: Definition) -> list[str]:
-    """Return one line for each entry in which two definitions differ."""
-    return [
-        f"{name} is {stored.get(name)!r} in the database and {asked.get(name)!r} here"
-        for name in {**stored, **asked}
-        if stored.get(name) != asked.get(name)
-    ]
-
-
-def _described(part: object) -> str:
-    """Return class and settings of a sampler factory or pruner, alike in every process."""
-    if isinstance(part, type | FunctionType):
-        return str(part.__qualname__)
-    settings = ", ".join(
-        f"{name.lstrip('_')}={value!r}"
-        for name, value in sorted(vars(part).items())
-        if value is None or isinstance(value, bool | int | float | str)
-    )
-    return f"{type(part).__name__}({settings})"

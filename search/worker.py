@@ -14,9 +14,10 @@ from types import FrameType
 
 from optuna.trial import TrialState
 
-from search.claims import Claim, Claims, Outcome, Standing
+from search.claims import Claim, Claims, Standing
 from search.objective import Objective
 from search.outage import Outage, is_outage, tolerating_outage
+from search.outcome import Outcome
 from search.storage import LeaseLost
 
 RENEW_SECONDS = 2.0

@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search import leases
-from search.claims import ATTEMPTS, Claim, Claims, Outcome, Standing
+from search.claims import ATTEMPTS, Claim, Claims, Standing
 from search.joining import join
+from search.outcome import Outcome
 from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.study import Study
@@ -247,7 +248,8 @@ import random, sys
 from pathlib import Path
 import optuna
 from optuna.trial import TrialState
-from search.claims import Claims, Outcome, Standing
+from search.claims import Claims, Standing
+from search.outcome import Outcome
 from search.presence import Presence
 from search.storage import Database
 from search.joining import join

@@ -11,7 +11,8 @@ import pytest
 
 import search
 from search import probe, report, reproduce, run
-from search.options import DEFAULT_STORAGE, Parser
+from search.command_line import Parser
+from search.options import DEFAULT_STORAGE
 
 PARSERS = [run.parser, reproduce.parser, report.parser, probe.parser]
 

@@ -9,9 +9,10 @@ from optuna.trial import FrozenTrial, create_trial
 
 import studies
 from search.choices import RANGES
+from search.definition import differences
 from search.errors import UserError
 from search.shipped import known
-from search.study import Study, differences, load
+from search.study import Study, load
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:

@@ -24,11 +24,12 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 
 from search.choices import Choices
-from search.claims import Claim, Claims, Outcome
+from search.claims import Claim, Claims
 from search.epoch import Epoch
 from search.folder import Folder
 from search.joining import join
 from search.kept import Kept
+from search.outcome import Outcome
 from search.presence import Presence
 from search.storage import Database
 from search.store import Store
