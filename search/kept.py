@@ -141,7 +141,8 @@ class Kept:
         running = self._running()
         with self._database.engine.begin() as connection:
             listing.remove_stale(connection, self._study_id, self.store.prefix, spared=CURVES)
-        kept = {artifact_id for _, artifact_id in self._rows()}
+            curves = listing.ids(connection, self._study_id, ending=CURVES)
+        kept = {artifact_id for _, artifact_id in self._rows()}.union(curves)
         self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _best(self) -> list[Place]:

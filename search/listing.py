@@ -62,8 +62,20 @@ def replace(connection: Connection, trial_id: int, listed: Listed) -> list[str]:
                 value_json=json.dumps(json.dumps(asdict(meta))),  # text, as all of Optuna's
             )
         )
-    ids = {key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in before}
-    return sorted(ids - {file.artifact_id for file in listed.files})
+    were = {key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in before}
+    return sorted(were - {file.artifact_id for file in listed.files})
+
+
+def ids(connection: Connection, study_id: int, *, ending: str) -> list[str]:
+    """Return the listed ids of a study that end so."""
+    query = select(_attributes.c.key).where(
+        _attributes.c.trial_id.in_(
+            select(_trials.c.trial_id).where(_trials.c.study_id == study_id)
+        ),
+        _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX),
+        _attributes.c.key.endswith(ending),
+    )
+    return [key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in connection.scalars(query)]
 
 
 def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:

@@ -82,13 +82,10 @@ class Store:
             return []
 
     def surplus(self, ids: Iterable[str], *, kept: Set[str], running: Set[int]) -> list[str]:
-        """Return those of `ids` that are not `kept`, nor curves, nor of the trials `running`."""
+        """Return those of `ids` that are neither `kept` nor of the trials `running`."""
         numbers = {one: one.removeprefix(self.prefix).partition("-")[0] for one in ids}
         return [
             one
             for one, number in numbers.items()
-            if one not in kept
-            and not one.endswith(CURVES)
-            and number.isdigit()
-            and int(number) not in running
+            if one not in kept and number.isdigit() and int(number) not in running
         ]

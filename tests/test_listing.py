@@ -66,8 +66,9 @@ def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
     work(process.objective, process.claims, Stop())
     for trial in process.trials:
         complete = trial.state == TrialState.COMPLETE
-        expected = [f"small-{trial.number}.safetensors"] if complete else []
-        assert list(_listed(process, trial.number)) == expected
+        expected = {f"small-{trial.number}-curves.svg"}
+        expected |= {f"small-{trial.number}.safetensors"} if complete else set()
+        assert set(_listed(process, trial.number)) == expected
     assert TrialState.PRUNED in {trial.state for trial in process.trials}
 
 
@@ -87,7 +88,7 @@ def test_what_a_user_uploads_stays_listed(
 
     process.run(process.claim(), upload)
     process.objective.kept.sweep()
-    assert set(_listed(process)) == {"note.txt", "small-0.safetensors"}
+    assert set(_listed(process)) == {"note.txt", "small-0-curves.svg", "small-0.safetensors"}
     assert artifacts.read(_listed(process)["note.txt"]) == b"mine"
 
 

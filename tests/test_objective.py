@@ -28,7 +28,7 @@ from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.store import Store
 from search.study import Study
-from search.trials import FINISHED, REASON, TRACEBACK
+from search.trials import CUTOFF, FINISHED, REASON, RUNG, TRACEBACK
 from search.worker import KeepsFailing, Stop, work
 
 
@@ -128,7 +128,8 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     assert trial.value == epochs[-1].test_accuracy
     assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
     assert leases.leases(process.database, process.joined._study_id) == {}
-    (weights,) = (tmp_path / "files").iterdir()  # and no checkpoint
+    curves, weights = sorted((tmp_path / "files").iterdir(), key=lambda path: path.stat().st_size)
+    assert curves.read_text().startswith("<svg")  # and no checkpoint
     assert weights.name.startswith(f"{artifacts_key(process.joined)}-0-")
 
 
@@ -142,6 +143,10 @@ def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start:
     assert pruned
     for trial in pruned:
         assert "at epoch 1, cut-off" in trial.user_attrs[REASON]
+        assert trial.user_attrs[RUNG] == 1
+        better = [t.intermediate_values[1] for t in process.trials[: trial.number]]
+        assert trial.user_attrs[CUTOFF] in better
+        assert trial.value < trial.user_attrs[CUTOFF]
         (epoch,) = process.database.epochs(trial._trial_id)
         assert trial.value == epoch.test_accuracy
         assert epoch.train_accuracy is None

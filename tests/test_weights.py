@@ -71,16 +71,25 @@ def _expected(trials: list[FrozenTrial]) -> set[int]:
 
 
 def _check(database: Database, folder: Path, expected: set[int]) -> None:
-    """Compare the database, Optuna's lists and the files in `folder`: all have just `expected`."""
-    numbers = {t._trial_id: t.number for t in database.optuna.get_all_trials(1, deepcopy=False)}
+    """Compare the database, Optuna's lists and the files in `folder`: all have the weights of just
+    `expected`, and the learning curves of each trial that has ended."""
+    trials = database.optuna.get_all_trials(1, deepcopy=False)
+    numbers = {trial._trial_id: trial.number for trial in trials}
     sums = {numbers[trial_id]: sha256 for trial_id, sha256 in _sums(database).items()}
     assert set(sums) == expected
     with database.engine.connect() as connection:
         attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
     listed = [row for row in attributes if row.key.startswith("artifacts:")]
+    curves = [row for row in listed if row.key.endswith("-c")]
+    ended = [trial.number for trial in trials if trial.state.is_finished()]
+    assert sorted(numbers[row.trial_id] for row in curves) == ended
+    listed = [row for row in listed if row not in curves]
     assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
     files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
-    assert {path.name: _sum(path) for path in folder.iterdir()} == files
+    there = {path.name: _sum(path) for path in folder.iterdir()}
+    pictures = {name for name in there if name.endswith("-c")}
+    assert pictures == {row.key.removeprefix("artifacts:") for row in curves}
+    assert {name: there[name] for name in there.keys() - pictures} == files
 
 
 def _sum(path: Path) -> str:
@@ -349,7 +358,7 @@ def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
         patch.setattr(type(killed.claims), "finish", die)
         with pytest.raises(Killed):
             killed.run(killed.claim())
-    (path,) = (tmp_path / "files").iterdir()
+    (path,) = (tmp_path / "files").glob("*[!c]")
     content, figures = path.read_bytes(), killed.figures()[0]
     path.write_bytes(b"damaged")
     counts: list[int] = []
