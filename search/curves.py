@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from search.epoch import Epoch
 from search.writing import template
 
-WIDTH, HEIGHT = 760, 300
-MARGIN, TOP, BOTTOM = 52, 58, 56
-GAP = 76
+WIDTH, HEIGHT = 520, 480
+"""In pixels; of a shape that a dashboard's thumbnail fills."""
+MARGIN, TOP, BOTTOM = 60, 70, 64
+GAP = 56
 TICKS = 5
 """About so many lines of the grid."""
 LEAST = 0.05
@@ -22,6 +23,7 @@ LABELS = 12
 """So many epochs at most have their number below."""
 COLORS = {"train": "#0072b2", "validation": "#009e73", "test": "#d55e00"}
 """Of the palette of Okabe and Ito, which the colour-blind can tell apart."""
+GREY = "#666666"
 
 Published = Mapping[int, Mapping[str, float]]
 """By epoch: figures that somebody else published for the same choices."""
@@ -56,10 +58,10 @@ class Panel:
 
 def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
     """Return the curves of a trial with one epoch at least, published ones dashed beside them."""
-    width = (WIDTH - 2 * MARGIN - GAP + 36) / 2
+    height = (HEIGHT - TOP - BOTTOM - GAP) / 2
     panels = [
-        _panel(figure, MARGIN + place * (width + GAP), width, epochs, published)
-        for place, figure in enumerate(("loss", "accuracy"))
+        _panel(figure, TOP + place * (height + GAP), height, epochs, published)
+        for place, figure in enumerate(("accuracy", "loss"))
     ]
     text = template("curves.svg").render(
         title=title,
@@ -73,11 +75,11 @@ def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
 
 
 def _panel(
-    figure: str, left: float, width: float, epochs: Sequence[Epoch], published: Published
+    figure: str, top: float, height: float, epochs: Sequence[Epoch], published: Published
 ) -> Panel:
     curves = dict(_curves(figure, epochs, published))
     step, low, high = _grid([value for curve in curves.values() for value in curve.values()])
-    height = HEIGHT - TOP - BOTTOM
+    width = WIDTH - 1.5 * MARGIN
     last = max(max(curve) for curve in curves.values()) if curves else 1
 
     def x(number: int) -> float:
@@ -91,8 +93,8 @@ def _panel(
     every = math.ceil(last / LABELS)
     return Panel(
         name=f"{figure} by epoch",
-        left=left,
-        top=TOP,
+        left=MARGIN,
+        top=top,
         width=width,
         height=height,
         ticks=[Tick(at=y(level), text=f"{level:.{digits}f}") for level in levels],
@@ -135,9 +137,11 @@ def _grid(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _legend(panels: Sequence[Panel]) -> Iterator[Mapping[str, object]]:
-    shown = {(line.split, line.dashed): line.color for panel in panels for line in panel.lines}
+    lines = [line for panel in panels for line in panel.lines]
+    entries = [(split, color, False) for split, color in {x.split: x.color for x in lines}.items()]
+    if any(line.dashed for line in lines):
+        entries.append(("published", GREY, True))
     left = MARGIN
-    for (split, dashed), color in shown.items():
-        text = f"{split}, published" if dashed else split
+    for text, color, dashed in entries:
         yield {"left": left, "color": color, "dashed": dashed, "text": text}
-        left += 52 + 8 * len(text)
+        left += 42 + 8 * len(text)

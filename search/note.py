@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
@@ -16,6 +17,7 @@ from search.choices import FIELDS, Choices, spelled
 from search.epoch import Epoch
 from search.pruning import SuccessiveHalving
 from search.storage import Database
+from search.store import Store
 from search.study import Study
 from search.trials import FINISHED, label
 from search.writing import template
@@ -60,6 +62,7 @@ class Notes:
     database: Database
     study: Study
     joined: optuna.Study
+    store: Store
 
     def update(self) -> None:
         """Bring the notes up to date, once whoever does the same has done it."""
@@ -79,13 +82,20 @@ class Notes:
     def _lock(self) -> str:
         return f"note/{self.study.name}"  # no study's name has a /
 
+    def _curves(self, trial: FrozenTrial) -> str | None:
+        """Return where the dashboard has the picture of the trial's curves; None if it has none."""
+        artifact_id = self.store.curves_id(trial.number)
+        if ARTIFACTS_ATTR_PREFIX + artifact_id not in trial.system_attrs:
+            return None
+        return f"/artifacts/{self.joined._study_id}/{trial._trial_id}/{artifact_id}"
+
     def _write(self) -> None:
         storage, study_id = self.joined._storage, self.joined._study_id
         progress = Progress.of(self.database, self.study, study_id)
         notes: dict[int | None, str] = {None: text(self.study, progress)}
         for name, trial in progress.variants.items():
             epochs = progress.epochs.get(trial._trial_id, ())
-            notes[trial._trial_id] = variant_text(self.study, name, epochs)
+            notes[trial._trial_id] = variant_text(self.study, name, epochs, self._curves(trial))
         attributes = storage.get_study_system_attrs(study_id)
         for trial_id, now in notes.items():
             there = get_note_from_system_attrs(attributes, trial_id)
@@ -123,12 +133,13 @@ def text(study: Study, progress: Progress) -> str:
     )
 
 
-def variant_text(study: Study, name: str, epochs: Sequence[Epoch]) -> str:
-    """Return the note on a variant's trial, in Markdown."""
+def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str | None) -> str:
+    """Return the note on a variant's trial, in Markdown, with the picture at `curves`."""
     ours = {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
     return template("variant.md").render(
         name=name,
         choices=study.variants[name],
+        curves=curves,
         ours=_best(ours),
         published=_best(variants.published(study, name)),
     )

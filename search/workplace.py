@@ -50,7 +50,7 @@ class Workplace:
         store = Store(self.artifacts, artifacts_key(self.joined))
         kept = Kept(self.database, self.joined, store, epochs=self.study.epochs)
         kept.sweep()
-        notes = Notes(database=self.database, study=self.study, joined=self.joined)
+        notes = Notes(database=self.database, study=self.study, joined=self.joined, store=store)
         presence = Presence(self.artifacts.locks / artifacts_folder(self.joined) / "workers")
         claims = Claims(
             self.database,

@@ -57,6 +57,11 @@ PROCESSES = (
 """Files whose tests start processes of their own, which takes seconds each."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of the dashboard renew the README's pictures."""
+    parser.addoption("--screenshots", type=Path, metavar="DIR", help="folder for pictures of pages")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the quick tests first."""
     last = {name: place for place, name in enumerate(PROCESSES, start=1)}

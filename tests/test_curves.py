@@ -32,7 +32,7 @@ def test_train_and_test_are_drawn_in_one_plot_for_loss_and_for_accuracy() -> Non
     ]
     lines = _lines(svg("trial 7", epochs, {}))
     assert [color for color, _, _ in lines] == [COLORS["train"], COLORS["test"]] * 2
-    loss, flat, accuracy, _ = [points for _, _, points in lines]
+    accuracy, _, loss, flat = [points for _, _, points in lines]
     xs, ys = zip(*loss, strict=True)
     assert xs[1] - xs[0] == pytest.approx((xs[2] - xs[1]) / 2, abs=0.2)  # epochs to scale
     assert ys[0] < ys[1] < ys[2]  # a falling loss goes down, which is towards higher y
@@ -52,7 +52,7 @@ def test_a_loss_that_is_not_finite_leaves_the_others_readable() -> None:
     losses = (1.0, math.nan, math.inf, 0.5)
     epochs = [_epoch(n, test_loss=x, test_accuracy=0.1) for n, x in enumerate(losses, start=1)]
     picture = svg("trial 7", epochs, {})
-    assert [len(points) for _, _, points in _lines(picture)] == [2, 4]
+    assert [len(points) for _, _, points in _lines(picture)] == [4, 2]
     assert b"nan" not in picture
     assert b"inf" not in picture
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from playwright.sync_api import Browser, Page
 from sqlalchemy import delete, select
 
 from search import tables
+from search.curves import COLORS
 from search.dashboard import TOKEN_VARIABLE, parser, run
 from search.dashboard_app import dashboard_app
 from search.errors import UserError
@@ -155,6 +157,22 @@ def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
     context.close()
 
 
+Picture = Callable[[Page, str], None]
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Picture:
+    """Take a picture of a page under a name, if the tests are run with --screenshots."""
+    folder: Path | None = request.config.getoption("--screenshots")
+
+    def take(page: Page, name: str) -> None:
+        if folder is not None:
+            few = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128)
+            few.save(folder / f"{name}.png", optimize=True)
+
+    return take
+
+
 @pytest.fixture
 def shown(served: Served) -> Iterator[Database]:
     """The database that it shows."""
@@ -163,18 +181,34 @@ def shown(served: Served) -> Iterator[Database]:
     opened.close()
 
 
-def test_the_study_its_trials_and_the_kept_weights_are_shown(
-    served: Served, shown: Database, page: Page, complaints: list[str]
+def test_the_study_its_variants_and_the_kept_weights_are_shown(
+    served: Served, shown: Database, page: Page, complaints: list[str], picture: Picture
 ) -> None:
     page.goto(served.url)
     page.get_by_text("digits").first.click()
     page.get_by_text("Hyperparameter Importance").wait_for()
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
+    page.get_by_role("link", name="Note").click()
+    page.get_by_role("heading", name="digits", exact=True).wait_for()
+    page.get_by_text("7 of 7 trials:").wait_for()
+    page.get_by_role("cell", name="question-4.2", exact=True).wait_for()
+    picture(page, "study")
     page.get_by_role("link", name="Trials (List)").click()
     page.get_by_text("Trial 3", exact=True).click()
     page.get_by_text("variant question-3").wait_for()
+    page.get_by_text("seconds_per_epoch").wait_for()
+    page.get_by_role("heading", name="question-3", exact=True).wait_for()
+    curves = page.locator("img[src*='/artifacts/']")
+    curves.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.naturalWidth > 700", arg=curves.element_handle())
+    drawn = page.request.get(f"{served.url}{curves.get_attribute('src')}").text()
+    assert "digits, trial 3 question-3" in drawn
+    for line in COLORS["train"], COLORS["test"]:
+        assert drawn.count(f'<g stroke="{line}"') == 2  # loss and accuracy
+    picture(page, "trial")
     with page.expect_download() as download:
-        page.get_by_label("download artifact").click()
+        weights = page.get_by_text("digits-3.safetensors").locator("xpath=ancestor::*[.//a][1]")
+        weights.get_by_label("download artifact").click()
     assert download.value.suggested_filename == "digits-3.safetensors"
     with shown.engine.connect() as connection:
         query = select(tables.weights.c.sha256).where(tables.weights.c.trial_id == 4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,10 +11,12 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
-from search.joining import join
+from search.folder import Folder
+from search.joining import artifacts_key, join
 from search.note import Notes
 from search.pruning import SuccessiveHalving
 from search.storage import Database
+from search.store import Store
 from search.study import Study
 from studies.cifar import study as cifar
 from tests.made_up import made_up
@@ -26,10 +29,11 @@ def published(study: Study) -> Study:
 
 
 @pytest.fixture
-def notes(database: Database, published: Study) -> Notes:
+def notes(database: Database, published: Study, tmp_path: Path) -> Notes:
     made_up(database, published, 12)
     joined = join(database, published, data_digest="none")
-    return Notes(database=database, study=published, joined=joined)
+    store = Store(Folder(tmp_path), artifacts_key(joined))
+    return Notes(database=database, study=published, joined=joined, store=store)
 
 
 def _attributes(notes: Notes) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
 def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str) -> None:
     other = Database(url)
     joined = optuna.load_study(study_name="small", storage=other.optuna)
-    theirs = Notes(database=other, study=notes.study, joined=joined)
+    theirs = dataclasses.replace(notes, database=other, joined=joined)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:

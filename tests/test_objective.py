@@ -56,7 +56,7 @@ class Process:
             database=self.database,
             checkpoints=Checkpoints(store),
             kept=kept,
-            notes=Notes(database=self.database, study=study, joined=self.joined),
+            notes=Notes(database=self.database, study=study, joined=self.joined, store=store),
             machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
             claims=self.claims,
             **options,  # type: ignore[arg-type]
