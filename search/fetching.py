@@ -35,9 +35,10 @@ def must_answer(url: str) -> None:
             request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):
                 error.clear()
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
             error.clear()
-        except (OSError, ValueError) as answer:
+        except Exception as answer:  # such as one that is not HTTP
             error[:] = [answer]
 
     asking = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit

@@ -6,11 +6,11 @@ Written when a trial ends, from a few queries whose cost hardly grows with the s
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import FrozenTrial, TrialState
-from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 
 from search import roster, variants
 from search.choices import FIELDS, Choices, spelled
@@ -24,6 +24,8 @@ from search.writing import template
 
 BEST = 5
 """So many of the best trials are in the note."""
+NOTE_LENGTH = 2045
+"""Characters of an attribute that is a part of a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +98,27 @@ class Notes:
         for name, trial in progress.variants.items():
             epochs = progress.epochs.get(trial._trial_id, ())
             notes[trial._trial_id] = variant_text(self.study, name, epochs, self._curves(trial))
-        attributes = storage.get_study_system_attrs(study_id)
+        there = storage.get_study_system_attrs(study_id)
         for trial_id, now in notes.items():
-            there = get_note_from_system_attrs(attributes, trial_id)
-            if there["body"] != now:
-                save_note_with_version(storage, study_id, trial_id, there["version"] + 1, now)
+            for key, value in _attributes(there, trial_id, now).items():
+                if there.get(key) != value:
+                    storage.set_study_system_attr(study_id, key, value)
+
+
+def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> dict[str, Any]:
+    """Return the study's system attributes that are a note, as `optuna_dashboard.save_note` writes
+    them; `there` are those of the note that stands.
+
+    That module would take every worker a second to import, with all of the dashboard.
+    """
+    prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+    parts = [note[at : at + NOTE_LENGTH] for at in range(0, len(note), NOTE_LENGTH)]
+    before = sum(key.startswith(f"{prefix}note_str:") for key in there)
+    parts += [""] * (before - len(parts))
+    found: dict[str, Any] = {f"{prefix}note_str:{n}": part for n, part in enumerate(parts)}
+    if any(there.get(key) != part for key, part in found.items()):
+        found[f"{prefix}note_ver"] = there.get(f"{prefix}note_ver", 0) + 1
+    return found
 
 
 def text(study: Study, progress: Progress) -> str:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sqlalchemy import select
 
-from search import claims, data, kept, listing, objective, store, tables
+from search import claims, data, kept, listing, objective, roster, store, tables
 from search.choices import Choices
 from search.classifier import About, load, packed
 from search.errors import UserError
@@ -162,10 +162,13 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     trials = json.loads(get(app, "/api/studies/1"))["trials"]
     artifacts = {one["number"]: one["artifacts"] for one in trials}
     expected = _expected(found.optuna.get_all_trials(1))
-    assert {number for number, listed in artifacts.items() if listed} == expected
-    (listed,) = artifacts[0]
-    (meta,) = get_all_artifact_meta(trial, storage=found.optuna)
-    assert dataclasses.asdict(meta) == listed
+    assert {number for number, listed in artifacts.items() if len(listed) == 2} == expected
+    assert {number for number, listed in artifacts.items() if listed} == set(artifacts)
+    curves, listed = sorted(artifacts[0], key=lambda one: one["filename"])
+    metas = get_all_artifact_meta(trial, storage=found.optuna)
+    assert [dataclasses.asdict(meta) for meta in metas] == artifacts[0]
+    assert curves["filename"] == "cifar-0-curves.svg"
+    assert get(app, f"/artifacts/1/{trial._trial_id}/{curves['artifact_id']}").startswith(b"<svg")
     assert listed["filename"] == "cifar-0.safetensors"
     content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
     assert hashlib.sha256(content).hexdigest() == _sums(found)[trial._trial_id]
@@ -314,8 +317,14 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
     start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The later trial is the better one: each is kept, and pushes out the fifth before it.
-    for module in (kept, sys.modules["search.trials"]):
-        monkeypatch.setattr(module, "rank", lambda accuracy, number: (0.0, -number))
+    by_accuracy = roster.best
+
+    def by_number(*arguments: Any, n: int, epochs: int) -> list[roster.Place]:
+        complete = by_accuracy(*arguments, n=1000, epochs=epochs)
+        return sorted(complete, key=lambda place: -place.number)[:n]
+
+    monkeypatch.setattr(roster, "best", by_number)
+    monkeypatch.setattr(kept, "rank", lambda accuracy, number: (0.0, -number))
     process = start()
     for _ in range(5):
         process.run(process.claim())

@@ -39,6 +39,9 @@ from tests.made_up import made_up
 EPOCHS = 4
 Times = dict[str, list[float]]
 """Seconds of each call by step: claim, record, end."""
+Ready = Callable[[], object]
+"""Waits until all workers are ready."""
+Loop = Callable[[str, Path, int, int, Ready], Times]
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def _study(n_finished: int) -> Study:
     return replace(load("digits"), variants={}, epochs=EPOCHS + 1, trials=n_finished + 10**6)
 
 
-def _ours(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
+def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
     """Run trials as `search.objective` does, but for the training."""
     database = Database(url)
     study = _study(n_finished)
@@ -61,6 +64,7 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     kept = Kept(database, joined, Store(Folder(folder), "0" * 8), epochs=study.epochs)
     times: Times = {}
     rng = random.Random(os.getpid())
+    ready()
     for _ in range(n_trials):
         joined._thread_local.cached_all_trials = None
         with _timed(times, "claim"):
@@ -86,7 +90,7 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     return times
 
 
-def _plain(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
+def _plain(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
     """Run trials as a loop around Optuna's `ask` and `tell` does."""
     database = Database(url)  # for its connection's settings, which plain Optuna gets as well
     study = optuna.load_study(
@@ -100,6 +104,8 @@ def _plain(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     ranges = _study(n_finished).ranges
     times: Times = {}
     rng = random.Random(os.getpid())
+    study.get_trials(deepcopy=False)  # which fills Optuna's cache, as our joining does
+    ready()
     for _ in range(n_trials):
         with _timed(times, "claim"):
             trial = study.ask()
@@ -119,13 +125,9 @@ def _plain(url: str, folder: Path, n_finished: int, n_trials: int) -> Times:
     return times
 
 
-Loop = Callable[[str, Path, int, int], Times]
-
-
 def _serve(loop: Loop, url: str, folder: Path, n: int, trials: int, start, done) -> None:  # type: ignore[no-untyped-def]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    start.wait()
-    done.put(loop(url, folder, n, trials))
+    done.put(loop(url, folder, n, trials, start.wait))
 
 
 def _together(
@@ -195,7 +197,7 @@ def main() -> None:
                 made_up(database, _study(0), n_finished - there)
                 database.close()
                 for n_workers in options.workers:
-                    each = max(options.trials // n_workers, 2)
+                    each = max(options.trials // n_workers, 4)
                     medians = []
                     for loop in (_ours, _plain):
                         times, rate = _together(loop, url, Path(name), n_finished, n_workers, each)
