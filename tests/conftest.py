@@ -55,6 +55,9 @@ PROCESSES = (
     "test_faults",
 )
 """Files whose tests start processes of their own, which takes seconds each."""
+TOGETHER = ("test_dashboard", "test_probing", "test_ray", "test_report", "test_training",
+            "test_weights")  # fmt: skip
+"""Files whose tests share what is slow to make; one process runs them all."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,7 +66,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the quick tests first."""
+    """Put the quick tests first, and tell which of them one process is to run."""
+    for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     last = {name: place for place, name in enumerate(PROCESSES, start=1)}
     items.sort(key=lambda item: last.get(item.path.stem, 0))
 

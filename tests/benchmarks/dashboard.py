@@ -1,0 +1,115 @@
+"""What a large study costs those who look at it: `python -m tests.benchmarks.dashboard`.
+
+Over a study of made-up trials with their learning curves listed: the answer that the study's page
+waits for, of this service's dashboard and, in turn with it, of Optuna's own over the same database
+with its cache, the plain reference; and what is written when a trial ends, its picture and the
+study's note. Seconds and milliseconds: median, lowest and highest.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from wsgiref.types import WSGIApplication
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore
+
+from search import listing
+from search.curves import svg
+from search.dashboard_app import dashboard_app
+from search.folder import Folder
+from search.joining import artifacts_key, join
+from search.listing import File, Listed
+from search.note import Notes
+from search.storage import Database
+from search.store import Store
+from search.study import Study, load
+from tests.benchmarks.databases import empty
+from tests.made_up import made_up
+
+
+def _ask(app: WSGIApplication) -> None:
+    """Ask for what the page of study 1 shows."""
+    environ: dict[str, Any] = {"PATH_INFO": "/api/studies/1"}
+    setup_testing_defaults(environ)
+    answered: list[str] = []
+    body = app(environ, lambda status, headers, *rest: answered.append(status))  # type: ignore[arg-type]
+    content = b"".join(body)
+    assert answered == ["200 OK"]
+    assert json.loads(content)["trials"]
+
+
+def _seconds(act: Callable[[], object], rounds: int) -> list[float]:
+    took = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        act()
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def _shown(seconds: list[float], factor: float = 1.0) -> str:
+    low, high = min(seconds) * factor, max(seconds) * factor
+    return f"{statistics.median(seconds) * factor:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _list_curves(database: Database, joined: optuna.Study) -> None:
+    key = artifacts_key(joined)
+    with database.engine.begin() as connection:
+        for trial in joined.get_trials(deepcopy=False):
+            curves = File(artifact_id=f"{key}-{trial.number}-c", filename=f"{trial.number}.svg")
+            listed = Listed(prefix=f"{key}-{trial.number}-", files=[curves])
+            listing.replace(connection, trial._trial_id, listed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", nargs="+", type=int, default=[1000, 10000])
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load("digits")
+    with tempfile.TemporaryDirectory() as folder, empty(options.database, Path(folder)) as url:
+        for n_trials in options.trials:
+            _measure(study, url, Path(folder), n_trials, options.rounds)
+
+
+def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -> None:
+    database = Database(url)
+    joined = join(database, study, data_digest="none")
+    made_up(database, study, n_trials - len(joined.get_trials(deepcopy=False)))
+    _list_curves(database, joined)
+    store = Store(Folder(folder), artifacts_key(joined))
+    notes = Notes(database=database, study=study, joined=joined, store=store)
+    files = FileSystemArtifactStore(folder)
+    for name, app in (
+        ("ours", lambda: dashboard_app(database, files)),
+        ("plain", lambda: optuna_dashboard.wsgi(database.optuna, files)),
+    ):
+        # A new application each time: it remembers the trials for ten seconds.
+        took = _seconds(lambda app=app: _ask(app()), rounds)  # type: ignore[misc]
+        print(f"{n_trials} trials, {name}: the study's page after {_shown(took)} s", flush=True)
+    epochs = database.epochs(joined.trials[-1]._trial_id)
+    picture = _seconds(lambda: svg("digits, trial 1", epochs, {}), rounds)
+    note = []
+    for _ in range(rounds):
+        joined.tell(joined.ask(), state=optuna.trial.TrialState.FAIL)  # something new to say
+        note += _seconds(notes.update, 1)
+    print(
+        f"{n_trials} trials: a picture takes {_shown(picture, 1000)} ms, the note "
+        f"{_shown(note, 1000)} ms",
+        flush=True,
+    )
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

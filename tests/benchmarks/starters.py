@@ -1,0 +1,131 @@
+"""Sixteen processes at once on an empty database: `python -m tests.benchmarks.starters`.
+
+Once the whole command, `python -m search.run`, and once the loop that Optuna's pages recommend for
+the same: variants enqueued with `skip_if_exists`, and `MaxTrialsCallback`. Two processes of each
+are killed on the way. Printed is what is in the database when all have ended: finished trials of a
+budget, how often each variant completed, trials left running, and processes that failed.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+
+from search.storage import Database
+from search.trials import FINISHED, VARIANT
+from tests.benchmarks.databases import empty
+
+BUDGET = 30
+ENDED_BY_US = -signal.SIGKILL
+OURS = ("-m", "search.run", "--study", "digits", "--images", "160", "--epochs", "3", "--threads",
+        "1", "--trials", str(BUDGET))  # fmt: skip
+PLAIN = f"""\
+import os, random, time
+import optuna
+from optuna.study import MaxTrialsCallback
+from optuna.trial import TrialState
+from search.storage_url import check, engine_options
+from studies.cifar import VARIANTS
+from search.choices import RANGES, Choices
+
+def objective(trial):
+    Choices.suggest(trial, RANGES)
+    for epoch in range(1, 4):
+        time.sleep(0.1)
+        trial.report(random.random(), step=epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return random.random()
+
+url = check(os.environ["SEARCH_STORAGE"])
+storage = optuna.storages.RDBStorage(
+    url.render_as_string(hide_password=False), engine_kwargs=engine_options(url)
+)
+study = optuna.create_study(
+    study_name="digits", storage=storage, direction="maximize", load_if_exists=True,
+    pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
+)
+for name, choices in VARIANTS.items():
+    study.enqueue_trial(choices.params(), user_attrs={{"variant": name}}, skip_if_exists=True)
+finished = TrialState.COMPLETE, TrialState.PRUNED
+study.optimize(objective, callbacks=[MaxTrialsCallback({BUDGET}, states=finished)])
+"""
+
+
+def _run(arguments: tuple[str, ...], url: str, folder: Path, n_starters: int) -> list[int]:
+    """Start so many processes at once, kill two on the way, and return how each ended."""
+    environment = os.environ | {
+        "SEARCH_STORAGE": url,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(n_starters)
+    ]  # fmt: skip
+    database = Database(url)
+    for victim in processes[:2]:
+        before = len(_finished(database))
+        while victim.poll() is None and len(_finished(database)) < before + 3:
+            time.sleep(0.05)
+        victim.kill()
+    database.close()
+    return [process.wait(timeout=600) for process in processes]
+
+
+def _trials(database: Database) -> list[FrozenTrial]:
+    ids = [study._study_id for study in database.optuna.get_all_studies()]
+    return database.uncached.get_all_trials(ids[0]) if ids else []
+
+
+def _finished(database: Database) -> list[FrozenTrial]:
+    return [trial for trial in _trials(database) if trial.state in FINISHED]
+
+
+def _told(url: str, statuses: list[int]) -> str:
+    database = Database(url)
+    trials = _trials(database)
+    finished = len(_finished(database))
+    database.close()
+    complete = Counter(
+        t.user_attrs[VARIANT] for t in trials if t.state in FINISHED and VARIANT in t.user_attrs
+    )
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    failed = sum(status not in (0, ENDED_BY_US) for status in statuses)
+    return (
+        f"{finished} of {BUDGET} trials finished; variants finished {sorted(complete.values())} "
+        f"times; {running} left running; {failed} of {len(statuses)} processes failed"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--starters", type=int, default=16)
+    parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for kind in options.databases:
+        for name, arguments in (("search.run", OURS), ("plain Optuna", ("-c", PLAIN))):
+            with tempfile.TemporaryDirectory() as folder, empty(kind, Path(folder)) as url:
+                began = time.monotonic()
+                statuses = _run(arguments, url, Path(folder), options.starters)
+                told = _told(url, statuses)
+                took = time.monotonic() - began
+                where = make_url(url).get_backend_name()
+                print(f"{where:10} {name:12} {told}; {took:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
