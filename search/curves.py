@@ -21,8 +21,9 @@ LEAST = 0.05
 """Least height of a panel, in nats or as a fraction: a single epoch is no drama."""
 LABELS = 12
 """So many epochs at most have their number below."""
-COLORS = {"train": "#0072b2", "validation": "#009e73", "test": "#d55e00"}
-"""Of the palette of Okabe and Ito, which the colour-blind can tell apart."""
+COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
+"""Of the palette of Okabe and Ito, which the colour-blind can tell apart. `batch` stands for the
+train loss where that was not measured, as for most sampled trials."""
 GREY = "#666666"
 
 Published = Mapping[int, Mapping[str, float]]
@@ -118,7 +119,9 @@ def _curves(
     for split in COLORS:
         name = f"{split}_{figure}"
         theirs = {number: of[name] for number, of in published.items() if name in of}
-        ours = {epoch.number: getattr(epoch, name) for epoch in epochs}
+        ours = {epoch.number: getattr(epoch, name, None) for epoch in epochs}
+        if split == "batch" and any(epoch.train_loss is not None for epoch in epochs):
+            continue
         for found, dashed in ((theirs, True), (ours, False)):
             curve = {n: v for n, v in found.items() if v is not None and math.isfinite(v)}
             if curve:

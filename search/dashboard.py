@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     from search.guard import Guard
     from search.storage import Database
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with address.listen() as listening, closing(Database(options.storage)) as database:
         guard = Guard(
             app=dashboard_app(database, artifacts.store),

@@ -6,19 +6,27 @@ import torch
 
 from search.choices import Choices
 from search.device import is_out_of_memory
+from search.machine import Machine
 from search.training import EVALUATED_AT_ONCE, NonFiniteLoss, Splits, Training, make_network
 
 BATCHES = 8
 
 
-def epoch_seconds(
-    choices: Choices, splits: Splits, *, batch_size: int, device: torch.device
-) -> float | None:
+def in_words(seconds: float | None) -> str:
+    """Return the estimate as the end of a sentence; nothing for None."""
+    if seconds is None:
+        return ""
+    took = f"{seconds:.2g} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return f": an epoch takes about {took}"
+
+
+def epoch_seconds(choices: Choices, machine: Machine, *, batch_size: int) -> float | None:
     """Train a few batches and return the wall time of a whole epoch with its evaluation.
 
     The first, slow epoch is left out. Right within about a third on an idle machine. None if the
     network cannot be trained: why is for its trial to say.
     """
+    splits, device = machine.splits, machine.device
     few = Splits(
         train=splits.train.between(0, 2 * BATCHES * batch_size),
         validation=None,

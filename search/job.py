@@ -75,7 +75,7 @@ class Job:
             UserError: this machine lacks what the search needs, or may not use the database.
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = replace(load(self.study), **self.changes)
         machine = Machine.of(
             study, device_name=self.device, threads=self.threads, root=self.data, say=say

@@ -82,7 +82,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=whole(1),
         metavar="N",
-        help="epochs of a trial that is not pruned (default: the study's; 10 for cifar, 8 digits)",
+        help="epochs of a trial that is not pruned (default: the study's; cifar's 10, digits' 8)",
     )
     parser.add_argument(
         "--images",

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from search.findings import Findings
     from search.storage import Database
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with closing(Database(options.storage)) as database:
         text = _written(Findings.of(database, study, _named(options)), options.format)
     out = options.out or f"report.{FORMATS[options.format]}"

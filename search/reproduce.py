@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     from search.storage import Database
     from search.worker import KeepsFailing, Stop
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
     with closing(Database(options.storage)) as database:
         reproduction = Reproduction(

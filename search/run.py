@@ -28,14 +28,11 @@ from search.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.choices import Choices
-    from search.machine import Machine
     from search.storage import Database
-    from search.study import Study
 
 EPILOG = """\
 examples:
-  python -m search.run --study digits                     quick start: 20 trials in a minute
+  python -m search.run --study digits                     quick start: 20 trials, a minute or two
   python -m search.run --study cifar                      run, or go on where it was
   python -m search.run --study cifar --workers 4          four trials at a time
   python -m search.run --study cifar --trials 120         extend a finished study
@@ -138,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
 
     from search.cluster import KeepsDying
     from search.crew import hired
+    from search.estimate import epoch_seconds, in_words
     from search.job import Job
     from search.joining import join
     from search.machine import Machine
@@ -149,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     from search.worker import KeepsFailing, Stop
     from search.workplace import Workplace
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings show whole statements
     out = console()
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options))
@@ -167,7 +165,9 @@ def run(options: argparse.Namespace) -> int:
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
         _say(out, f"Look at it with: {_dashboard(options, database)}")
         if done < study.trials:
-            out.print(f"On {crew.where or machine}{_pace(study, machine, typical)}.")
+            size = study.batch_size
+            took = None if typical is None else epoch_seconds(typical, machine, batch_size=size)
+            out.print(f"On {crew.where or machine}{in_words(took)}.")
         place = Workplace(
             study=study,
             joined=joined,
@@ -231,18 +231,6 @@ def _gpus(text: str) -> float:
             f"a whole number of GPUs, or a fraction of one, is needed, not {text!r}"
         )
     return number
-
-
-def _pace(study: "Study", machine: "Machine", typical: "Choices | None") -> str:
-    """Return in words about how long an epoch takes; nothing if it cannot be told."""
-    from search.estimate import epoch_seconds
-
-    if typical is None:
-        return ""
-    took = epoch_seconds(
-        typical, machine.splits, batch_size=study.batch_size, device=machine.device
-    )
-    return "" if took is None else f": an epoch takes about {took:.2g} seconds"
 
 
 main = command(parser(), run)

@@ -63,7 +63,7 @@ class Database:
             raise UserError(explained(self.url, error)) from error
         self.engine = storage.engine
         self.optuna: BaseStorage = get_storage(storage)
-        self.uncached: BaseStorage = storage  # the other takes ended trials to stay as they are
+        self.uncached = storage
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)

@@ -346,7 +346,7 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--folder", type=Path, help="an empty one, on a small disk to fill it")
     options = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     print(f"{options.database}, random seed {options.seed}", flush=True)
     folder = options.folder or Path(tempfile.mkdtemp())
     (folder / "artifacts").mkdir()

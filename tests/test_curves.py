@@ -45,14 +45,15 @@ def test_published_curves_are_dashed_and_go_as_far_as_they_go() -> None:
     published = {n: {"test_loss": 1.0, "test_accuracy": 0.5} for n in range(1, 11)}
     epochs = [_epoch(1, test_loss=1.0, test_accuracy=0.5)]
     lines = _lines(svg("trial 7: base", epochs, published))
-    assert [(dashed, len(points)) for _, dashed, points in lines] == [(True, 10), (False, 1)] * 2
+    tested = [(d, len(points)) for color, d, points in lines if color == COLORS["test"]]
+    assert tested == [(True, 10), (False, 1)] * 2
 
 
 def test_a_loss_that_is_not_finite_leaves_the_others_readable() -> None:
     losses = (1.0, math.nan, math.inf, 0.5)
     epochs = [_epoch(n, test_loss=x, test_accuracy=0.1) for n, x in enumerate(losses, start=1)]
     picture = svg("trial 7", epochs, {})
-    assert [len(points) for _, _, points in _lines(picture)] == [4, 2]
+    assert [len(points) for _, _, points in _lines(picture)] == [4, 4, 2]
     assert b"nan" not in picture
     assert b"inf" not in picture
 
@@ -60,3 +61,14 @@ def test_a_loss_that_is_not_finite_leaves_the_others_readable() -> None:
 def test_a_name_is_no_markup() -> None:
     picture = svg("<script>alert(1)</script> & co", [_epoch(1, test_loss=1, test_accuracy=0)], {})
     assert ET.fromstring(picture).findtext(f"{SVG}title") == "<script>alert(1)</script> & co"
+
+
+def test_where_the_train_loss_was_not_measured_that_of_the_batches_is_drawn() -> None:
+    epochs = [
+        Epoch(number=n, batch_loss=2 / n, seconds=1.0, test_loss=1.0, test_accuracy=0.5)
+        for n in (1, 2, 4)
+    ]
+    lines = _lines(svg("trial 7", epochs, {}))
+    assert [color for color, _, _ in lines] == [COLORS["test"], COLORS["batch"], COLORS["test"]]
+    ys = [y for _, y in lines[1][2]]
+    assert ys[1] - ys[0] == pytest.approx(2 * (ys[2] - ys[1]), abs=0.3)  # 2, 1, 0.5

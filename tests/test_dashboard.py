@@ -29,12 +29,12 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages._rdb.models import TrialSystemAttributeModel
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 
 from search import tables
 from search.curves import COLORS
 from search.dashboard import TOKEN_VARIABLE, parser, run
-from search.dashboard_app import dashboard_app
+from search.dashboard_app import Attentive, dashboard_app
 from search.errors import UserError
 from search.folder import FILES
 from search.options import STORAGE_VARIABLE
@@ -308,12 +308,18 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
     meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
     database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
     study.tell(trial, 1.0)
+    here, weights = study._study_id, {"artifact_id": "0a", "sha256": "0" * 64}
+    with database.engine.begin() as connection:
+        row = {"trial_id": trial._trial_id, "study_id": here} | weights
+        connection.execute(insert(tables.weights).values(row))
+    storage = Attentive(database)
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
-    here = study._study_id
-    assert _status(app, f"/api/studies/{here}") == "200 OK"
     assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "200 OK"
+    assert "artifacts:0a" in storage.get_all_trials(here)[0].system_attrs
     with database.engine.begin() as connection:
         connection.execute(delete(TrialSystemAttributeModel.__table__))
+        connection.execute(delete(tables.weights))
+    assert storage.get_all_trials(here)[0].system_attrs == {}
     assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "404 Not Found"
 
 
