@@ -205,7 +205,7 @@ def test_no_password_is_in_a_command_line(
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
-    with _started(tmp_path, *QUICK, "--epochs", "40", "--trials", "8") as process:
+    with _started(tmp_path, *QUICK, "--epochs", "20", "--trials", "8") as process:
         _until(lambda: len(_workers(tmp_path)) == 3)
         for line in _lines(process):
             if "EPOCH" in line:

@@ -21,7 +21,7 @@ from tests.faults import Ordeal
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
            "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
-KILLS = 7
+KILLS = 5
 
 
 def _command(url: str) -> list[str]:
