@@ -7,11 +7,11 @@ from search.errors import UserError
 
 MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
-40 27 0:40 / /home rw,relatime shared:9 - nfs4 server:/export/home rw,vers=4.2
+40 27 0:40 / /disks rw,relatime shared:9 - nfs4 server:/export/home rw,vers=4.2
 41 27 0:41 / /mnt/my\\040disk rw shared:10 master:1 - cifs //server/share rw
 42 27 0:42 / /mnt/over rw - nfs server:/old rw
 43 27 0:43 / /mnt/over rw - xfs /dev/vdb rw
-44 40 0:44 / /home/local rw - tmpfs tmpfs rw
+44 40 0:44 / /disks/local rw - tmpfs tmpfs rw
 45 27 0:45 /sub /scratch rw - lustre 10.0.0.1@tcp:/work rw,flock
 46 27 0:46 / /remote rw - fuse.sshfs me@host: rw
 """
@@ -21,11 +21,12 @@ MOUNTS = """\
     ("folder", "kind"),
     [
         ("/", None),
-        ("/root/work", None),
-        ("/home", "nfs4"),
-        ("/home/me/deep", "nfs4"),
-        ("/homeless", None),
-        ("/home/local/me", None),
+        ("/srv/work", None),
+        ("/disks", "nfs4"),
+        ("/disks/me/deep", "nfs4"),
+        ("/diskless", None),
+        ("/disksaw", None),
+        ("/disks/local/me", None),
         ("/mnt/my disk/x", "cifs"),
         ("/mnt/over", None),
         ("/scratch/me", "lustre"),
