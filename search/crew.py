@@ -10,7 +10,7 @@ from search.cluster import Place, Worker, deal, supervise
 from search.errors import UserError
 from search.job import Job
 from search.overview import Observer
-from search.processes import Process
+from search.processes import Process, warm_up
 from search.worker import Stop
 from search.workplace import Workplace
 
@@ -66,6 +66,7 @@ def hired(options: argparse.Namespace) -> Iterator[Crew]:
         yield Crew(device=options.device, threads=options.threads)
     else:
         places = deal(options.device, options.workers, threads=options.threads)
+        warm_up()  # while this process has other things to do
         yield Crew(
             device="cpu",
             threads=places[0].threads,

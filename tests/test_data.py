@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from search import data
 from search.data import Images
@@ -64,6 +65,11 @@ def test_digits_are_scikit_learns() -> None:
     # The first image is a zero; its second row is 0 0 13 15 10 15 5 0 of 16.
     row = digits.train.parts[0][0, 0, 1].tolist()
     assert row == [round(grey * 255 / 16) for grey in (0, 0, 13, 15, 10, 15, 5, 0)]
+    official = load_digits()
+    ours = torch.cat([digits.train.parts[0], digits.test.parts[0]]).squeeze(1)
+    assert torch.equal(ours, torch.from_numpy(official.images * 255 / 16).round().to(torch.uint8))
+    labels = torch.cat([digits.train.labels, digits.test.labels])
+    assert torch.equal(labels, torch.from_numpy(official.target))
 
 
 def test_an_unknown_dataset_names_the_known_ones() -> None:

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from search.repeats import read
 from search.storage import Database
 from search.study import load
+from tests.commands import run_command
 from tests.conftest import Command
 from tests.made_up import made_up
 
@@ -27,8 +28,7 @@ HOSTILE = '</script><img src=x onerror="document.title=1"><script>document.title
 
 
 def _run(folder: Path, name: str, *options: object) -> str:
-    command = [sys.executable, "-m", f"search.{name}", *map(str, options)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    done = run_command(folder, name, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
