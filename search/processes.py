@@ -7,6 +7,7 @@ moment and shares its memory; that server never computes anything.
 import multiprocessing
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from functools import partial
@@ -14,6 +15,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from search.cluster import End, Fate
+from search.errors import UserError
 from search.job import Job
 from search.worker import Stop
 
@@ -25,9 +27,19 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def warm_up() -> None:
-    """Start the server, without waiting for its imports; else the first worker does."""
+    """Start the server, without waiting for its imports; else the first worker does.
+
+    Raises:
+        UserError: the temporary folder's path is too long for a socket in it.
+    """
     _CONTEXT.set_forkserver_preload([*PRELOAD])
-    forkserver.ensure_running()
+    try:
+        forkserver.ensure_running()
+    except OSError as error:
+        raise UserError(
+            f"--workers: {error} in the temporary folder {tempfile.gettempdir()}; name another, "
+            "as by `export TMPDIR=/tmp`"
+        ) from error
 
 
 class Process:

@@ -22,6 +22,7 @@ from search import cifar10
 from search.artifacts import Artifacts, open_artifacts
 from search.choices import Choices
 from search.device import prepare
+from search.processes import warm_up
 from search.storage import Database
 from search.study import Study
 from studies.cifar import VARIANTS
@@ -142,6 +143,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture
 def bucket(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a place in a new bucket, which this process and its children may use."""
+    warm_up()  # before the temporary folder's path is too long for its socket
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "tmp").mkdir()

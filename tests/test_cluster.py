@@ -161,6 +161,20 @@ def test_several_workers_share_a_budget(search: Command, url: str) -> None:
     ), "no two trials ran at once"
 
 
+def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    with _started(tmp_path, *QUICK) as process:
+        (line,) = _lines(process)
+        assert process.wait(timeout=30) == 2
+    assert line.startswith("python -m search.run: error: --workers: AF_UNIX path too long")
+    assert str(long) in line
+    assert not (tmp_path / "search.db").exists()
+
+
 def test_ctrl_c_stops_all_workers_within_a_batch(tmp_path: Path) -> None:
     with _started(tmp_path, *ENDLESS) as process:
         _until(lambda: len(_workers(tmp_path)) == 3)
@@ -218,7 +232,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     assert "Trials: 8 of 8 finished" in rest
 
 
-def test_a_search_whose_workers_always_die_says_so(search: Command, tmp_path: Path) -> None:
+def test_a_search_whose_workers_always_die_says_so(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import multiprocessing, os, signal\n"
         "from dataclasses import replace\n"
@@ -230,9 +244,11 @@ def test_a_search_whose_workers_always_die_says_so(search: Command, tmp_path: Pa
         "    return RandomSampler(seed)\n"
         "study = replace(study, name='mine', variants={}, sampler=deadly)\n"
     )
-    done = search("run", "--study", "mine.py", "--workers", 2, "--threads", 1)
-    assert done.returncode == 1
-    assert done.stderr == (
+    options = ("--study", "mine.py", "--workers", "2", "--threads", "1")
+    with _started(tmp_path, *options) as process:
+        *_, line = _lines(process)
+        assert process.wait(timeout=30) == 1
+    assert line == (
         "search.run: workers have died 6 times without an epoch in between; the last was ended by "
         "SIGKILL, as the kernel does where memory runs out\n"
     )
