@@ -88,6 +88,7 @@ class Claims:
             leases.drop(connection, leased.keys() - running)  # of workers killed after the end
             if isinstance(chosen, Standing):
                 return chosen
+            self._database.disown(connection, self._study_id, chosen.trial_id)
             leases.grant(
                 connection,
                 study_id=self._study_id,
@@ -168,8 +169,9 @@ class Claims:
 
     def leave(self) -> None:
         """End this worker's presence; its leases have been released."""
+        gone = self._presence.leave()
         leased = leases.leases(self._database, self._study_id)
-        self._presence.leave({lease.worker for lease in leased.values()})
+        self._presence.remove(gone - {lease.worker for lease in leased.values()})
 
     def _is_wanted(self, trial: Entry) -> bool:
         return self._wanted is None or trial.name in self._wanted

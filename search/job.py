@@ -98,7 +98,8 @@ class Job:
         with closing(Database(self.storage)) as database:
             place = Workplace(
                 study=study,
-                joined=join(database, study, data_digest=machine.data_digest),
+                # What failed again and again is for whoever types the command to try once more.
+                joined=join(database, study, data_digest=machine.data_digest, retry=False),
                 database=database,
                 machine=machine,
                 artifacts=open_artifacts(self.artifacts),

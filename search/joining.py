@@ -34,12 +34,14 @@ def join(
     data_digest: str,
     enqueue: Sequence[Mapping[str, Value]] = (),
     reruns: Sequence[Fixed] = (),
+    retry: bool = True,
 ) -> optuna.Study:
     """Create or join the study of this name, and enqueue its variants, the trials `enqueue` and
     the re-runs.
 
-    What is there already is not enqueued again, unless it failed; fixed values that `enqueue`
-    holds twice are to be there twice. Any number of processes may call this at once.
+    What is there already is not enqueued again, unless it failed and `retry` is asked for; fixed
+    values that `enqueue` holds twice are to be there twice. Any number of processes may call this
+    at once.
 
     Raises:
         UserError: the study in the database has another definition, a fixed value does not fit,
@@ -50,14 +52,13 @@ def join(
     with database.lock(study.name):
         joined = _create(database, study)
         _agree(database, joined, study.definition(data_digest))
-        trials = [
-            trial for trial in joined.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
-        ]
+        every = joined.get_trials(deepcopy=False)
+        trials = [trial for trial in every if trial.state != TrialState.FAIL]
         variants = [
             Fixed(params=choices.params(), attributes={VARIANT: name})
             for name, choices in study.variants.items()
         ]
-        fixed = _lacking_fixed(joined, [*variants, *reruns], trials)
+        fixed = _lacking_fixed(joined, [*variants, *reruns], trials if retry else every)
         given = _lacking_given(enqueue, trials)
         needed = len(trials) + len(fixed) + len(given)
         if given and needed > study.trials:

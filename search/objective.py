@@ -62,6 +62,9 @@ class Objective:
         """
         # Optuna keeps the list of trials for as long as it runs one, and cannot know of ours.
         self.joined._thread_local.cached_all_trials = None
+        # Read here too, since Optuna's storage writes to no trial that it has not read: another
+        # process may have enqueued this one.
+        self.joined._get_trials(deepcopy=False, use_cache=True)
         try:
             outcome = self._outcome(claim, after_batch)
         except UpdateFinishedTrialError as error:
@@ -87,7 +90,9 @@ class Objective:
     def _train(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
         trial = optuna.Trial(self.joined, claim.trial_id)
         self._note_environment(trial)
-        choices = Choices.suggest(trial, self.study.ranges)
+        Choices.suggest(trial, self.study.ranges)
+        # As stored: of two workers that draw values for one trial, the first to write one has it.
+        choices = Choices(**self._frozen(claim).params)
         recorded = self.database.epochs(claim.trial_id)
         last = self._report_again(claim, trial, recorded)
         if last is not None and (cut := self._cut(trial, last)) is not None:

@@ -5,6 +5,7 @@ A server that restarts, a connection that is cut, a disk that is full for a whil
 """
 
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +25,11 @@ class DatabaseGone(Exception):
 def is_outage(error: BaseException | None) -> bool:
     """Return whether `error`, or what it was raised from, is the database's going away."""
     while error is not None:
+        # SQLite's driver calls a table or a column that is not there the same.
+        if isinstance(error, OperationalError | sqlite3.OperationalError):
+            return "no such" not in str(getattr(error, "orig", error))
         # The last one: Optuna asks again on the connection that was cut.
-        if isinstance(error, OperationalError | InterfaceError | PendingRollbackError):
+        if isinstance(error, InterfaceError | PendingRollbackError):
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True

@@ -47,19 +47,24 @@ class Presence:
         except Timeout:
             return False
 
-    def leave(self, leased: Set[str]) -> None:
-        """Let go, and remove the files of the dead whose trials have been taken over.
+    def leave(self) -> Set[str]:
+        """Let go; return the workers whose files are left and who are dead, itself among them.
 
-        `leased` are the workers that hold a lease; a dead one's file is kept while it tells so.
+        Of those the ones that hold a lease are to keep their files, which tell that they are dead;
+        the others' are for `remove`.
         """
         self._lock.release()
+        with suppress(OSError):
+            names = {path.name for path in self._folder.iterdir()}
+            return {name for name in names if name == self.worker or self.is_gone(name)}
+        return set()
+
+    def remove(self, workers: Set[str]) -> None:
+        """Remove the files of these dead workers."""
         with suppress(OSError):  # what is left is removed by the next one that leaves
-            (self._folder / self.worker).unlink(missing_ok=True)
-            for path in self._folder.iterdir():
-                if path.suffix == BEING_MADE:
-                    if _age_seconds(path) > MAKING_SECONDS:
-                        path.unlink(missing_ok=True)
-                elif path.name not in leased and self.is_gone(path.name):
+            for worker in workers:
+                path = self._folder / worker
+                if path.suffix != BEING_MADE or _age_seconds(path) > MAKING_SECONDS:
                     path.unlink(missing_ok=True)
 
 

@@ -2,7 +2,8 @@
 
 Optuna's `SuccessiveHalvingPruner` notes in the trial that a rung was passed before it decides, so
 a trial that is killed between the two is never asked again and escapes. `SuccessiveHalving` makes
-the same decisions from the reported values alone: asked again, it answers the same.
+the same decisions from the reported values alone: asked again about the same ones, it answers the
+same.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import RayError
 
 from search.cluster import End, Fate
 from search.errors import UserError
@@ -100,7 +100,7 @@ class RayWorker:
             return None
         try:
             failed = ray.get(self._failed)
-        except RayActorError as error:
+        except RayError as error:
             return End(fate=Fate.DIED, why=f"is gone ({str(error).splitlines()[0]})")
         return End(fate=Fate.FAILED if failed else Fate.DONE)
 
@@ -110,7 +110,7 @@ class RayWorker:
             self._asked_for_words = self._actor.told.remote()
         try:
             lines: list[str] = ray.get(self._asked_for_words, timeout=seconds)
-        except (GetTimeoutError, RayActorError):
+        except RayError:  # one of them: not within the time
             return []
         self._asked_for_words = None
         self._has_begun = True

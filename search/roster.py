@@ -89,8 +89,9 @@ def best(connection: Connection, study_id: int, *, epochs: int, n: int) -> list[
 def standing(
     connection: Connection, study_id: int, *, trial_id: int, epoch: int, accuracy: float
 ) -> tuple[int, int]:
-    """Return how many other trials have recorded `epoch`, and how many of them did better."""
-    others = _at(study_id, epoch) & (_epochs.c.trial_id != trial_id)
+    """Return how many other trials recorded `epoch` before this one did, and how many of them did
+    better than `accuracy`."""
+    others = _before(study_id, trial_id, epoch)
     n = select(func.count()).where(others).scalar_subquery()
     n_better = select(func.count()).where(others, selection_accuracy > accuracy).scalar_subquery()
     row = connection.execute(select(n, n_better)).one()
@@ -100,14 +101,23 @@ def standing(
 def accuracies(
     connection: Connection, study_id: int, *, trial_id: int, epoch: int, n: int
 ) -> Sequence[float]:
-    """Return the `n` highest accuracies of other trials after `epoch`, the highest first."""
-    others = _at(study_id, epoch) & (_epochs.c.trial_id != trial_id)
+    """Return the `n` highest accuracies after `epoch` of other trials that recorded it before this
+    one did, the highest first."""
+    others = _before(study_id, trial_id, epoch)
     query = select(selection_accuracy).where(others).order_by(selection_accuracy.desc()).limit(n)
     return connection.scalars(query).all()
 
 
 def _at(study_id: int, epoch: int) -> ColumnElement[bool]:
     return (_epochs.c.study_id == study_id) & (_epochs.c.number == epoch)
+
+
+def _before(study_id: int, trial_id: int, epoch: int) -> ColumnElement[bool]:
+    """Select what was recorded of `epoch` before `trial_id` recorded it, as it has."""
+    own = _epochs.alias()
+    mine = own.c.trial_id == trial_id, own.c.number == epoch
+    place = select(own.c.id).where(*mine).scalar_subquery()
+    return _at(study_id, epoch) & (_epochs.c.id < place)
 
 
 def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:

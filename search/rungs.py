@@ -1,6 +1,7 @@
 """How a trial stands among the others on a rung, as the database has recorded them.
 
-The same answers as `search.pruning.Reported` gives, in a time that hardly grows with the study.
+In a time that hardly grows with the study; and only against what was recorded before, so that a
+trial that is asked about again, after it was taken over, gets the answer that it got.
 """
 
 from optuna import Study

@@ -179,6 +179,13 @@ class Database:
             for table in (tables.epochs, tables.leases, tables.weights):
                 connection.execute(delete(table).where(table.c.study_id == study_id))
 
+    def disown(self, connection: Connection, study_id: int, trial_id: int) -> None:
+        """Remove the rows that a deleted study's trial left behind when its id is given out again;
+        only under the study's lock."""
+        for table in (tables.epochs, tables.leases, tables.weights):
+            strange = table.c.trial_id == trial_id, table.c.study_id != study_id
+            connection.execute(delete(table).where(*strange))
+
     def _epochs(self, where: ColumnElement[bool]) -> dict[int, list[Epoch]]:
         names = [field.name for field in fields(Epoch)]
         query = select(tables.epochs).where(where).order_by(tables.epochs.c.number)

@@ -110,7 +110,8 @@ def _check_sqlite(url: URL, must_exist: bool) -> URL:
         if not path.is_file():
             raise UserError(f"--storage {url}: {path} is not a file")
         try:
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+            name = f"{path.resolve().as_uri()}?mode=ro"
+            connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS)
             try:
                 rows = connection.execute(
                     "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c "

@@ -51,6 +51,7 @@ class Workplace:
         kept = Kept(self.database, self.joined, store, epochs=self.study.epochs)
         kept.sweep()
         notes = Notes(database=self.database, study=self.study, joined=self.joined, store=store)
+        notes.update()
         presence = Presence(self.artifacts.locks / artifacts_folder(self.joined) / "workers")
         claims = Claims(
             self.database,
@@ -71,7 +72,6 @@ class Workplace:
             machine=self.machine,
             measure_train=measure_train,
         )
-        notes.update()
         work(objective, claims, stop)
         with tolerating_outage():
             notes.update()

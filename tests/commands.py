@@ -44,6 +44,7 @@ def _be(
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # what the server found with its own environment
     for path, descriptor in ((output, 1), (errors, 2)):
         with path.open("w") as file:
             os.dup2(file.fileno(), descriptor)

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from optuna.trial import TrialState
 
 from search import leases
 from search.claims import ATTEMPTS, Claim, Claims, Standing
+from search.epoch import Epoch
 from search.joining import join
 from search.outcome import Outcome
 from search.presence import Presence
@@ -18,6 +20,7 @@ from search.study import Study
 from search.trials import REASON, TRACEBACK
 
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
+EPOCH = Epoch(number=1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.9, seconds=2.0)
 
 
 @pytest.fixture
@@ -213,6 +216,7 @@ def test_a_killed_workers_trial_is_free_at_once_for_those_who_share_its_files(
     command = [sys.executable, "-c", KILLED, url, str(workers.folder / "here")]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (killed.returncode, killed.stdout) == (-9, "0\n"), killed.stderr
+    workers.new().leave()  # and keeps what tells of the killed one
     elsewhere = workers.claim(workers.new(files="of another machine"))
     assert elsewhere.number == 1  # it cannot know, and waits for the lease to expire
     here = workers.new()
@@ -221,6 +225,24 @@ def test_a_killed_workers_trial_is_free_at_once_for_those_who_share_its_files(
     here.release(taken)
     here.leave()
     assert list((workers.folder / "here").iterdir()) == []
+
+
+def test_a_trial_has_nothing_of_the_trial_of_a_deleted_study_that_had_its_id(
+    database: Database, workers: Workers, joined: optuna.Study, study: Study
+) -> None:
+    other = dataclasses.replace(study, name="other", variants={})
+    deleted = join(database, other, data_digest="x")
+    claims = Claims(database, deleted, Presence(workers.folder / "other"), budget=1)
+    claim = workers.claim(claims)
+    database.record(claim.trial_id, claims._presence.worker, EPOCH, None)
+    optuna.delete_study(study_name="other", storage=database.optuna)
+    mine = workers.new()
+    for _ in range(3):
+        workers.end(mine)
+    new = workers.claim(mine)
+    assert database.epochs(new.trial_id) == []
+    mine.record(new, EPOCH, None)
+    assert database.epochs(new.trial_id) == [EPOCH]
 
 
 def test_a_trial_begun_without_a_lease_is_taken_over(

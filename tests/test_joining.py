@@ -59,6 +59,17 @@ def test_given_trials_that_the_budget_has_no_room_for_are_refused(
     assert sum(ENQUEUED in trial.user_attrs for trial in joined.trials) == 1
 
 
+def test_a_failed_variant_is_enqueued_again_for_a_user_and_not_for_each_worker(
+    database: Database, study: Study
+) -> None:
+    joined = _join(database, study)
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    assert len(_join(database, study, retry=False).trials) == 2
+    for _ in range(2):
+        again = _join(database, study)
+    assert [trial.user_attrs for trial in again.trials[2:]] == [{"variant": "question-1"}]
+
+
 def test_the_study_has_a_folder_unlike_that_of_another_database(
     database: Database, study: Study, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
 from search import leases
+from search.again import train_again
 from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
 from search.choices import RANGES
@@ -24,6 +25,7 @@ from search.kept import Kept
 from search.machine import Machine
 from search.note import Notes
 from search.objective import Objective
+from search.outcome import Outcome
 from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.store import Store
@@ -131,6 +133,49 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     curves, weights = sorted((tmp_path / "files").iterdir(), key=lambda path: path.stat().st_size)
     assert curves.read_text().startswith("<svg")  # and no checkpoint
     assert weights.name.startswith(f"{artifacts_key(process.joined)}-0-")
+
+
+def test_a_variant_that_another_process_enqueued_again_runs(start: Start) -> None:
+    first, second = start(), start()
+    for _ in range(2):
+        failed = Outcome(state=TrialState.FAIL, reason="no memory")
+        second.claims.finish(second.claim(), failed)
+    other = second.claim()
+    mine = first.claim()
+    first.run(mine)
+    (trial,) = (trial for trial in first.trials if trial.number == mine.number)
+    assert (trial.state, mine.number, other.number) == (TrialState.COMPLETE, 3, 2)
+
+
+def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_trained(
+    start: Start, study: Study, url: str
+) -> None:
+    class Late(optuna.samplers.RandomSampler):
+        """Draws a learning rate when another worker has just written one."""
+
+        def sample_independent(
+            self,
+            study: optuna.Study,
+            trial: FrozenTrial,
+            param_name: str,
+            param_distribution: optuna.distributions.BaseDistribution,
+        ) -> Any:
+            if param_name == "lr":
+                other = Database(url)
+                other.optuna.get_all_trials(study._study_id)
+                other.optuna.set_trial_param(trial._trial_id, "lr", 0.0123, param_distribution)
+                other.close()
+            return super().sample_independent(study, trial, param_name, param_distribution)
+
+    study = dataclasses.replace(study, variants={}, sampler=Late)
+    process = start(study)
+    process.run(process.claim())
+    (trial,) = process.trials
+    assert trial.params["lr"] == 0.0123
+    recorded = process.database.epochs(trial._trial_id)
+    machine = process.objective.machine
+    again = train_again(study, trial, recorded, machine, print, lambda batches: None)
+    assert again.is_same
 
 
 def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:

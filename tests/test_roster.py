@@ -69,20 +69,19 @@ def test_the_best_trials_are_those_that_are_ranked_first(
     assert len({place.accuracy for place in best}) < 7  # some are equal
 
 
-def test_trials_are_cut_as_by_going_through_all_of_them(
-    database: Database, joined: optuna.Study, url: str
+def test_trials_are_cut_as_by_going_through_all_that_came_before(
+    database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
-    other = Database(url)
-    study = optuna.load_study(study_name=joined.study_name, storage=other.optuna)
     halving = SuccessiveHalving()
+    before = optuna.create_study(direction="maximize")
     cuts = []
-    for trial in study.get_trials():
+    for trial in trials:
         for rung in (1, 4):
             now = copy.copy(trial)
             seen = {e: v for e, v in trial.intermediate_values.items() if e <= rung}
             now.intermediate_values = seen
-            recorded = halving.cut(study, now, partial(Recorded, database))
-            assert recorded == halving.cut(study, now)
+            recorded = halving.cut(joined, now, partial(Recorded, database))
+            assert recorded == halving.cut(before, now)
             cuts += [recorded] * (max(seen, default=0) == rung)
-    other.close()
+        before.add_trial(trial)
     assert 0 < cuts.count(None) < len(cuts)

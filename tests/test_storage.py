@@ -11,10 +11,12 @@ import optuna
 import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy.exc import OperationalError
 
 from search import leases
 from search.epoch import Epoch
 from search.errors import UserError
+from search.outage import is_outage
 from search.storage import Database, LeaseLost
 from search.storage_url import check, explained
 from search.tables import clock
@@ -203,6 +205,26 @@ def test_a_full_disk_is_told_with_the_way_out() -> None:
     error = sqlite3.OperationalError("database or disk is full")
     line = explained(make_url("sqlite:///search.db"), error)
     assert line.endswith("disk is full; free some space, or name a file on another disk")
+
+
+def test_a_file_that_another_process_has_to_itself_is_an_outage_and_a_missing_column_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.storage_url.BUSY_SECONDS", 0.1)
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    database = Database(url)
+    with database.engine.connect() as connection:
+        with pytest.raises(OperationalError, match="no such column") as missing:
+            connection.execute(text("SELECT absent FROM search_epochs"))
+        assert not is_outage(missing.value)
+    database.close()
+    holder = sqlite3.connect(tmp_path / "search.db")
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="database is locked") as locked:
+        Database(url)
+    holder.close()
+    assert is_outage(locked.value)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
