@@ -12,14 +12,13 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,6 +77,8 @@ class Ordeal:
         self._random = random.Random(seed)
         self._timers: list[threading.Timer] = []
         self._heard: deque[str] = deque(maxlen=20)
+        self._errors: list[str] = []
+        """Tracebacks that no fault explains."""
         self.study = replace(load("digits"), **OPTIONS, trials=20)
         self.machine = Machine.of(
             self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
@@ -88,7 +89,7 @@ class Ordeal:
     def search(self) -> None:
         """Search until the kills are made and the budget is spent, whatever happens."""
         observer = self._observer()
-        audit = Audit(self._observer)
+        audit = Audit(self.database, self._joined._study_id)
         ended = threading.Event()
         with ThreadPoolExecutor() as pool:
             beside = [pool.submit(self._disturb, ended), pool.submit(audit.keep, ended)]
@@ -117,11 +118,19 @@ class Ordeal:
             if now != before:
                 before, since = now, time.monotonic()
             elif time.monotonic() - since > STALL_SECONDS + self._away_seconds:
-                raise AssertionError(f"(kills, trials) stay {now}; heard: {[*self._heard]}")
+                raise AssertionError(
+                    f"(kills, trials) stay {now} of {self.study.trials}, and are "
+                    f"{len(self._anew().finished)} to who opens it anew; heard: {[*self._heard]}"
+                )
             self._work()
 
     def _observer(self) -> Observer:
         return Observer(self.database, self._joined)
+
+    def _anew(self) -> Overview:
+        """Return the study as one sees it who opens the database now, with nothing in memory."""
+        with closing(Database(self._url)) as database:
+            return Overview.of_study(database, self.study.name)
 
     def _n_finished(self, observer: Observer) -> int:
         """Return how many trials have; -1 while the database does not answer."""
@@ -158,8 +167,8 @@ class Ordeal:
         self._heard.append(line)
         for known in ("no longer leased", "does not answer", "no checkpoint", "are not kept"):
             self.counts[f'workers said "{known}"'] += known in line
-        if "Traceback" in line:
-            print(line, file=sys.stderr)
+        if "Traceback" in line and not (self.counts["denied memory"] and _tells_of_memory(line)):
+            self._errors.append(line)
 
     def _disturb(self, ended: threading.Event) -> None:
         faults: dict[Callable[[], None], int] = {
@@ -181,10 +190,11 @@ class Ordeal:
             int(path.name.split("-")[-2])
             for path in (self._folder / "artifacts").glob("*/workers/*-*-*")
         ]
-        alive = [pid for pid in everyone if psutil.pid_exists(pid)]
+        alive = [process for process in map(psutil.Process, filter(psutil.pid_exists, everyone))
+                 if process.status() != psutil.STATUS_ZOMBIE]  # fmt: skip
         if not alive:
             raise ProcessLookupError
-        return psutil.Process(self._random.choice(alive))
+        return self._random.choice(alive)
 
     def _kill(self) -> None:
         self._a_worker().kill()
@@ -284,7 +294,8 @@ class Ordeal:
 
     def check(self) -> None:
         """Raise AssertionError if anything was lost, done twice, or came out otherwise."""
-        overview = self._observer().look()
+        assert not self._errors, "\n".join(self._errors)
+        overview = self._anew()
         states = Counter(trial.state for trial in overview.trials)
         assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0, states
         assert len(overview.finished) == self.study.trials, states
@@ -335,11 +346,16 @@ class Ordeal:
         self.counts["best trials without weights"] += len(lacking)
 
 
+def _tells_of_memory(traceback: str) -> bool:
+    words = ("MemoryError", "alloc", "out of memory", "start new thread", "failed to map")
+    return any(word in traceback for word in words)
+
+
 class Audit:
     """Watches that no figure changes once it is recorded, and no trial once it has ended."""
 
-    def __init__(self, observer: Callable[[], Observer]) -> None:
-        self._observer = observer
+    def __init__(self, database: Database, study_id: int) -> None:
+        self._database, self._study_id = database, study_id
         self._epochs: dict[tuple[int, int], Epoch] = {}
         self._ended: dict[int, tuple[TrialState, list[float] | None]] = {}
         self._changed: list[str] = []
@@ -350,9 +366,10 @@ class Audit:
                 self.look()
 
     def look(self) -> None:
-        seen = self._observer().look()  # a new one asks for everything again
-        for trial in seen.trials:
-            for epoch in seen.of(trial):
+        trials = self._database.uncached.get_all_trials(self._study_id)
+        epochs = self._database.epochs_of_study(self._study_id)
+        for trial in trials:
+            for epoch in epochs.get(trial._trial_id, ()):
                 if self._epochs.setdefault((trial.number, epoch.number), epoch) != epoch:
                     self._changed.append(f"trial {trial.number}, epoch {epoch.number}")
             if trial.state.is_finished():
