@@ -7,7 +7,7 @@ is for `search.storage_url`, who runs a trial for `search.leases` and `search.cl
 
 import hashlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
 
 import sqlalchemy
@@ -47,7 +47,7 @@ class Database:
         options = engine_options(self.url)
         try:
             # Optuna's own creation of its tables fails when several processes run it together.
-            with _schema_lock(self.url):
+            with _schema_lock(self.url), ExitStack() as failed:
                 # Optuna adds tables before it looks at the schema's version, even to a database
                 # of another version; a database that has a version has its tables.
                 versioned = _has_table(self.url, "alembic_version")
@@ -57,8 +57,10 @@ class Database:
                     skip_table_creation=versioned,
                     skip_compatibility_check=True,
                 )
+                failed.callback(storage.engine.dispose)
                 _check_version(self.url, storage)
                 tables.create(storage.engine)
+                failed.pop_all()
         except (DBAPIError, OSError) as error:
             raise UserError(explained(self.url, error)) from error
         self.engine = storage.engine
@@ -200,7 +202,6 @@ class Database:
 def _check_version(url: URL, storage: RDBStorage) -> None:
     there, needed = storage.get_current_version(), storage.get_head_version()
     if there != needed:
-        storage.engine.dispose()
         raise UserError(
             f"--storage {url.render_as_string(hide_password=True)}: its tables are of schema "
             f"{there}, and this Optuna needs {needed}; `optuna storage upgrade` brings older ones "
