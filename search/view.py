@@ -47,13 +47,15 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
 
 
 class _Lines:
-    """One line for each epoch and for each ended trial that was not there at the start."""
+    """One line for each epoch and each ended trial that was not there at the start, and for each
+    trial that another worker goes on with."""
 
     def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
         self._console = console
         self._possible = epochs
         self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
+        self._workers = {trial_id: lease.worker for trial_id, lease in first.leases.items()}
 
     def __enter__(self) -> "_Lines":
         return self
@@ -65,8 +67,12 @@ class _Lines:
         for trial in overview.trials:
             if trial.number in self._ended:
                 continue
-            recorded = overview.of(trial)
-            for epoch in recorded[self._shown.get(trial.number, 0) :]:
+            recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
+            if lease := overview.leases.get(trial._trial_id):
+                if shown and self._workers.get(trial._trial_id) != lease.worker:
+                    self._print(f"[{label(trial)}] goes on after epoch {shown}")
+                self._workers[trial._trial_id] = lease.worker
+            for epoch in recorded[shown:]:
                 self._print(f"[{label(trial)}] {epoch}")
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():

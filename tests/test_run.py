@@ -224,8 +224,10 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
     for _ in range(2):  # a first process, and one that goes on
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")
-            shown += next(line for line in lines if "EPOCH" in line)
+            for line in iter(process.stdout.readline, ""):
+                shown += line
+                if "EPOCH" in line:
+                    break
             process.send_signal(number)
             asked = time.monotonic()
             rest = process.stdout.read()
@@ -239,6 +241,8 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
     assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
     assert numbers == list(range(1, len(numbers) + 1))
+    (after,) = re.findall(r"^\[0 base\] goes on after epoch (\d+)$", shown, re.MULTILINE)
+    assert f"[0 base] EPOCH: {int(after) + 1} " in shown.split("goes on after")[1]
 
 
 def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None:
