@@ -134,6 +134,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         ("Study(name='x', dataset='folder:')", "a path comes after the colon, as in folder:flow"),
         ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
         ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
+        ("Study(name='x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
         ("Study(name='x', dataset='torchvision:Kinetics')", "is known for CIFAR100, Country211"),
         ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
