@@ -66,7 +66,7 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     first, second = _rows(note, "variant")
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
     assert second[0] == "question-3"
-    assert "on a rung (epochs 1 and 4)" in note
+    assert "on a rung (epochs 1, 4)" in note
     assert "The best of many trials on the test set is optimistic" in note
 
 
