@@ -8,7 +8,7 @@ import io
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,8 +60,7 @@ class Bucket:
         try:
             self.ids(probe)
             self.write(probe, b"")
-            with _answering():
-                self.store.remove(probe)
+            self.store.remove(probe)
         except OSError as error:
             raise UserError(
                 f"--artifacts {self}: {error}; name a bucket in which objects may be listed, "
@@ -69,18 +68,16 @@ class Bucket:
             ) from error
 
     def write(self, artifact_id: str, content: bytes) -> None:
-        with _answering():
-            self.store.write(artifact_id, io.BytesIO(content))
+        self.store.write(artifact_id, io.BytesIO(content))
 
     def read(self, artifact_id: str) -> bytes | None:
-        with _answering():
-            try:
-                return self.store.open_reader(artifact_id).read()
-            except ArtifactNotFound:
-                return None
+        try:
+            return self.store.open_reader(artifact_id).read()
+        except ArtifactNotFound:
+            return None
 
     def remove(self, artifact_id: str) -> None:
-        with suppress(OSError), _answering():
+        with suppress(OSError):
             self.store.remove(artifact_id)
 
     def ids(self, prefix: str) -> list[str]:
@@ -103,23 +100,29 @@ class Bucket:
 
 
 class _Prefixed(Boto3ArtifactStore):
-    """Optuna's store, of the objects whose keys begin with a prefix."""
+    """Optuna's store, of the objects whose keys begin with a prefix; where the bucket does not
+    answer, it raises OSError, as a folder does."""
 
     def __init__(self, bucket: str, client: Any, prefix: str) -> None:
         super().__init__(bucket, client)
         self._prefix = prefix
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        return super().open_reader(self._prefix + artifact_id)
+        # Whole: the dashboard's server sends what it can seek in without keeping a thread, and a
+        # connection that breaks in the middle is told before anything was sent.
+        with _answering(), closing(super().open_reader(self._prefix + artifact_id)) as body:
+            return io.BytesIO(body.read())
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         # In one request: the parts that Optuna's store uploads stay, unseen and paid for, when the
         # process is killed between them. What is read to the end of an `io.BytesIO` is no copy.
         body = content_body.read()
-        self.client.put_object(Bucket=self.bucket, Key=self._prefix + artifact_id, Body=body)
+        with _answering():
+            self.client.put_object(Bucket=self.bucket, Key=self._prefix + artifact_id, Body=body)
 
     def remove(self, artifact_id: str) -> None:
-        super().remove(self._prefix + artifact_id)
+        with _answering():
+            super().remove(self._prefix + artifact_id)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from filelock import FileLock
 from search import fetching
 from search.errors import UserError
 from search.fetching import (
+    DOWNLOAD_ERRORS,
     Say,
     Unavailable,
     data_folder,
@@ -108,7 +109,7 @@ def _from_torchvision(root: Path, scratch: Path, made: Path, say: Say) -> None:
     try:
         with impatient_sockets():
             CIFAR10(str(scratch), download=True)
-    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+    except DOWNLOAD_ERRORS as error:
         raise Unavailable(first_line(error)) from error
     _convert(scratch, made)
 

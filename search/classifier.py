@@ -64,6 +64,8 @@ class About:
         about = cls(**fields)
         if about.pixels != PIXELS:
             raise ValueError(f"pixels are {about.pixels!r}, and only {PIXELS!r} is known")
+        if about.classes and len(about.classes) != about.n_classes:
+            raise ValueError(f"{len(about.classes)} names are given to {about.n_classes} classes")
         return about
 
 
@@ -90,7 +92,8 @@ class Classifier:
         is called by its number.
 
         Raises:
-            UserError: there is no picture at that path, or the tensor is of another form.
+            UserError: there is no picture at that path, it is corrupt, or the tensor is of another
+                form.
         """
         pixels = image if isinstance(image, Tensor) else self._pixels(image)
         expected = (self.about.channels, self.about.size, self.about.size)
@@ -107,7 +110,11 @@ class Classifier:
 
     def _pixels(self, image: str | Path | Image.Image) -> Tensor:
         size, channels = self.about.size, self.about.channels
-        return torch.from_numpy(pictures.square(_opened(image, size), size, channels))
+        try:
+            picture = image if isinstance(image, Image.Image) else pictures.opened(image, size)
+            return torch.from_numpy(pictures.square(picture, size, channels))
+        except Exception as error:
+            raise UserError(f"classify {image}: {pictures.fault(error)}; name a picture") from error
 
 
 def load(path: str | Path) -> Classifier:
@@ -129,13 +136,3 @@ def load(path: str | Path) -> Classifier:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"load {path}: no weights that this service kept ({cause})") from error
     return Classifier(network=network.eval().requires_grad_(False), about=about)
-
-
-def _opened(image: str | Path | Image.Image, size: int) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        return pictures.opened(image, size)
-    except OSError as error:
-        cause = error.strerror or "not a picture of a known kind"
-        raise UserError(f"classify {image}: {cause}; name a picture") from error

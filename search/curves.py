@@ -19,6 +19,12 @@ TICKS = 5
 """About so many lines of the grid."""
 LEAST = 0.05
 """Least height of a panel, in nats or as a fraction: a single epoch is no drama."""
+LEAST_SHARE = 1e-9
+"""And as a share of the highest value, beside which a float can have no less."""
+MOST = {"accuracy": 1.0, "loss": math.inf}
+"""What a figure can be at most; none is below zero."""
+DIGITS = 1e4
+"""From here on, a level of the grid is told in three digits, which the margin has room for."""
 LABELS = 12
 """So many epochs at most have their number below."""
 COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
@@ -79,7 +85,8 @@ def _panel(
     figure: str, top: float, height: float, epochs: Sequence[Epoch], published: Published
 ) -> Panel:
     curves = dict(_curves(figure, epochs, published))
-    step, low, high = _grid([value for curve in curves.values() for value in curve.values()])
+    values = [value for curve in curves.values() for value in curve.values()]
+    step, low, high = _grid(values, MOST[figure])
     width = WIDTH - 1.5 * MARGIN
     last = max(max(curve) for curve in curves.values()) if curves else 1
 
@@ -89,7 +96,7 @@ def _panel(
     def y(value: float) -> float:
         return round((high - value) / (high - low) * height, 1)
 
-    digits = max(0, -math.floor(math.log10(step)))
+    form = ".3g" if high >= DIGITS else f".{max(0, -math.floor(math.log10(step)))}f"
     levels = [low + place * step for place in range(round((high - low) / step) + 1)]
     every = math.ceil(last / LABELS)
     return Panel(
@@ -98,7 +105,7 @@ def _panel(
         top=top,
         width=width,
         height=height,
-        ticks=[Tick(at=y(level), text=f"{level:.{digits}f}") for level in levels],
+        ticks=[Tick(at=y(level), text=f"{level:{form}}") for level in levels],
         epochs=[Tick(at=x(number), text=str(number)) for number in range(1, last + 1, every)],
         lines=[
             Line(
@@ -128,15 +135,17 @@ def _curves(
                 yield (split, dashed), curve
 
 
-def _grid(values: Sequence[float]) -> tuple[float, float, float]:
+def _grid(values: Sequence[float], most: float) -> tuple[float, float, float]:
     """Return a round step, and the lowest and highest multiple of it that enclose the values."""
     lowest, highest = min(values, default=0.0), max(values, default=0.0)
-    span = max(highest - lowest, LEAST)
-    lowest, highest = (lowest + highest - span) / 2, (lowest + highest + span) / 2
+    span = max(highest - lowest, LEAST, highest * LEAST_SHARE)
+    if span > highest - lowest:  # as much above as below, but nothing that no figure can be
+        lowest = min(max((lowest + highest - span) / 2, 0.0), max(most, highest) - span)
+        highest = lowest + span
     power = 10.0 ** math.floor(math.log10(span / TICKS))
     step = next(power * n for n in (1, 2, 5, 10) if span <= power * n * TICKS)
-    low = math.floor(lowest / step) * step
-    return step, low, math.ceil(highest / step) * step
+    low = math.floor(round(lowest / step, 6)) * step
+    return step, low, math.ceil(round(highest / step, 6)) * step
 
 
 def _legend(panels: Sequence[Panel]) -> Iterator[Mapping[str, object]]:

@@ -3,6 +3,7 @@
 Optuna's dashboard over the same database and files as the other commands. It is safe to leave
 running: read-only unless told otherwise, for this machine alone unless there is a token.
 """
+# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
 
 import argparse
 import os
@@ -11,7 +12,6 @@ import socket
 import sys
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.command_line import Parser, command, whole
@@ -19,8 +19,6 @@ from search.errors import UserError
 from search.options import add_artifacts, add_storage
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
-
     from search.serving import Address
 
 TOKEN_VARIABLE = "SEARCH_DASHBOARD_TOKEN"
@@ -71,7 +69,9 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-edits",
         action="store_true",
-        help="let those who reach it change and delete studies (default: read-only)",
+        help="let those who reach it change and delete studies; notes on a study and on its "
+        "variants are written anew when a trial ends, those on other trials stay "
+        "(default: read-only)",
     )
     made.add_argument(
         "--allowed-host",
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
             f"--host {options.host}: others can reach it there, so it needs a token in "
             f"{TOKEN_VARIABLE}, such as `openssl rand -hex 16` makes; or leave out --host"
         )
-    _check_there(storage_url.check(options.storage))
+    storage_url.check(options.storage, must_exist=True)
     artifacts = open_artifacts(options.artifacts)
 
     import optuna
@@ -134,15 +134,12 @@ def _token() -> str | None:
             f"{TOKEN_VARIABLE}: a token of {TOKEN_LENGTH} or more characters is needed, not "
             f"{len(token)}; `openssl rand -hex 16` makes one"
         )
-    return token or None
-
-
-def _check_there(url: "URL") -> None:
-    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+    if token and not token.isprintable():  # as bytes are not that are no UTF-8
         raise UserError(
-            f"--storage {url}: there is no such file yet; `python -m search.run --study digits` "
-            "makes one"
+            f"{TOKEN_VARIABLE}: a token is text in UTF-8, without control characters; `openssl "
+            "rand -hex 16` makes one"
         )
+    return token or None
 
 
 def _names(address: "Address", allowed: list[str]) -> frozenset[str]:

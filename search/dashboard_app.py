@@ -1,32 +1,41 @@
 """Optuna's dashboard as a WSGI application over one database and one store of artifacts.
 
-Its language-model features and the markup in notes that could run code are off. A database that
-does not answer, and an artifact whose file is gone, are told in one line.
+Its language-model features and the markup in notes that could run code are off. A database or a
+store that does not answer, and what is not there, are told in one line.
 """
 
-from contextlib import suppress
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
-from bottle import HTTPError
+from bottle import HTTPError, request
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.storages._rdb.models import StudyModel, TrialModel
 from optuna.trial import FrozenTrial
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 from sqlalchemy.engine import ExceptionContext
 
 from search.outage import first_line, is_outage
 from search.storage import Database
 from search.tables import weights
 
+IDS = 2**31
+"""No id is so large: PostgreSQL refuses one, and SQLite's driver one of more than 64 bits."""
+
 
 def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
     """Return the dashboard, with no rules about who may do what; the store may be empty."""
     event.listen(database.engine, "handle_error", _answer_503)
-    app: WSGIApplication = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store))
-    return app
+    app = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store))
+    # The routes of its files take it for granted that a client names what it can unpack.
+    app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
+    app.install(_or_404)
+    served: WSGIApplication = app
+    return served
 
 
 def _answer_503(context: ExceptionContext) -> None:
@@ -35,21 +44,45 @@ def _answer_503(context: ExceptionContext) -> None:
         raise HTTPError(503, f"the database does not answer: {first_line(error)}")
 
 
+def _or_404(route: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the route, for which a study or a trial that is not there is no failure."""
+
+    def answer(**asked: Any) -> Any:
+        if any(isinstance(value, int) and abs(value) >= IDS for value in asked.values()):
+            raise HTTPError(404, "no study and no trial has so large a number")
+        try:
+            return route(**asked)
+        except KeyError as error:
+            raise HTTPError(404, "there is no such study or trial") from error
+
+    return answer
+
+
 class Attentive(_CachedStorage):
-    """Optuna's cache of ended trials, which may lose their weights all the same."""
+    """Optuna's cache of ended trials, which may lose their weights all the same, and whose ids and
+    study's id SQLite gives out again when others have deleted them."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.uncached)
         self._engine = database.engine
         self._kept: dict[int, set[int]] = {}
         """Ids of the trials with kept weights when a study was last read, by its id."""
+        self._identities: dict[int, tuple[object, object]] = {}
+        """Name and first start of a trial when a study was last read, by its id."""
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         query = select(weights.c.trial_id).where(weights.c.study_id == study_id)
+        name = select(StudyModel.study_name).where(StudyModel.study_id == study_id)
+        trials = TrialModel.__table__.c
+        start = select(func.min(trials.datetime_start)).where(trials.study_id == study_id)
         with self._engine.connect() as connection:
             kept = set(connection.scalars(query))
+            identity = connection.scalar(name), connection.scalar(start)
         with self._lock:
-            if study_id in self._studies:
+            if self._identities.get(study_id) != identity:
+                self._studies[study_id] = _StudyInfo()
+                self._identities[study_id] = identity
+            elif study_id in self._studies:
                 # As if they had not ended: read again.
                 dropped = self._kept.get(study_id, set()) - kept
                 self._studies[study_id].unfinished_trial_ids |= dropped
@@ -61,20 +94,29 @@ class Attentive(_CachedStorage):
 
 
 class _Forgiving:
-    """The store's files; one that is gone is no failure of the dashboard."""
+    """The store's files; one that is gone, or cannot be had, is no failure of the dashboard."""
 
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        try:
+        with _answering():
             return self._store.open_reader(artifact_id)
-        except (ArtifactNotFound, OSError) as error:
-            raise HTTPError(404, "the file of this artifact is not in --artifacts") from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        self._store.write(artifact_id, content_body)
+        with _answering():
+            self._store.write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        with suppress(ArtifactNotFound):  # so that a study can be deleted without its files
+        with _answering(), suppress(ArtifactNotFound):  # so that a study without its files can go
             self._store.remove(artifact_id)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except ArtifactNotFound as error:
+        raise HTTPError(404, "the file of this artifact is not in --artifacts") from error
+    except OSError as error:
+        raise HTTPError(503, f"--artifacts: {error.strerror or error}") from error

@@ -73,7 +73,7 @@ class Images:
 
         `order` holds the indices of the images to yield, on any device; None stands for all in
         their own order. Images are (batch, channels, height, width), labels (batch,) int64. The
-        last batch may be smaller.
+        last batch of each part may be smaller, and with an `order` the last of all.
         """
         if order is None:
             labels = iter(self.labels.split([len(part) for part in self.parts]))

@@ -58,7 +58,8 @@ class DatasetName:
             raise UserError(f"dataset {text}: torchvision:NAME is known for {', '.join(SPLITS)}")
         if kind == "folder" and not what:
             raise UserError(f"dataset {text}: a path comes after the colon, as in folder:flowers")
-        if asked and (not size.isdecimal() or int(size) not in SIZES):
+        # Its length first: Python reads no number of thousands of digits.
+        if asked and not (len(size) <= 3 and size.isdecimal() and int(size) in SIZES):
             raise UserError(
                 f"dataset {text}: a size is a multiple of 4 from {SIZES[0]} to {SIZES[-1]} "
                 f"pixels, not {size!r}"

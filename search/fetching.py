@@ -4,17 +4,29 @@ Which sources there are is for the modules of the datasets.
 """
 
 import socket
+import tarfile
 import threading
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from search.errors import UserError
 
 ANSWER_SECONDS = 20
 """A source that has not answered by then is passed over."""
+DOWNLOAD_ERRORS = (
+    OSError,
+    HTTPException,  # such as an answer that is cut off
+    RuntimeError,  # torchvision's, of a sum that is another one
+    EOFError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+"""What torchvision raises where a download or its unpacking fails."""
 
 Say = Callable[[str], None]
 
@@ -44,8 +56,9 @@ def must_answer(url: str) -> None:
     asking = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit
     asking.start()
     asking.join(ANSWER_SECONDS)
-    if error:
-        raise Unavailable(first_line(error[0]))
+    found = list(error)  # it may answer at this very moment
+    if found:
+        raise Unavailable(first_line(found[0]))
 
 
 @contextmanager

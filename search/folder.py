@@ -47,8 +47,8 @@ class Folder:
 
 
 class _Store(FileSystemArtifactStore):
-    """Optuna's, for a folder that need not be there yet."""
+    """Optuna's, for a folder that need not be there yet, and files that are written whole."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         self._base_path.mkdir(parents=True, exist_ok=True)
-        super().write(artifact_id, content_body)
+        write_whole(self._get_filepath(artifact_id), content_body.read())

@@ -69,8 +69,8 @@ class Guard:
                 status="421 Misdirected Request",
                 reason=f"{host[:100]!r} is no name of this dashboard; --allowed-host adds one",
             )
-        if not _is_own_page(environ, host):
-            return Refusal(status="403 Forbidden", reason="a page of another site asked for this")
+        if (reason := _another_sites_page(environ, host)) is not None:
+            return Refusal(status="403 Forbidden", reason=reason)
         if self.token is not None and not _knows(self.token, environ):
             return Refusal(
                 status="401 Unauthorized",
@@ -100,13 +100,18 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_own_page(environ: WSGIEnvironment, host: str) -> bool:
-    """Return whether a page of `host` asked, or none did; a link to it may stand on any page."""
+def _another_sites_page(environ: WSGIEnvironment, host: str) -> str | None:
+    """Return why a page that asked is none of `host`; None if it is, or none asked. A link to it
+    may stand on any page."""
+    reason = "a page of another site asked for this"
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and str(origin).lower().partition("://")[2] != host:
-        return False
+        # A proxy may have left out the port, so both are told.
+        return f"{reason}: its Origin {str(origin)[:100]!r} is not at the Host {host[:100]!r}"
     site = environ.get("HTTP_SEC_FETCH_SITE", "none")
-    return environ["REQUEST_METHOD"] in READS or site in ("same-origin", "none")
+    if environ["REQUEST_METHOD"] not in READS and site not in ("same-origin", "none"):
+        return reason
+    return None
 
 
 def _knows(token: str, environ: WSGIEnvironment) -> bool:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from search import pictures
 from search.errors import UserError
-from search.fetching import Say, first_line
+from search.fetching import Say
 from search.prepared import Prepared, empty, kept
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -41,7 +41,7 @@ def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
     Raises:
         UserError: there is no such folder, its layout is another one, or a file is corrupt.
     """
-    folder = root / Path(path).expanduser()
+    folder = root / os.path.expanduser(path)  # noqa: PTH111  # which leaves an unknown user's name
     if not folder.is_dir():
         raise UserError(
             f"dataset folder:{path}: there is no folder {folder}; name one below --data {root}, "
@@ -95,8 +95,8 @@ class _Found:
         sha256 = hashlib.sha256()
         for path, label in self.train + self.test:
             stat = path.stat()
-            name = path.relative_to(self.folder)
-            sha256.update(f"{name}/{label}/{stat.st_size}/{stat.st_mtime_ns}\n".encode())
+            sha256.update(os.fsencode(path.relative_to(self.folder)))
+            sha256.update(f"/{label}/{stat.st_size}/{stat.st_mtime_ns}\n".encode())
         return sha256.hexdigest()
 
 
@@ -186,7 +186,6 @@ def _pixels(path: Path, size: int, channels: int) -> np.ndarray:
 def _blaming(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # Pillow has many ways to say that a file is corrupt
-        unknown = isinstance(error, UnidentifiedImageError)
-        cause = "of no known kind" if unknown else first_line(error)
+    except Exception as error:
+        cause = pictures.fault(error)
         raise UserError(f"{path}: this picture is corrupt ({cause}); mend or remove it") from error

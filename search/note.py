@@ -23,7 +23,7 @@ from search.trials import FINISHED, label
 from search.writing import template
 
 BEST = 5
-"""So many of the best trials are in the note."""
+"""So many of the best trials are in the note, and in a search's last table."""
 NOTE_LENGTH = 2045
 """Characters of an attribute that is a part of a note."""
 
@@ -143,7 +143,7 @@ def text(study: Study, progress: Progress) -> str:
         caution=study.caution,
         columns=variants.columns(study),
         variants=list(rows),
-        rungs=halving and " and ".join(map(str, halving.rungs(study.epochs - 1))),
+        rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
         images=images,

@@ -6,7 +6,9 @@ What a study is trained on and what its classifier is shown go the same way.
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from search.fetching import first_line
 
 
 def opened(path: str | Path, size: int) -> Image.Image:
@@ -21,6 +23,13 @@ def opened(path: str | Path, size: int) -> Image.Image:
         picture.draft(None, (2 * size, 2 * size))
         picture.load()
         return picture
+
+
+def fault(error: Exception) -> str:
+    """Return why a picture cannot be read, in one line; Pillow has many ways to say so."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known kind"
+    return first_line(error)
 
 
 def is_grey(picture: Image.Image) -> bool:

@@ -8,6 +8,7 @@ is stored of it in the database, so that nobody joins it with another one, is it
 import csv
 import importlib
 import importlib.util
+import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -150,7 +151,7 @@ class Study:
         }
 
     def defined(self, definition: Definition | None) -> Self:
-        """Return this study with the epochs, images and seed of a stored definition."""
+        """Return this study with the epochs, batch size, images, split and seed of a definition."""
         if definition is None:
             return self
         names = ("epochs", "batch_size", "images", "select", "seed")
@@ -209,13 +210,16 @@ def load(name: str) -> Study:
     """
     if name.endswith(".py"):
         path = Path(name)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        # A name that no import has, so that the file hides no module.
+        spec = importlib.util.spec_from_file_location(f"study file {path.stem}", path)
         if spec is None or spec.loader is None or not path.is_file():
             raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where its dataclasses look for what they are told of
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # the file is a user's input, whatever is wrong with it
+        except (Exception, SystemExit) as error:  # it is a user's input, whatever is wrong with it
+            del sys.modules[spec.name]
             raise UserError(f"--study {name}{_told(error, path)}") from error
     elif name in known():
         module = importlib.import_module(f"studies.{name}")
@@ -235,7 +239,7 @@ def load(name: str) -> Study:
     return study
 
 
-def _told(error: Exception, path: Path) -> str:
+def _told(error: BaseException, path: Path) -> str:
     """Return in which line of the file, and what is wrong with it, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]

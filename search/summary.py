@@ -8,14 +8,12 @@ from rich.table import Table
 
 from search import variants
 from search.choices import Choices
+from search.note import BEST
 from search.overview import Overview
 from search.savings import Savings
 from search.study import Study
 from search.trials import VARIANT, label
 from search.variants import fraction
-
-BEST = 5
-"""How many trials the table of the best ones holds."""
 
 
 def summary(overview: Overview, study: Study) -> RenderableType:
@@ -32,9 +30,12 @@ def summary(overview: Overview, study: Study) -> RenderableType:
 
 
 def console() -> Console:
-    """Return standard output, wide enough for a trial's choices where it is not a terminal."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=160)
+    """Return standard output, wide enough for a trial's choices where it is not a terminal.
+
+    What it prints is no markup: a variant may be called `a[/b]`.
+    """
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
 
 
 def _best(overview: Overview, study: Study) -> Table:

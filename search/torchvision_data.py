@@ -6,9 +6,7 @@ numbers, since some datasets are ordered by class.
 
 import hashlib
 import re
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -21,7 +19,14 @@ from PIL import Image
 from search import pictures
 from search.dataset_name import SIZES, SPLITS
 from search.errors import UserError
-from search.fetching import Say, Unavailable, first_line, impatient_sockets, must_answer
+from search.fetching import (
+    DOWNLOAD_ERRORS,
+    Say,
+    Unavailable,
+    first_line,
+    impatient_sockets,
+    must_answer,
+)
 from search.prepared import Prepared, empty, kept
 
 SIZE = 32
@@ -44,13 +49,13 @@ def load(name: str, size: int | None, root: Path, say: Say) -> Prepared:
     What is downloaded is not kept but for the images at their size.
 
     Raises:
-        UserError: the files are neither there nor to be had.
+        UserError: the files are neither there nor to be had, or a picture is corrupt.
     """
     return kept(root, f"{name}-{size or 'own'}", lambda: _prepared(name, size, root, say))
 
 
 def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
-    with _splits(name, root, say) as (train, test):
+    with _splits(name, root, say) as (train, test), _blaming(name, root):
         first, _ = train[0]
         size = size or (first.height if _is_small_square(first) else SIZE)
         channels = 1 if pictures.is_grey(first) else 3
@@ -91,6 +96,17 @@ def _splits(name: str, root: Path, say: Say) -> Iterator[tuple[Split, Split]]:
             ) from None
 
 
+@contextmanager
+def _blaming(name: str, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"dataset torchvision:{name}: a picture is corrupt ({pictures.fault(error)}); delete "
+            f"its folder in --data {root} to have it fetched again"
+        ) from error
+
+
 def _constructed(name: str, root: Path, **options: Any) -> tuple[Split, Split]:
     import torchvision.datasets
 
@@ -116,7 +132,7 @@ def _downloaded(name: str, scratch: Path, say: Say) -> tuple[Split, Split]:
     try:
         with impatient_sockets():
             return _constructed(name, scratch, download=True)
-    except (OSError, RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except DOWNLOAD_ERRORS as error:
         raise Unavailable(" ".join(str(error).split()) or type(error).__name__) from error
 
 

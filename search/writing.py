@@ -25,4 +25,5 @@ def _environment() -> Environment:
 
 def _cell(text: str) -> str:
     """Return text that breaks no table of Markdown and is no markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(escaped.split())

@@ -192,7 +192,7 @@ def wild_study(tmp_path: Path) -> Path:
         "from search.choices import RANGES\n"
         "from studies.digits import study\n"
         "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
-        "wild = {'wild': replace(study.variants['base'], lr=1e25)}\n"
+        "wild = {'wild[/i]': replace(study.variants['base'], lr=1e25)}\n"
         "study = replace(study, name='mine', ranges=ranges, variants=wild, trials=1)\n"
     )
     return path

@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10
 
 from search import cifar10, fetching
 from search.errors import UserError
+from tests.test_torchvision_data import Cut, serving
 
 NPM = """#!/bin/sh
 if [ "$1" = pack ]; then
@@ -35,6 +36,8 @@ fi
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Refuse all connections, and hide the machine's own npm."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr("urllib.request._opener", None)  # it has the proxies of before
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     monkeypatch.setattr("shutil.which", _which(tmp_path / "bin"))
 
@@ -159,11 +162,20 @@ def test_a_source_that_does_not_answer_is_passed_over(
 ) -> None:
     monkeypatch.setattr(fetching, "ANSWER_SECONDS", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr("urllib.request._opener", None)  # it has the proxies of before
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
         said: list[str] = []
         cifar10.files(tmp_path / "data", said.append)
     assert re.search("torchvision's download: .*(no answer within 2 sec|timed out)", said[0])
+
+
+def test_a_source_whose_answer_is_cut_off_is_passed_over(
+    npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Cut, tmp_path, monkeypatch) as url:
+        monkeypatch.setattr(CIFAR10, "url", f"{url}cifar.tar.gz")
+        said: list[str] = []
+        cifar10.files(tmp_path / "data", said.append)
+    assert "passing over torchvision's download: IncompleteRead" in said[1]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def _completed(line: str, folder: Path) -> set[str]:
         ("python -m search.report --study digits --format m", {"markdown"}),
         ("python -m search.reproduce --study cifar --compare ", {"runs.csv", "mine/"}),
         ("python -m search.probe --cha", {"--change"}),
+        ("python -m search.dashboard --allow", {"--allow-edits", "--allowed-host"}),
     ],
 )
 def test_bash_completes_what_fits(line: str, offered: set[str], tmp_path: Path) -> None:

@@ -58,6 +58,27 @@ def test_a_loss_that_is_not_finite_leaves_the_others_readable() -> None:
     assert b"inf" not in picture
 
 
+def _levels(picture: bytes) -> list[list[str]]:
+    """Return the levels of the grid of accuracy and of that of loss, from the lowest up."""
+    panels = ET.fromstring(picture).findall(f"{SVG}g")
+    texts = [panel.findall(f"{SVG}text[@text-anchor='end']") for panel in panels]
+    return [[text.text or "" for text in found] for found in texts if found]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "ends"),
+    [
+        (1.0, 0.0, [("0.95", "1.00"), ("0.00", "0.05")]),
+        (0.5, 1e17, [("0.47", "0.53"), ("1e+17", "1e+17")]),
+    ],
+)
+def test_the_grid_ends_where_figures_can_be(
+    accuracy: float, loss: float, ends: list[tuple[str, str]]
+) -> None:
+    epoch = _epoch(1, test_accuracy=accuracy, train_loss=loss, test_loss=loss)
+    assert [(found[0], found[-1]) for found in _levels(svg("trial 7", [epoch], {}))] == ends
+
+
 def test_a_name_is_no_markup() -> None:
     picture = svg("<script>alert(1)</script> & co", [_epoch(1, test_loss=1, test_accuracy=0)], {})
     assert ET.fromstring(picture).findtext(f"{SVG}title") == "<script>alert(1)</script> & co"

@@ -323,14 +323,71 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
     assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "404 Not Found"
 
 
+def test_a_study_that_has_the_id_of_a_deleted_one_is_shown_and_not_the_other(
+    database: Database,
+) -> None:
+    storage = Attentive(database)
+    for n_trials in (3, 1):
+        study = optuna.create_study(study_name="again", storage=database.uncached)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=n_trials)
+        assert storage.get_all_trials(study._study_id) == study.trials
+        optuna.delete_study(study_name="again", storage=database.uncached)
+
+
+def test_what_is_not_there_is_told_without_a_traceback(database: Database, tmp_path: Path) -> None:
+    here = optuna.create_study(storage=database.optuna)._study_id
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
+    for path in ("/favicon.ico", "/static/bundle.js", f"/csv/{here}"):
+        assert _status(app, path) == "200 OK"  # to a client that does not say what it can unpack
+    for path in ("/artifacts/99/1/aa", f"/artifacts/{here}/99/aa", f"/csv/{10**24}", "/csv/99"):
+        assert _status(app, path) == "404 Not Found"
+
+
+def test_a_store_that_does_not_answer_is_told_in_one_line(
+    database: Database, tmp_path: Path
+) -> None:
+    study = optuna.create_study(storage=database.optuna)
+    meta = {"artifact_id": "0a", "filename": "x.txt", "mimetype": "text/plain"}
+    database.optuna.set_study_system_attr(study._study_id, "artifacts:0a", json.dumps(meta))
+    (tmp_path / "file").touch()
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path / "file"))
+    here = f"/artifacts/{study._study_id}"
+    upload = {"file": "data:;base64,eA==", "filename": "x.txt"}
+    for path, method, body in (
+        (f"{here}/0a", "GET", None),
+        (f"/api{here}", "POST", upload),
+        (f"/api{here}/0a", "DELETE", None),
+        (f"/api/studies/{study._study_id}", "DELETE", None),
+    ):
+        status, text = _answer(app, path, method, body)
+        assert (status, "--artifacts: Not a directory" in text) == ("503 Service Unavailable", True)
+    assert len(database.uncached.get_all_studies()) == 1
+
+
 def _status(app: WSGIApplication, path: str) -> str:
-    environ: dict[str, Any] = {"PATH_INFO": path}
+    return _answer(app, path)[0]
+
+
+def _answer(
+    app: WSGIApplication, path: str, method: str = "GET", body: object = None
+) -> tuple[str, str]:
+    """Return status and text of the answer, of which nothing is complained of in the log."""
+    sent = b"" if body is None else json.dumps(body).encode()
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(sent)),
+        "wsgi.input": io.BytesIO(sent),
+    }
     setup_testing_defaults(environ)
     answered: list[Any] = []
-    body = app(environ, lambda *answer: answered.extend(answer))  # type: ignore[arg-type]
-    if hasattr(body, "close"):
-        body.close()
-    return str(answered[0])
+    answer = app(environ, lambda *answer: answered.extend(answer))  # type: ignore[arg-type]
+    text = b"".join(answer).decode(errors="replace")
+    if hasattr(answer, "close"):
+        answer.close()
+    assert environ["wsgi.errors"].getvalue() == ""
+    return str(answered[0]), text
 
 
 def test_the_token_is_asked_for_and_never_shown(editable: Served, browser: Browser) -> None:
@@ -423,8 +480,7 @@ def test_slow_clients_hold_up_neither_others_nor_the_end(tmp_path: Path) -> None
             if number % 2:
                 slow.sendall(b"GET /api/studies HTTP/1.1\r\nHost: localhost\r\nX-Slow:")
             else:  # six megabytes, of which nothing is read
-                slow.sendall(b"GET /static/bundle.js HTTP/1.1\r\nHost: localhost\r\n"
-                             b"Accept-Encoding: none\r\n\r\n")  # fmt: skip
+                slow.sendall(b"GET /static/bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert served.studies() == []
 
 
@@ -432,10 +488,11 @@ def test_slow_clients_hold_up_neither_others_nor_the_end(tmp_path: Path) -> None
     ("options", "token", "complaint"),
     [
         (["--storage", "sqlite:///none.db"], "",
-         r"--storage sqlite:///none.db: .* `python -m search.run --study digits` makes one"),
+         r"--storage sqlite:///none.db: .* no such file .*make one with `python -m search.run`"),
         (["--host", "0.0.0.0"], "", rf"--host 0.0.0.0: .* token in {TOKEN_VARIABLE}.*or leave out"),
         (["--host", "::"], "", r"--host ::: others can reach it there"),
         (["--host", "0.0.0.0"], "short", rf"{TOKEN_VARIABLE}: .* 16 or more .*, not 5; `openssl"),
+        ([], "\udcff" * 16, rf"{TOKEN_VARIABLE}: a token is text in UTF-8.*; `openssl"),
         (["--host", "no.such.host.invalid"], TOKEN, r"--host no.such.host.invalid: .*; give a"),
         (["--host", "192.0.2.1"], TOKEN, r"--host 192.0.2.1 --port 8080: Cannot assign .*; give"),
         (["--storage", "redis://h"], "", "SQLite and PostgreSQL are known"),
@@ -484,18 +541,3 @@ def test_a_port_that_is_taken_is_told_with_status_2(search: Command, tmp_path: P
         f"python -m search.dashboard: error: --port {port}: the port is taken "
         "(Address already in use); give another --port\n"
     )
-
-
-def test_help_answers_without_optuna_and_explains_every_option() -> None:
-    code = (
-        "import sys, runpy; sys.argv = ['dashboard', '--help']\n"
-        "try: runpy.run_module('search.dashboard', run_name='__main__')\n"
-        "except SystemExit: sys.exit('waitress' in sys.modules or 'optuna' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
-    assert done.returncode == 0
-    for said in ("examples:", "exit status:", TOKEN_VARIABLE):
-        assert said in done.stdout
-    for action in parser()._actions:
-        if action.dest != "help":
-            assert re.search(r"\(default", action.help or ""), action.dest

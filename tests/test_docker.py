@@ -65,7 +65,7 @@ def test_the_password_is_in_a_file_that_git_does_not_take(compose: dict[str, Any
             if re.search("PASSWORD|TOKEN", name):
                 assert value in secrets
     example = (ROOT / "docker" / "example.env").read_text()
-    assert re.findall("^([A-Z_]+)=$", example, re.M) == ["POSTGRES_PASSWORD", "DASHBOARD_TOKEN"]
+    assert re.findall("^([A-Z_]+)=''$", example, re.M) == ["POSTGRES_PASSWORD", "DASHBOARD_TOKEN"]
 
 
 def _environment(service: dict[str, Any], url: str) -> dict[str, str]:

@@ -190,6 +190,12 @@ def test_a_corrupt_picture_is_named_in_one_line(flowers: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_a_name_that_is_no_text_is_taken_like_any_other(flowers: Path) -> None:
+    before = _load(flowers).digest
+    shutil.copy(flowers / "rose" / "1.png", flowers / "rose" / os.fsdecode(b"\xff.png"))
+    assert _load(flowers).digest != before
+
+
 def _without(folder: Path, *names: str) -> None:
     for name in names:
         shutil.rmtree(folder / name)
@@ -212,6 +218,11 @@ def test_a_folder_of_another_layout_is_refused_in_one_line(
     with pytest.raises(UserError, match=complaint) as error:
         _load(flowers)
     assert "\n" not in str(error.value)
+
+
+def test_the_folder_of_a_user_who_is_not_there_is_refused_like_any_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*~no-such-user/x; name one below"):
+        data.load("folder:~no-such-user/x", tmp_path, print)
 
 
 def test_a_class_that_is_only_tested_on_is_refused(flowers: Path) -> None:

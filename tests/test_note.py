@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
+from search.choices import Choices
 from search.folder import Folder
 from search.joining import artifacts_key, join
-from search.note import Notes
+from search.note import Notes, Progress, text
 from search.pruning import SuccessiveHalving
 from search.storage import Database
 from search.store import Store
@@ -66,7 +68,7 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     first, second = _rows(note, "variant")
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
     assert second[0] == "question-3"
-    assert "on a rung (epochs 1 and 4)" in note
+    assert "on a rung (epochs 1, 4)" in note
     assert "The best of many trials on the test set is optimistic" in note
 
 
@@ -113,6 +115,12 @@ def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str)
     theirs.update_unless_busy()
     assert get_note(notes.joined).startswith("# small")
     other.close()
+
+
+def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:
+    odd = dataclasses.replace(published, variants={"a\\|b": base})
+    nothing = Progress(counts=Counter(), best=[], variants={}, epochs={})
+    assert "\n| a\\\\\\|b | " in text(odd, nothing)  # a backslash and a bar, each after another
 
 
 def test_a_study_of_another_pruner_does_not_speak_of_rungs(notes: Notes) -> None:

@@ -14,6 +14,10 @@ SHOWN = re.findall(
 )
 
 
+def test_the_page_names_commands_that_show_its_figures() -> None:
+    assert {name for name, _ in SHOWN} == {"reproduce", "probe"}
+
+
 @pytest.mark.parametrize(("name", "options"), SHOWN)
 def test_the_page_holds_what_its_commands_print(name: str, options: str, search: Command) -> None:
     words = [str(ROOT / word) if word.endswith(".csv") else word for word in options.split()]

@@ -88,7 +88,9 @@ def test_a_study_whose_first_variant_diverges_starts_all_the_same(
     assert (done.returncode, done.stderr) == (0, "")
     assert "On CPU" in done.stdout
     assert "an epoch takes about" not in done.stdout
-    assert "[0 wild] PRUNED after 0 of 8 epochs: batch_loss is nan in epoch 1" in done.stdout
+    # No markup of the terminal's, which would be malformed.
+    assert "[0 wild[/i]] PRUNED after 0 of 8 epochs: batch_loss is nan in epoch 1" in done.stdout
+    assert "│ wild[/i] │" in done.stdout
 
 
 def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path: Path) -> None:

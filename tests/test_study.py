@@ -106,9 +106,16 @@ def test_the_reports_best_accuracies_are_kept() -> None:
 def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "flowers.py"
     path.write_text(
-        "from search.study import Study\nstudy = Study(name='flowers', dataset='digits', trials=3)"
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from search.study import Study\n"
+        "@dataclass\n"
+        "class Sizes:\n"
+        "    trials: int = 3\n"
+        "study = Study(name='flowers', dataset='digits', trials=Sizes().trials)"
     )
     assert load(str(path)).name == "flowers"
+    assert "flowers" not in sys.modules
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
@@ -134,7 +141,9 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         ("Study(name='x', dataset='folder:')", "a path comes after the colon, as in folder:flow"),
         ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
         ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
+        ("Study(name='x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
         ("Study(name='x', dataset='torchvision:Kinetics')", "is known for CIFAR100, Country211"),
+        ("exit(4)", "line 3: SystemExit: 4"),
         ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
     ],

@@ -2,6 +2,7 @@
 
 import gzip
 import inspect
+import itertools
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from PIL import Image
 from torchvision.datasets import FashionMNIST
 
 from search import data, fetching
@@ -26,6 +28,7 @@ from search.errors import UserError
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
     monkeypatch.setattr("urllib.request._opener", None)  # it has the proxies of before
 
 
@@ -95,10 +98,21 @@ def test_a_download_leaves_the_images_alone(
         resources.append((packed.name, None))
     data_folder = tmp_path / "new"
     monkeypatch.setattr(FashionMNIST, "resources", resources)
-    with _serving(SimpleHTTPRequestHandler, raw, monkeypatch):
+    with serving(SimpleHTTPRequestHandler, raw, monkeypatch) as url:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [url])
         dataset = data.load("torchvision:FashionMNIST", data_folder, print)
     assert dataset.digest == data.load("torchvision:FashionMNIST", root, print).digest
     assert [path.name for path in data_folder.iterdir()] == ["prepared"]
+
+
+def test_a_corrupt_picture_is_blamed_on_its_dataset(tmp_path: Path) -> None:
+    for split, label in itertools.product(("train", "test"), ("negative", "positive")):
+        picture = tmp_path / "rendered-sst2" / split / label / "0.png"
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(picture)
+    picture.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"RenderedSST2: a picture is corrupt .*fetched again$"):
+        data.load("torchvision:RenderedSST2", tmp_path, print)
 
 
 def test_without_a_network_the_way_by_hand_is_told_in_one_line(tmp_path: Path) -> None:
@@ -132,7 +146,8 @@ def test_a_source_that_falls_silent_after_its_answer_is_given_up(
             is_over.wait(10)
 
     monkeypatch.setattr(fetching, "ANSWER_SECONDS", 0.5)
-    with _serving(Silent, tmp_path, monkeypatch):
+    with serving(Silent, tmp_path, monkeypatch) as url:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [url])
         began = time.monotonic()
         with pytest.raises(UserError, match=r"nor to be had \(timed out\)"):
             data.load("torchvision:FashionMNIST", tmp_path / "new", print)
@@ -140,17 +155,38 @@ def test_a_source_that_falls_silent_after_its_answer_is_given_up(
     assert time.monotonic() - began < 8
 
 
+class Cut(SimpleHTTPRequestHandler):
+    """Ends in the middle of its answer."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"ff\r\nhalf")
+        self.close_connection = True
+
+
+def test_a_source_whose_answer_is_cut_off_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Cut, tmp_path, monkeypatch) as url:
+        monkeypatch.setattr(FashionMNIST, "mirrors", [url])
+        with pytest.raises(UserError, match=r"nor to be had \(IncompleteRead"):
+            data.load("torchvision:FashionMNIST", tmp_path / "new", print)
+
+
 @contextmanager
-def _serving(
+def serving(
     handler: type[SimpleHTTPRequestHandler], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Let FashionMNIST be fetched from a server of the files in `folder`."""
+) -> Iterator[str]:
+    """Yield the URL of a server of the files in `folder`, which is asked without a proxy."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as server:
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         threading.Thread(target=server.serve_forever).start()
         try:
-            yield
+            yield f"http://127.0.0.1:{server.server_port}/"
         finally:
             server.shutdown()
 

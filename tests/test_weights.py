@@ -468,7 +468,7 @@ def test_a_picture_of_any_size_and_colours_is_classified(
 
 
 def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
-    path: Path, tmp_path: Path
+    path: Path, about: About, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = load(path)
     with pytest.raises(UserError, match=r"shape \(3, 32, 32\), not torch.float32 of \(3, 8, 8\)"):
@@ -477,9 +477,22 @@ def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
         classifier.classify(tmp_path / "none.png")
     with pytest.raises(UserError, match="not a picture of a known kind"):
         classifier.classify(path)
+    Image.new("RGB", (99, 99)).save(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"half.jpg: image file is truncated .*; name a picture$"):
+        classifier.classify(tmp_path / "half.jpg")
+    with pytest.raises(UserError, match=r"embedded null byte; name a picture$"):
+        classifier.classify("x\0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with pytest.raises(UserError, match=r"half.jpg: Image size .* exceeds limit"):
+        classifier.classify(tmp_path / "half.jpg")
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match="there is no such file; name one that a search kept"):
             load(missing)
     (tmp_path / "text").write_text("no weights at all")
     with pytest.raises(UserError, match=r"^load .*text: no weights that this service kept \(.*$"):
         load(tmp_path / "text")
+    unnamed = dataclasses.replace(about, classes=("cat", "dog"))
+    (tmp_path / "unnamed").write_bytes(packed(classifier.network, unnamed))
+    with pytest.raises(UserError, match="2 names are given to 10 classes"):
+        load(tmp_path / "unnamed")
