@@ -3,6 +3,7 @@
 import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
     assert f"examples:\n  {made.prog} " in text
     assert re.search("exit status: (0 done|1 the database went away at the start), ", text)
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[], Parser]) -> None:
+    name = parser.__module__
+    code = (
+        "import sys, runpy; sys.argv = ['it', '--help']\n"
+        f"try: runpy.run_module({name!r}, run_name='__main__')\n"
+        "except SystemExit: sys.exit(str({'torch', 'optuna', 'sqlalchemy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
+    assert f"usage: python -m {name} " in done.stdout
+    assert done.stderr == "set()\n"
 
 
 @pytest.mark.parametrize(
