@@ -92,12 +92,21 @@ class Objective:
         self._note_environment(trial)
         Choices.suggest(trial, self.study.ranges)
         # As stored: of two workers that draw values for one trial, the first to write one has it.
-        choices = Choices(**self._frozen(claim).params)
+        frozen = self._frozen(claim)
         recorded = self.database.epochs(claim.trial_id)
-        last = self._report_again(claim, trial, recorded)
+        for epoch in recorded:
+            if epoch.number not in frozen.intermediate_values:  # a killed process did not report it
+                trial.report(epoch.selection_accuracy, step=epoch.number)
+        last = recorded[-1] if recorded else None
         if last is not None and (cut := self._cut(trial, last)) is not None:
             return _pruned(cut)
-        training = self._training(claim, choices, after_batch)
+        training = self.machine.training(
+            self.study,
+            Choices(**frozen.params),
+            seed=self.study.trial_seed(frozen),
+            measure_train=self.measure_train or is_fixed(frozen),
+            after_batch=after_batch,
+        )
         for epoch in training.fit(after=self._restore(claim, training, recorded)):
             if last is not None and epoch.number <= last.number:
                 # Trained again for want of a checkpoint or the weights, with the same figures.
@@ -120,28 +129,6 @@ class Objective:
         noted = trial.user_attrs.get(ENVIRONMENTS, [])
         if self.machine.environment not in noted:
             trial.set_user_attr(ENVIRONMENTS, [*noted, self.machine.environment])
-
-    def _report_again(
-        self, claim: Claim, trial: optuna.Trial, recorded: list[Epoch]
-    ) -> Epoch | None:
-        """Report what a killed process recorded and did not report; return its last epoch."""
-        reported = self._frozen(claim).intermediate_values
-        for epoch in recorded:
-            if epoch.number not in reported:
-                trial.report(epoch.selection_accuracy, step=epoch.number)
-        return recorded[-1] if recorded else None
-
-    def _training(
-        self, claim: Claim, choices: Choices, after_batch: Callable[[int], None]
-    ) -> Training:
-        trial = self._frozen(claim)
-        return self.machine.training(
-            self.study,
-            choices,
-            seed=self.study.trial_seed(trial),
-            measure_train=self.measure_train or is_fixed(trial),
-            after_batch=after_batch,
-        )
 
     def _cut(self, trial: optuna.Trial, epoch: Epoch) -> Cut | None:
         """Ask the pruner as `trial.should_prune` does; after the last epoch nothing is saved."""

@@ -178,13 +178,13 @@ class Database:
     def forget(self, study_id: int) -> None:
         """Remove the rows that a deleted study left behind when its id is given out again."""
         with self.engine.begin() as connection:
-            for table in (tables.epochs, tables.leases, tables.weights):
+            for table in tables.metadata.sorted_tables:
                 connection.execute(delete(table).where(table.c.study_id == study_id))
 
     def disown(self, connection: Connection, study_id: int, trial_id: int) -> None:
         """Remove the rows that a deleted study's trial left behind when its id is given out again;
         only under the study's lock."""
-        for table in (tables.epochs, tables.leases, tables.weights):
+        for table in tables.metadata.sorted_tables:
             strange = table.c.trial_id == trial_id, table.c.study_id != study_id
             connection.execute(delete(table).where(*strange))
 

@@ -55,16 +55,18 @@ def load(name: str, size: int | None, root: Path, say: Say) -> Prepared:
 
 
 def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
-    with _splits(name, root, say) as (train, test), _blaming(name, root):
-        first, _ = train[0]
+    with _splits(name, root, say) as (train, test):
+        with _blaming(name, root):
+            first, _ = train[0]
         size = size or (first.height if _is_small_square(first) else SIZE)
         channels = 1 if pictures.is_grey(first) else 3
         n = len(train) + len(test)
         say(f"{name}: bringing {n} images to {size}×{size}")
         images, labels = empty(n, channels=channels, size=size)
-        for place, (picture, label) in enumerate(chain(_shuffled(train), _shuffled(test))):
-            images[place] = torch.from_numpy(pictures.square(picture, size, channels))
-            labels[place] = int(label)
+        with _blaming(name, root):
+            for place, (picture, label) in enumerate(chain(_shuffled(train), _shuffled(test))):
+                images[place] = torch.from_numpy(pictures.square(picture, size, channels))
+                labels[place] = int(label)
         classes = getattr(train, "classes", range(int(labels.max()) + 1))
     return Prepared(
         images=images, labels=labels, n_train=len(train), classes=tuple(map(str, classes))

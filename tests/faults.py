@@ -89,7 +89,7 @@ class Ordeal:
 
     def search(self) -> None:
         """Search until the kills are made and the budget is spent, whatever happens."""
-        observer = self._observer()
+        observer = Observer(self.database, self._joined)
         audit = Audit(self.database, self._joined._study_id)
         ended = threading.Event()
         with ThreadPoolExecutor() as pool:
@@ -124,9 +124,6 @@ class Ordeal:
                     f"{len(self._anew().finished)} to who opens it anew; heard: {[*self._heard]}"
                 )
             self._work()
-
-    def _observer(self) -> Observer:
-        return Observer(self.database, self._joined)
 
     def _anew(self) -> Overview:
         """Return the study as one sees it who opens the database now, with nothing in memory."""

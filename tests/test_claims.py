@@ -8,6 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from search import leases
 from search.claims import ATTEMPTS, Claim, Claims, Standing
@@ -225,6 +227,20 @@ def test_a_killed_workers_trial_is_free_at_once_for_those_who_share_its_files(
     here.release(taken)
     here.leave()
     assert list((workers.folder / "here").iterdir()) == []
+
+
+def test_a_worker_that_leaves_while_the_database_is_away_is_known_to_be_gone(
+    database: Database, workers: Workers
+) -> None:
+    left = workers.new()
+    assert workers.claim(left).number == 0
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE search_leases RENAME TO away"))
+    with pytest.raises(DBAPIError):
+        left.leave()
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO search_leases"))
+    assert workers.claim(workers.new()).number == 0
 
 
 def test_a_trial_has_nothing_of_the_trial_of_a_deleted_study_that_had_its_id(
