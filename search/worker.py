@@ -3,6 +3,7 @@
 Nothing here is lost by a kill at any moment; a signal only makes it tidier.
 """
 
+import _thread
 import logging
 import signal
 import threading
@@ -155,22 +156,25 @@ def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outc
 @contextmanager
 def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
     """Renew the lease in a thread; yield what is to be told the batches trained in the epoch."""
-    ended = threading.Event()
+    ended, left = threading.Event(), threading.Event()
     rate = _Rate()
 
     def renew() -> None:
-        while not ended.wait(RENEW_SECONDS):
-            with tolerating_outage():
-                if not claims.renew(claim, rate.per_second()):
-                    return  # lost: the trial's next epoch will notice
+        try:
+            while not ended.wait(RENEW_SECONDS):
+                with tolerating_outage():
+                    if not claims.renew(claim, rate.per_second()):
+                        return  # lost: the trial's next epoch will notice
+        finally:
+            left.set()
 
-    thread = threading.Thread(target=renew, name=f"lease of trial {claim.number}", daemon=True)
-    thread.start()
+    # `Thread.start` would wait for ever for a thread that dies for want of memory as it begins.
+    _thread.start_new_thread(renew, ())
     try:
         yield rate.count
     finally:
         ended.set()
-        thread.join()
+        left.wait(RENEW_SECONDS)  # a late renewal finds no lease, or this worker's own
 
 
 class _Rate:
