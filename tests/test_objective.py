@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,18 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
     machine = process.objective.machine
     again = train_again(study, trial, recorded, machine, print, lambda batches: None)
     assert again.is_same
+
+
+def test_a_worker_without_memory_for_a_thread_does_not_wait_for_it(
+    start: Start, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(thread: threading.Thread) -> None:
+        raise MemoryError  # as it begins, before it has told that it has
+
+    process = start(dataclasses.replace(study, trials=1))
+    monkeypatch.setattr(threading.Thread, "_bootstrap", die)
+    work(process.objective, process.claims, Stop())
+    assert process.trials[0].state == TrialState.COMPLETE
 
 
 def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:
