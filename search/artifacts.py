@@ -26,10 +26,6 @@ class Artifacts(Protocol):
     def store(self) -> "ArtifactStore":
         """The same files for Optuna and its dashboard."""
 
-    @property
-    def locks(self) -> Path:
-        """A folder for files that processes lock."""
-
     def check(self) -> None:
         """Leave nothing behind.
 

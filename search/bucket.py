@@ -28,11 +28,7 @@ PATIENCE = Config(
 
 
 class Bucket:
-    """The place of `search.artifacts.Artifacts` that is a bucket.
-
-    It has no locks: those are in a folder of this machine. So the workers of one machine notice
-    each other's death at once, and those of other machines when the lease has expired.
-    """
+    """The place of `search.artifacts.Artifacts` that is a bucket."""
 
     def __init__(self, name: str, prefix: str) -> None:
         parts = [part for part in prefix.split("/") if part]
@@ -50,10 +46,6 @@ class Bucket:
 
     def __str__(self) -> str:
         return f"s3://{self._name}/{self._prefix}".rstrip("/")
-
-    @property
-    def locks(self) -> Path:
-        return folder_of_machine()
 
     def check(self) -> None:
         probe = uuid.uuid4().hex

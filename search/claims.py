@@ -13,23 +13,26 @@ from enum import Enum
 
 import optuna
 from optuna.trial import TrialState
+from optuna.distributions import check_distribution_compatibility
 from sqlalchemy import Connection
 
 from search import leases, roster
+from search.choices import Ranges, check_params
 from search.epoch import Epoch
+from search.identity import study_ref
 from search.kept import Kept
+from search.leases import Holder
 from search.listing import Listed
 from search.outcome import Outcome
-from search.presence import Presence
 from search.roster import Entry
 from search.storage import Database, LeaseLost
-from search.trials import CRASH, FINISHED, FIXING, REASON
+from search.trials import CRASH, FINISHED, FIXED_PARAMS, FIXING, REASON
 
-LEASE_SECONDS = 600.0
+LEASE_SECONDS = 120.0
 """How long a worker may be silent before its trial is taken over. It renews every few seconds; the
-length is for machines that stall, and a killed worker on the same files is noticed at once."""
+length is for machines that stall, and a killed worker of the same host is noticed at once."""
 ATTEMPTS = 3
-"""So many times a fixed trial is enqueued before it is left as failed."""
+"""Maximum attempts for a fixed trial that fails."""
 TRACEBACK_CHARACTERS = 4000
 """What is kept of an error's traceback: its end."""
 
@@ -49,6 +52,10 @@ class Claim:
     number: int
 
 
+class StudyGone(Exception):
+    """The study was deleted or renamed while it was being worked on."""
+
+
 class Claims:
     """The claims of one worker on one study; it runs one trial at a time."""
 
@@ -56,47 +63,69 @@ class Claims:
         self,
         database: Database,
         study: optuna.Study,
-        presence: Presence,
         *,
+        ranges: Ranges,
         budget: int | None,
         wanted: Collection[str] | None = None,
         lease_seconds: float = LEASE_SECONDS,
+        holder: Holder | None = None,
     ) -> None:
         """`budget` None: run what is enqueued and sample nothing; `wanted` are then the names of
-        the fixed trials that are run, None for all that wait."""
+        the fixed trials that are run, None for all that wait. `holder` None stands for this
+        process."""
         assert budget is None or wanted is None, "a budget counts every trial"
         self._database = database
         self._study = study
-        self._study_id: int = study._study_id
-        self._presence = presence
+        self._ref = study_ref(study)
+        self._ranges = ranges
+        self._holder = holder or Holder()
         self._budget = budget
         self._wanted = wanted
         self._lease_seconds = lease_seconds
+
+    @property
+    def worker(self) -> str:
+        """The name that the leases have."""
+        return self._holder.worker
 
     def claim(self) -> Claim | Standing:
         """Return the trial to run now: one to take over, else a waiting fixed one, else another
         waiting trial, else a new one; or why there is none.
 
-        A fixed trial that failed is enqueued again, and trials that nobody runs and that are beyond
-        the budget are ended as FAIL.
+        A fixed trial that failed is enqueued again. A trial that was given values which the study
+        does not have, as anyone can with Optuna alone, is ended as FAIL.
+
+        Raises:
+            StudyGone: Optuna has the study no more.
         """
-        with self._database.lock(self._study.study_name) as connection:
-            leased = leases.seen_by(connection, self._study_id)
-            unfinished = roster.unfinished(connection, self._study_id)
+        with self._database.lock(self._ref.key) as connection:
+            self._check_study(connection)
+            leased = leases.seen_by(connection, self._ref.key)
+            unfinished = roster.unfinished(connection, self._ref)
             chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
-            running = {t.trial_id for t in unfinished if t.state == TrialState.RUNNING}
-            leases.drop(connection, leased.keys() - running)  # of workers killed after the end
+            running = {t.number for t in unfinished if t.state == TrialState.RUNNING}
+            # Of workers killed after the end.
+            leases.drop(connection, self._ref.key, leased.keys() - running)
             if isinstance(chosen, Standing):
                 return chosen
-            self._database.disown(connection, self._study_id, chosen.trial_id)
             leases.grant(
                 connection,
-                study_id=self._study_id,
-                trial_id=chosen.trial_id,
-                worker=self._presence.worker,
+                study_key=self._ref.key,
+                trial=chosen.number,
+                holder=self._holder,
                 seconds=self._lease_seconds,
             )
             return Claim(trial_id=chosen.trial_id, number=chosen.number)
+
+    def _check_study(self, connection: Connection) -> None:
+        """Raises:
+        StudyGone: Optuna has the study no more.
+        """
+        if not roster.is_there(connection, self._ref):
+            raise StudyGone(
+                f"the study {self._study.study_name!r} was deleted or renamed; the same command with its "
+                "present --name resumes it"
+            )
 
     def record(
         self, claim: Claim, epoch: Epoch, sha256: str | None, listed: Listed | None = None
@@ -106,7 +135,17 @@ class Claims:
         Raises:
             LeaseLost: another worker has the trial by now; nothing is written.
         """
-        return self._database.record(claim.trial_id, self._presence.worker, epoch, sha256, listed)
+        return self._database.record(
+            self._ref.key, claim.number, self.worker, epoch, sha256, listed
+        )
+
+    def epochs(self, claim: Claim) -> list[Epoch]:
+        """Return the epochs that are recorded of the trial, by whomever, in order."""
+        return self._database.epochs(self._ref.key, claim.number)
+
+    def checkpoint_sha256(self, claim: Claim, number: int) -> str | None:
+        """Return the SHA-256 of the trial's state after epoch `number`; None if it was not kept."""
+        return self._database.checkpoint_sha256(self._ref.key, claim.number, number)
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
         """End the trial and its lease; with `kept`, see to the files that its end changes.
@@ -116,7 +155,7 @@ class Claims:
         Raises:
             LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
         """
-        with self._database.lock(self._study.study_name) as connection:
+        with self._database.lock(self._ref.key) as connection:
             self._check_lease(connection, claim)
             for name, value in outcome.attributes.items():
                 self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
@@ -133,7 +172,7 @@ class Claims:
             self._study.tell(claim.number, outcome.value, state=outcome.state)
             if kept is not None:
                 surplus += kept.drop_others()
-            leases.drop(connection, {claim.trial_id})
+            leases.drop(connection, self._ref.key, {claim.number})
         return surplus
 
     def crash(self, claim: Claim, error: Exception, kept: Kept | None = None) -> None:
@@ -141,37 +180,37 @@ class Claims:
 
         Raises:
             LeaseLost: another worker has the trial by now; nothing is written.
+            StudyGone: Optuna has the study no more, which is why.
         """
+        with self._database.engine.connect() as connection:
+            self._check_study(connection)
         trace = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
         if CRASH in self._database.optuna.get_trial(claim.trial_id).user_attrs:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             ended = Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
             self.finish(claim, ended, kept)
             return
-        with self._database.lock(self._study.study_name) as connection:
+        with self._database.lock(self._ref.key) as connection:
             self._check_lease(connection, claim)
             self._database.optuna.set_trial_user_attr(claim.trial_id, CRASH, trace)
-            leases.drop(connection, {claim.trial_id})
+            leases.drop(connection, self._ref.key, {claim.number})
 
     def renew(self, claim: Claim, batches_per_second: float | None) -> bool:
         """Extend the lease; return whether it was still ours."""
         return leases.renew(
             self._database,
-            trial_id=claim.trial_id,
-            worker=self._presence.worker,
+            study_key=self._ref.key,
+            trial=claim.number,
+            worker=self.worker,
             seconds=self._lease_seconds,
             batches_per_second=batches_per_second,
         )
 
     def release(self, claim: Claim) -> None:
         """Give the trial back, so that it can be taken over at once."""
-        leases.release(self._database, trial_id=claim.trial_id, worker=self._presence.worker)
-
-    def leave(self) -> None:
-        """End this worker's presence; its leases have been released."""
-        gone = self._presence.leave()
-        leased = leases.leases(self._database, self._study_id)
-        self._presence.remove(gone - {lease.worker for lease in leased.values()})
+        leases.release(
+            self._database, study_key=self._ref.key, trial=claim.number, worker=self.worker
+        )
 
     def _is_wanted(self, trial: Entry) -> bool:
         return self._wanted is None or trial.name in self._wanted
@@ -182,40 +221,53 @@ class Claims:
         """Return the trial to run, RUNNING by now, or why there is none."""
         storage = self._database.optuna
         running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
-        free = [trial for trial in running if self._is_free(leased.get(trial.trial_id))]
-        free.sort(key=_fixed_first)
+        free = [trial for trial in running if self._is_free(leased.get(trial.number))]
         if self._budget is not None:
-            counts = roster.counts(connection, self._study_id)
+            counts = roster.counts(connection, self._ref)
             finished = sum(counts[state] for state in FINISHED)
-            left = self._budget - finished - (len(running) - len(free))
-            for trial in free[max(left, 0) :]:
-                self._end_surplus(trial)
-            if left <= 0:
+            if self._budget - finished - (len(running) - len(free)) <= 0:
+                # What was interrupted stays as it is, for a higher budget.
                 return Standing.SPENT if finished >= self._budget else Standing.WAIT
-        if free:
-            return free[0]
+        for trial in sorted(free, key=_fixed_first):
+            if self._fault(connection, trial) is None:
+                return trial
+            running.remove(trial)  # somebody else's, who asked Optuna for it
         waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
         if any(trial.state == TrialState.FAIL and trial.name is not None for trial in unfinished):
             waiting += self._enqueue_failed(connection)
-        if waiting:
-            trial = min(waiting, key=_fixed_first)
+        for trial in sorted(waiting, key=_fixed_first):
+            if fault := self._fault(connection, trial):
+                storage.set_trial_user_attr(trial.trial_id, REASON, f"cannot be run: {fault}")
+                storage.set_trial_state_values(trial.trial_id, TrialState.FAIL)
+                continue
             if not storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
                 raise LeaseLost(f"trial {trial.number} was begun by another worker")  # lock lost
             return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT
-        return roster.entry(connection, storage.create_new_trial(self._study_id))
+        return roster.entry(connection, storage.create_new_trial(self._ref.study_id))
+
+    def _fault(self, connection: Connection, trial: Entry) -> str | None:
+        """Return why the values that the trial was given are not the study's; None if they are."""
+        values, distributions = roster.given_values(connection, trial.trial_id)
+        try:
+            check_params(values, self._ranges)
+            for name, distribution in distributions.items():
+                check_distribution_compatibility(distribution, self._ranges[name])
+        except ValueError as error:
+            return str(error)
+        return None
 
     def _is_free(self, lease: leases.Lease | None) -> bool:
         if lease is None or lease.expired:
             return True
         # Our own: a trial that was dropped while the database was away.
-        return lease.worker == self._presence.worker or self._presence.is_gone(lease.worker)
+        return lease.worker == self.worker or lease.process.is_dead()
 
     def _enqueue_failed(self, connection: Connection) -> list[Entry]:
         """Enqueue the fixed trials that have only failed so far, and return the new ones."""
         attempts: dict[str | None, list[Entry]] = {}
-        for trial in filter(self._is_wanted, roster.fixed(connection, self._study_id)):
+        for trial in filter(self._is_wanted, roster.fixed(connection, self._ref)):
             attempts.setdefault(trial.name, []).append(trial)
         before = {trial.trial_id for tried in attempts.values() for trial in tried}
         for tried in attempts.values():
@@ -224,23 +276,16 @@ class Claims:
                 attributes = {
                     key: first.user_attrs[key] for key in FIXING & first.user_attrs.keys()
                 }
-                self._study.enqueue_trial(first.system_attrs["fixed_params"], user_attrs=attributes)
-        now = filter(self._is_wanted, roster.fixed(connection, self._study_id))
+                self._study.enqueue_trial(first.system_attrs[FIXED_PARAMS], user_attrs=attributes)
+        now = filter(self._is_wanted, roster.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
-
-    def _end_surplus(self, trial: Entry) -> None:
-        storage = self._database.optuna
-        storage.set_trial_user_attr(
-            trial.trial_id, REASON, f"interrupted, and beyond the budget of {self._budget}"
-        )
-        storage.set_trial_state_values(trial.trial_id, TrialState.FAIL)
 
     def _check_lease(self, connection: Connection, claim: Claim) -> None:
         """Refuse to go on without the lease; under the lock, so that none takes it after."""
-        lease = leases.seen_by(connection, self._study_id).get(claim.trial_id)
-        if lease is None or lease.worker != self._presence.worker:
+        lease = leases.seen_by(connection, self._ref.key).get(claim.number)
+        if lease is None or lease.worker != self.worker:
             raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")
 
 
-def _fixed_first(trial: Entry) -> tuple[bool, int]:
-    return trial.name is None, trial.number
+def _fixed_first(trial: Entry) -> tuple[bool, bool, int]:
+    return trial.name is None, not trial.is_enqueued, trial.number

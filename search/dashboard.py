@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "SEARCH_DASHBOARD_TOKEN"
 TOKEN_LENGTH = 16
 """So many characters a token has at the least; half of what `openssl rand -hex 16` makes."""
+CONNECTIONS = 8
+"""To the database, one for each request that is being answered."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY_BYTES = 2**20
 MAX_UPLOAD_BYTES = 2**27
@@ -108,7 +110,9 @@ def run(options: argparse.Namespace) -> int:
     from search.storage import Database
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with address.listen() as listening, closing(Database(options.storage)) as database:
+    with address.listen() as listening, closing(
+        Database(options.storage, connections=CONNECTIONS, may_create=False)
+    ) as database:
         guard = Guard(
             app=dashboard_app(database, artifacts.store),
             names=_names(address, options.allowed_host),

@@ -4,7 +4,8 @@ Its language-model features and the markup in notes that could run code are off.
 store that does not answer, and what is not there, are told in one line.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
@@ -16,12 +17,14 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb.models import StudyModel, TrialModel
 from optuna.trial import FrozenTrial
-from sqlalchemy import event, func, select
+from sqlalchemy import Connection, event, func, select
 from sqlalchemy.engine import ExceptionContext
 
+from search import listing
+from search.dialects import visible_tables
 from search.outage import first_line, is_outage
 from search.storage import Database
-from search.tables import weights
+from search.tables import studies, weights
 
 IDS = 2**31
 """No id is so large: PostgreSQL refuses one, and SQLite's driver one of more than 64 bits."""
@@ -30,7 +33,7 @@ IDS = 2**31
 def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
     """Return the dashboard, with no rules about who may do what; the store may be empty."""
     event.listen(database.engine, "handle_error", _answer_503)
-    app = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store))
+    app = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store, database))
     # The routes of its files take it for granted that a client names what it can unpack.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
@@ -71,12 +74,11 @@ class Attentive(_CachedStorage):
         """Name and first start of a trial when a study was last read, by its id."""
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        query = select(weights.c.trial_id).where(weights.c.study_id == study_id)
         name = select(StudyModel.study_name).where(StudyModel.study_id == study_id)
         trials = TrialModel.__table__.c
         start = select(func.min(trials.datetime_start)).where(trials.study_id == study_id)
         with self._engine.connect() as connection:
-            kept = set(connection.scalars(query))
+            kept = set(_kept(connection, study_id))
             identity = connection.scalar(name), connection.scalar(start)
         with self._lock:
             if self._identities.get(study_id) != identity:
@@ -93,11 +95,30 @@ class Attentive(_CachedStorage):
         return self._backend.get_trial(trial_id)  # asked when one of its files is
 
 
-class _Forgiving:
-    """The store's files; one that is gone, or cannot be had, is no failure of the dashboard."""
+def _kept(connection: Connection, study_id: int) -> Iterable[int]:
+    """Return the ids of the study's trials whose weights are kept."""
+    if not {table.name for table in (studies, weights)} <= visible_tables(connection).keys():
+        return ()
+    trials = TrialModel.__table__
+    query = (
+        select(trials.c.trial_id)
+        .join(weights, weights.c.trial == trials.c.number)
+        .join(studies, studies.c.study_key == weights.c.study_key)
+        .where(trials.c.study_id == study_id, studies.c.study_id == study_id)
+    )
+    return connection.scalars(query).all()
 
-    def __init__(self, store: ArtifactStore) -> None:
+
+class _Forgiving:
+    """The store's files; one that is gone, or cannot be read, is no failure of the dashboard.
+
+    A file is removed only if it is known to be of this database: a study that was copied lists the
+    files of its original.
+    """
+
+    def __init__(self, store: ArtifactStore, database: Database) -> None:
         self._store = store
+        self._engine = database.engine
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         with _answering():
@@ -108,8 +129,21 @@ class _Forgiving:
             self._store.write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
+        if not self._is_ours(artifact_id):
+            return
         with _answering(), suppress(ArtifactNotFound):  # so that a study without its files can go
             self._store.remove(artifact_id)
+
+    def _is_ours(self, artifact_id: str) -> bool:
+        with self._engine.connect() as connection:
+            if listing.n_listing(connection, artifact_id) > 1:
+                return False
+            files = re.fullmatch(r"([0-9a-f]{16})-\d+-.*", artifact_id)
+            if files is None:  # a user's own upload
+                return True
+            known = visible_tables(connection)
+            query = select(studies.c.files).where(studies.c.files == files[1])
+            return studies.name in known and connection.scalar(query) is not None
 
 
 @contextmanager

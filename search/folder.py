@@ -15,15 +15,15 @@ class Folder:
     """The place of `search.artifacts.Artifacts` that is a folder, which machines may share."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self.files = root / FILES
-        self.locks = root
         self.store = _Store(self.files)
 
     def __str__(self) -> str:
         return str(self.files)
 
     def check(self) -> None:
-        check_folder(self.locks, "--artifacts")
+        check_folder(self._root, "--artifacts")
 
     def write(self, artifact_id: str, content: bytes) -> None:
         # Optuna's own writing leaves half a file when the disk is full or the process killed.

@@ -12,7 +12,7 @@ import optuna
 from sqlalchemy import make_url
 
 from search.artifacts import from_any_folder, open_artifacts
-from search.claims import LEASE_SECONDS
+from search.claims import LEASE_SECONDS, StudyGone
 from search.errors import UserError
 from search.joining import join
 from search.machine import Machine
@@ -58,7 +58,7 @@ class Job:
         logging.getLogger("search").addHandler(_Telling(say))
         try:
             self.work(stop, say)
-        except (UserError, KeepsFailing, DatabaseGone) as error:
+        except (UserError, KeepsFailing, DatabaseGone, StudyGone) as error:
             say(str(error))
             return False
         except Exception:
@@ -73,7 +73,7 @@ class Job:
 
         Raises:
             UserError: this machine lacks what the search needs, or may not use the database.
-            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+            KeepsFailing, DatabaseGone, StudyGone: as `search.worker.work` does.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = replace(load(self.study), **self.changes)

@@ -6,13 +6,12 @@ kill leaves a completed trial without them. A file that nobody needs is removed 
 from both, and without the study's lock: it may be on a network.
 """
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, delete, insert, select
 
 from search import listing, roster
 from search.listing import File, Listed
-from search.roster import Place
+from search.roster import Place, StudyRef
 from search.storage import Database
 from search.store import CURVES, Store
 from search.tables import weights as table
@@ -31,14 +30,15 @@ class Kept:
     """The kept files of one study, and what a dashboard lists of them."""
 
     def __init__(
-        self, database: Database, study: optuna.Study, store: Store, *, epochs: int
+        self, database: Database, ref: StudyRef, store: Store, *, name: str, epochs: int
     ) -> None:
-        """`epochs` is after how many of them a trial of the study is complete."""
+        """`name` is the study's, for downloaded files; `epochs` is after how many of them a trial
+        of the study is complete."""
         self.store = store
         self._epochs = epochs
         self._database = database
-        self._study = study
-        self._study_id: int = study._study_id
+        self._ref = ref
+        self._name = name
 
     def wants(self, trial_id: int, accuracy: float) -> bool:
         """Return whether the weights of a trial that ends now with this accuracy are kept."""
@@ -66,33 +66,37 @@ class Kept:
         weights = [] if sha256 is None else [self._weights(number, sha256)]
         curves = [self._curves(number)] if has_curves else []
         listed = Listed(
+            trial_id=trial_id,
             prefix=self.store.trial_prefix(number),
             files=[*curves, *(weights if is_kept else [])],
         )
         with self._database.engine.begin() as connection:
-            connection.execute(delete(table).where(table.c.trial_id == trial_id))
-            surplus = listing.replace(connection, trial_id, listed)
+            connection.execute(delete(table).where(self._is(number)))
+            surplus = listing.replace(connection, listed)
             if is_kept:
                 connection.execute(
                     insert(table).values(
-                        trial_id=trial_id,
-                        study_id=self._study_id,
+                        study_key=self._ref.key,
+                        trial=number,
                         sha256=sha256,
                         artifact_id=weights[0].artifact_id,
                     )
                 )
         return surplus if is_kept else [*surplus, *(file.artifact_id for file in weights)]
 
-    def listed(self, number: int, checkpoint_sha256: str | None, epoch: int) -> Listed:
+    def listed(
+        self, trial_id: int, number: int, checkpoint_sha256: str | None, epoch: int
+    ) -> Listed:
         """Return what to list of a running trial: its checkpoint after `epoch`, if it has one."""
-        prefix = self.store.trial_prefix(number)
-        if checkpoint_sha256 is None:
-            return Listed(prefix=prefix)
-        checkpoint = File(
-            artifact_id=self.store.artifact_id(number, checkpoint_sha256, epoch=epoch),
-            filename=self._filename(number, f"-epoch-{epoch}.pt"),
-        )
-        return Listed(prefix=prefix, files=[checkpoint])
+        files = []
+        if checkpoint_sha256 is not None:
+            files.append(
+                File(
+                    artifact_id=self.store.artifact_id(number, checkpoint_sha256, epoch=epoch),
+                    filename=self._filename(number, f"-epoch-{epoch}.pt"),
+                )
+            )
+        return Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=files)
 
     def _weights(self, number: int, sha256: str) -> File:
         return File(
@@ -108,28 +112,30 @@ class Kept:
         )
 
     def _filename(self, number: int, ending: str) -> str:
-        return f"{self._study.study_name}-{number}{ending}"
+        return f"{self._name}-{number}{ending}"
 
     def drop_others(self) -> list[str]:
         """Forget the weights of the ended trials that are not to be kept, or not any more; only
         under the study's lock. Return the ids of their files."""
         dropped = []
-        best = {place.trial_id for place in self._best()}
-        for trial_id, artifact_id in self._rows():
-            if trial_id in best:
+        best = {place.number for place in self._best()}
+        storage = self._database.optuna
+        for number, artifact_id in self._rows().items():
+            if number in best:
                 continue
-            trial = self._database.optuna.get_trial(trial_id)
+            trial_id = storage.get_trial_id_from_study_id_trial_number(self._ref.study_id, number)
+            trial = storage.get_trial(trial_id)
             complete = trial.state == TrialState.COMPLETE
             if trial.state != TrialState.RUNNING and not (complete and is_first_run(trial)):
                 with self._database.engine.begin() as connection:
-                    connection.execute(delete(table).where(table.c.trial_id == trial_id))
+                    connection.execute(delete(table).where(self._is(number)))
                     listing.remove(connection, trial_id, [artifact_id])
                 dropped.append(artifact_id)
         return dropped
 
     def sweep(self) -> None:
         """Remove what killed workers left; takes the study's lock."""
-        with self._database.lock(self._study.study_name):
+        with self._database.lock(self._ref.key):
             self.drop_others()
         self.clean()
 
@@ -140,23 +146,27 @@ class Kept:
         ids = self.store.ids()
         running = self._running()
         with self._database.engine.begin() as connection:
-            listing.remove_stale(connection, self._study_id, self.store.prefix, spared=CURVES)
-            curves = listing.ids(connection, self._study_id, ending=CURVES)
-        kept = {artifact_id for _, artifact_id in self._rows()}.union(curves)
+            listing.remove_stale(connection, self._ref, self.store.prefix, spared=CURVES)
+            curves = listing.ids(connection, self._ref.study_id, ending=CURVES)
+        kept = {*self._rows().values(), *curves}
         self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _best(self) -> list[Place]:
         with self._database.engine.connect() as connection:
-            return roster.best(connection, self._study_id, epochs=self._epochs, n=BEST)
+            return roster.best(connection, self._ref, epochs=self._epochs, n=BEST)
 
     def _running(self) -> set[int]:
         """Return the numbers of the trials that have begun and not ended."""
         with self._database.engine.connect() as connection:
-            unfinished = roster.unfinished(connection, self._study_id)
+            unfinished = roster.unfinished(connection, self._ref)
         return {trial.number for trial in unfinished if trial.state == TrialState.RUNNING}
 
-    def _rows(self) -> list[tuple[int, str]]:
-        query = select(table.c.trial_id, table.c.artifact_id)
+    def _rows(self) -> dict[int, str]:
+        """Return the ids of the kept weights by the trial's number."""
+        query = select(table.c.trial, table.c.artifact_id)
         with self._database.engine.connect() as connection:
-            rows = connection.execute(query.where(table.c.study_id == self._study_id))
-            return [(row.trial_id, row.artifact_id) for row in rows]
+            rows = connection.execute(query.where(table.c.study_key == self._ref.key))
+            return {row.trial: row.artifact_id for row in rows}
+
+    def _is(self, number: int) -> ColumnElement[bool]:
+        return (table.c.study_key == self._ref.key) & (table.c.trial == number)

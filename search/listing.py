@@ -14,10 +14,15 @@ from dataclasses import asdict, dataclass
 
 from optuna.artifacts import ArtifactMeta
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
-from optuna.storages._rdb.models import TrialModel, TrialSystemAttributeModel
+from optuna.storages._rdb.models import (
+    StudySystemAttributeModel,
+    TrialModel,
+    TrialSystemAttributeModel,
+)
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
+from search.roster import StudyRef
 from search.tables import weights
 
 _attributes = TrialSystemAttributeModel.__table__
@@ -38,17 +43,18 @@ class File:
 class Listed:
     """What is to be listed of a trial's files, in place of what was."""
 
+    trial_id: int
     prefix: str
     """Of the ids of all the trial's files; others are of users who uploaded them."""
     files: Sequence[File] = ()
 
 
-def replace(connection: Connection, trial_id: int, listed: Listed) -> list[str]:
+def replace(connection: Connection, listed: Listed) -> list[str]:
     """List what `listed` says, and return the ids that are not listed any more."""
     before = connection.scalars(
         delete(_attributes)
         .where(
-            _attributes.c.trial_id == trial_id,
+            _attributes.c.trial_id == listed.trial_id,
             _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + listed.prefix),
         )
         .returning(_attributes.c.key)
@@ -57,7 +63,7 @@ def replace(connection: Connection, trial_id: int, listed: Listed) -> list[str]:
         meta = ArtifactMeta(**asdict(file), encoding=None)
         connection.execute(
             insert(_attributes).values(
-                trial_id=trial_id,
+                trial_id=listed.trial_id,
                 key=ARTIFACTS_ATTR_PREFIX + file.artifact_id,
                 value_json=json.dumps(json.dumps(asdict(meta))),  # text, as all of Optuna's
             )
@@ -85,14 +91,24 @@ def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str])
     )
 
 
-def remove_stale(connection: Connection, study_id: int, prefix: str, spared: str) -> None:
+def n_listing(connection: Connection, artifact_id: str) -> int:
+    """Return how many studies and trials list the artifact: a copied study lists its original's."""
+    key = ARTIFACTS_ATTR_PREFIX + artifact_id
+    counts = [
+        select(func.count()).where(table.c.key == key).scalar_subquery()
+        for table in (_attributes, StudySystemAttributeModel.__table__)
+    ]
+    return sum(connection.execute(select(*counts)).one())
+
+
+def remove_stale(connection: Connection, study: StudyRef, prefix: str, spared: str) -> None:
     """Remove the files of ended trials that are not kept weights; `prefix` is of the study's ids,
     and what ends with `spared` stays.
 
     One statement: what a trial lists that begins meanwhile is not touched.
     """
-    ended = _trials.c.study_id == study_id, _trials.c.state != TrialState.RUNNING
-    kept = weights.c.study_id == study_id
+    ended = _trials.c.study_id == study.study_id, _trials.c.state != TrialState.RUNNING
+    kept = weights.c.study_key == study.key
     connection.execute(
         delete(_attributes).where(
             _attributes.c.trial_id.in_(select(_trials.c.trial_id).where(*ended)),

@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search import roster, variants
 from search.choices import FIELDS, Choices, spelled
 from search.epoch import Epoch
+from search.identity import study_ref
 from search.pruning import SuccessiveHalving
+from search.roster import StudyRef
 from search.storage import Database
 from search.store import Store
 from search.study import Study
@@ -38,14 +40,14 @@ class Progress:
     variants: Mapping[str, FrozenTrial]
     """By name; of several trials of one variant the last."""
     epochs: Mapping[int, Sequence[Epoch]]
-    """Of the variants, by trial id."""
+    """Of the variants, by the trial's number."""
 
     @classmethod
-    def of(cls, database: Database, study: Study, study_id: int) -> "Progress":
+    def of(cls, database: Database, study: Study, ref: StudyRef) -> "Progress":
         with database.engine.connect() as connection:
-            counts = roster.counts(connection, study_id)
-            best = roster.best(connection, study_id, epochs=study.epochs, n=BEST)
-            fixed = roster.fixed(connection, study_id)
+            counts = roster.counts(connection, ref)
+            best = roster.best(connection, ref, epochs=study.epochs, n=BEST)
+            fixed = roster.fixed(connection, ref)
         ids = {entry.name: entry.trial_id for entry in fixed}
         find = database.optuna.get_trial
         found = {name: find(ids[name]) for name in study.variants if name in ids}
@@ -53,7 +55,7 @@ class Progress:
             counts=counts,
             best=[find(place.trial_id) for place in best],
             variants=found,
-            epochs=database.epochs_of_study(study_id, [t._trial_id for t in found.values()]),
+            epochs=database.epochs_of_study(ref.key, [t.number for t in found.values()]),
         )
 
 
@@ -82,7 +84,7 @@ class Notes:
 
     @property
     def _lock(self) -> str:
-        return f"note/{self.study.name}"  # no study's name has a /
+        return f"note/{study_ref(self.joined).key}"
 
     def _curves(self, trial: FrozenTrial) -> str | None:
         """Return where the dashboard has the picture of the trial's curves; None if it has none."""
@@ -92,11 +94,12 @@ class Notes:
         return f"/artifacts/{self.joined._study_id}/{trial._trial_id}/{artifact_id}"
 
     def _write(self) -> None:
-        storage, study_id = self.joined._storage, self.joined._study_id
-        progress = Progress.of(self.database, self.study, study_id)
+        storage, ref = self.database.optuna, study_ref(self.joined)
+        study_id = ref.study_id
+        progress = Progress.of(self.database, self.study, ref)
         notes: dict[int | None, str] = {None: text(self.study, progress)}
         for name, trial in progress.variants.items():
-            epochs = progress.epochs.get(trial._trial_id, ())
+            epochs = progress.epochs.get(trial.number, ())
             notes[trial._trial_id] = variant_text(self.study, name, epochs, self._curves(trial))
         there = storage.get_study_system_attrs(study_id)
         for trial_id, now in notes.items():

@@ -93,7 +93,7 @@ class Objective:
         Choices.suggest(trial, self.study.ranges)
         # As stored: of two workers that draw values for one trial, the first to write one has it.
         frozen = self._frozen(claim)
-        recorded = self.database.epochs(claim.trial_id)
+        recorded = self.claims.epochs(claim)
         for epoch in recorded:
             if epoch.number not in frozen.intermediate_values:  # a killed process did not report it
                 trial.report(epoch.selection_accuracy, step=epoch.number)
@@ -143,7 +143,7 @@ class Objective:
         if not recorded:
             return 0
         number = recorded[-1].number
-        sha256 = self.database.checkpoint_sha256(claim.trial_id, number)
+        sha256 = self.claims.checkpoint_sha256(claim, number)
         if number == self.study.epochs:
             # Nothing is left to train, unless the weights are wanted and lost.
             lost = sha256 is not None and self.kept.store.read(claim.number, sha256) is None
@@ -162,7 +162,9 @@ class Objective:
         save = self._save_weights if is_last else self._save_checkpoint
         sha256 = save(claim, training, epoch)
         # Weights are listed when the trial ends.
-        listed = self.kept.listed(claim.number, None if is_last else sha256, epoch.number)
+        listed = self.kept.listed(
+            claim.trial_id, claim.number, None if is_last else sha256, epoch.number
+        )
         self.kept.store.remove(self.claims.record(claim, epoch, sha256, listed))
 
     def _save_checkpoint(self, claim: Claim, training: Training, epoch: Epoch) -> str | None:
@@ -190,7 +192,7 @@ class Objective:
 
         Weights of another sum are of another training, which the recorded figures are not of.
         """
-        sha256 = self.database.checkpoint_sha256(claim.trial_id, self.study.epochs)
+        sha256 = self.claims.checkpoint_sha256(claim, self.study.epochs)
         if sha256 is None or self.kept.store.read(claim.number, sha256) is not None:
             return sha256
         log.warning("trial %d: its weights are not kept: they are lost", claim.number)
@@ -198,7 +200,7 @@ class Objective:
 
     def _illustrated(self, claim: Claim, outcome: Outcome) -> Outcome:
         """Draw the trial's learning curves, if it has any; without a picture it ends as well."""
-        epochs = self.database.epochs(claim.trial_id)
+        epochs = self.claims.epochs(claim)
         if not epochs:
             return outcome
         trial = self._frozen(claim)

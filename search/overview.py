@@ -7,6 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.epoch import Epoch
 from search.errors import UserError
+from search.identity import study_ref
 from search.leases import Lease, leases
 from search.storage import Database
 from search.trials import FINISHED, ranked
@@ -19,9 +20,9 @@ class Overview:
     trials: list[FrozenTrial]
     """By number."""
     epochs: dict[int, list[Epoch]]
-    """By trial id; a trial without a finished epoch is not in it."""
+    """By the trial's number; a trial without a finished epoch is not in it."""
     leases: dict[int, Lease]
-    """By trial id."""
+    """By the trial's number."""
 
     @classmethod
     def of_study(cls, database: Database, name: str) -> "Overview":
@@ -60,7 +61,7 @@ class Overview:
         return [
             trial
             for trial in self.trials
-            if trial.state == TrialState.RUNNING and trial._trial_id in self.leases
+            if trial.state == TrialState.RUNNING and trial.number in self.leases
         ]
 
     @property
@@ -69,7 +70,7 @@ class Overview:
         return ranked(self.trials)
 
     def of(self, trial: FrozenTrial) -> list[Epoch]:
-        return self.epochs.get(trial._trial_id, [])
+        return self.epochs.get(trial.number, [])
 
 
 class Observer:
@@ -77,27 +78,27 @@ class Observer:
 
     def __init__(self, database: Database, joined: optuna.Study) -> None:
         self._database = database
-        self._study_id: int = joined._study_id
+        self._ref = study_ref(joined)
         self._epochs: dict[int, list[Epoch]] = {}
         self._ended: set[int] | None = None
-        """Ids of the trials that had ended at the last look; None before the first."""
+        """Numbers of the trials that had ended at the last look; None before the first."""
 
     def look(self) -> Overview:
         # Trials first: an epoch is recorded before its trial ends, so that all epochs of a trial
         # that is seen as ended are seen too, and need not be asked for again.
-        trials = self._database.optuna.get_all_trials(self._study_id, deepcopy=False)
+        trials = self._database.optuna.get_all_trials(self._ref.study_id, deepcopy=False)
         changed = None
         if self._ended is not None:
             changed = [
-                trial._trial_id
+                trial.number
                 for trial in trials
-                if trial.state != TrialState.WAITING and trial._trial_id not in self._ended
+                if trial.state != TrialState.WAITING and trial.number not in self._ended
             ]
         if changed is None or changed:
-            self._epochs |= self._database.epochs_of_study(self._study_id, changed)
-        self._ended = {trial._trial_id for trial in trials if trial.state.is_finished()}
+            self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
+        self._ended = {trial.number for trial in trials if trial.state.is_finished()}
         return Overview(
             trials=trials,
             epochs=dict(self._epochs),
-            leases=leases(self._database, self._study_id),
+            leases=leases(self._database, self._ref.key),
         )

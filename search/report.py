@@ -9,6 +9,7 @@ import dataclasses
 import shlex
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,12 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Read the study, then write the report, whole or not at all."""
     from search import storage_url
+    from search.identity import identify
     from search.study import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
-    storage_url.check(options.storage, must_exist=True)
+    look = partial(identify, name=study.name)
+    storage_url.check(options.storage, must_exist=True, look=look)
 
     import optuna
 
@@ -70,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from search.storage import Database
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with closing(Database(options.storage)) as database:
+    with closing(Database(options.storage, may_create=False)) as database:
         text = _written(Findings.of(database, study, _named(options)), options.format)
     out = options.out or f"report.{FORMATS[options.format]}"
     if out == "-":

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from search import storage_url
     from search.artifacts import open_artifacts
+    from search.identity import identify
     from search.study import load
     from search.summary import console
 
@@ -111,13 +113,15 @@ def run(options: argparse.Namespace) -> int:
     if trained and of_search:
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
-    storage_url.check(options.storage, must_exist=of_search)
+    look = partial(identify, name=study.name)
+    storage_url.check(options.storage, must_exist=of_search, look=look)
     artifacts = open_artifacts(options.artifacts)
     if options.trial is None or options.repeats is not None:  # else nothing is kept
         artifacts.check()
 
     import optuna
 
+    from search.claims import StudyGone
     from search.outage import DatabaseGone
     from search.reproduction import Reproduction
     from search.storage import Database
@@ -149,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
                 status = reproduction.again(options.trial)
             else:
                 reproduction.best(options.trial, options.repeats, file=options.out)
-        except (DatabaseGone, KeepsFailing) as error:
+        except (DatabaseGone, KeepsFailing, StudyGone) as error:
             print(f"search.reproduce: {error}", file=sys.stderr)
             return 1
     return stop.exit_status or status

@@ -60,8 +60,9 @@ def parser() -> Parser:
         "--trials",
         type=whole(1),
         metavar="N",
-        help="budget: finished trials of the study in all, pruned ones and variants among them "
-        "(default: the study's; 60 for cifar, 20 for digits)",
+        help="budget: finished trials of the study in all, pruned ones and variants among them; "
+        "kept with the study (default: what it was before, at first the study's; 60 for cifar, 20 "
+        "for digits)",
     )
     made.add_argument(
         "--enqueue",
@@ -70,7 +71,8 @@ def parser() -> Parser:
         metavar="PARAMS",
         help='run a trial with these values, such as "optimizer=SGD lr=0.02"; what is not named '
         "of bn1, bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule is "
-        "sampled; can be given several times (default: none)",
+        "sampled; it is never pruned, and the budget is raised if it has no room; can be given "
+        "several times (default: none)",
     )
     made.add_argument(
         "--workers",
@@ -115,11 +117,12 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from search import choices, storage_url
     from search.artifacts import open_artifacts
+    from search.identity import identify
     from search.study import load
 
     study = load(options.study)
     typical = next(iter(study.variants.values()), None)
-    changes = given(options, "name", "trials", *TRAINING)
+    changes = given(options, "name", *TRAINING)
     if not options.variants:
         changes["variants"] = {}
     study = dataclasses.replace(study, **changes)
@@ -127,17 +130,18 @@ def run(options: argparse.Namespace) -> int:
         enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    storage_url.check(options.storage)
+    storage_url.check(options.storage, look=partial(identify, name=study.name))
     artifacts = open_artifacts(options.artifacts)
     artifacts.check()
 
     import optuna
 
+    from search.claims import StudyGone
     from search.cluster import KeepsDying
     from search.crew import hired
     from search.estimate import epoch_seconds, in_words
     from search.job import Job
-    from search.joining import join
+    from search.joining import agree_on_budget, join
     from search.machine import Machine
     from search.outage import DatabaseGone
     from search.overview import Observer
@@ -160,6 +164,14 @@ def run(options: argparse.Namespace) -> int:
         )
         database = stack.enter_context(closing(Database(options.storage)))
         joined = join(database, study, data_digest=machine.data_digest, enqueue=enqueue)
+        changes["trials"] = agree_on_budget(
+            database,
+            joined,
+            of_file=study.trials,
+            asked=options.trials,
+            has_enqueued=bool(enqueue),
+        )
+        study = dataclasses.replace(study, trials=changes["trials"])
         observer = Observer(database, joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
@@ -190,7 +202,7 @@ def run(options: argparse.Namespace) -> int:
                 stop.on_signals(),
             ):
                 crew.work(place, job, stop, partial(_say, out))
-        except (DatabaseGone, KeepsFailing, KeepsDying) as error:
+        except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
             print(f"search.run: {error}", file=sys.stderr)
             return 1
         is_done = len(observer.look().finished) >= study.trials

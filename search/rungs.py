@@ -8,21 +8,24 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from search import roster
+from search.roster import StudyRef
 from search.storage import Database
 
 
 class Recorded:
     """The other trials' accuracies after `epoch`."""
 
-    def __init__(self, database: Database, study: Study, trial: FrozenTrial, epoch: int) -> None:
+    def __init__(
+        self, database: Database, ref: StudyRef, study: Study, trial: FrozenTrial, epoch: int
+    ) -> None:
         self._database = database
-        self._study_id: int = study._study_id
-        self._rung = {"trial_id": trial._trial_id, "epoch": epoch}
+        self._ref = ref
+        self._rung = {"trial": trial.number, "epoch": epoch}
 
     def standing(self, value: float) -> tuple[int, int]:
         with self._database.engine.connect() as connection:
-            return roster.standing(connection, self._study_id, accuracy=value, **self._rung)
+            return roster.standing(connection, self._ref, accuracy=value, **self._rung)
 
     def best(self, place: int) -> float:
         with self._database.engine.connect() as connection:
-            return roster.accuracies(connection, self._study_id, n=place, **self._rung)[-1]
+            return roster.accuracies(connection, self._ref, n=place, **self._rung)[-1]

@@ -6,25 +6,36 @@ is for `search.storage_url`, who runs a trial for `search.leases` and `search.cl
 """
 
 import hashlib
+import logging
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
-from sqlalchemy import URL, ColumnElement, Connection, delete, func, insert, inspect, select, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, ColumnElement, Connection, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search import listing, tables
+from search.dialects import Settings, home_of, visible_tables
 from search.epoch import Epoch
 from search.errors import UserError
 from search.listing import Listed
-from search.storage_url import check, engine_options, explained
+from search.storage_url import check, engine_options, explained, shown
+
+log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60
-"""So long PostgreSQL lets a process have a lock and ask nothing; it is held for milliseconds."""
+"""PostgreSQL ends a session that is idle in its transaction for this long, which frees its lock.
+Locks are normally held for milliseconds."""
+POOL_SECONDS = 600
+"""How long a thread waits for one of the process's connections."""
 
 
 class LeaseLost(Exception):
@@ -32,43 +43,48 @@ class LeaseLost(Exception):
 
 
 class Database:
-    """An opened database, its tables made if it had none.
+    """An opened database, its tables created if it had none.
 
-    Any number of processes may open it at once, also while it is empty.
+    Any number of processes may open it at once, also while it is empty. At most `connections` are
+    held at a time, while it is opened too; a worker needs two. Whoever `may_create` nothing, but
+    look, leaves a database without the service's tables as it is.
 
     Raises:
-        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+        UserError: the URL is malformed, what it names cannot be reached or used, or holds other
+            tables or those of another version.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, connections: int = 2, may_create: bool = True) -> None:
         self.url = check(url)
-        # Optuna fills a template into URLs, so braces must be doubled.
-        text = self.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+        self._shown = shown(url)
         options = engine_options(self.url)
+        pool = {"pool_size": connections, "max_overflow": 0, "pool_timeout": POOL_SECONDS}
         try:
             # Optuna's own creation of its tables fails when several processes run it together.
-            with _schema_lock(self.url), ExitStack() as failed:
+            with _schema_lock(self.url) as connection, ExitStack() as failed:
                 # Optuna adds tables before it looks at the schema's version, even to a database
                 # of another version; a database that has a version has its tables.
-                versioned = _has_table(self.url, "alembic_version")
                 storage = RDBStorage(
-                    text,
-                    engine_kwargs=options,
-                    skip_table_creation=versioned,
+                    _as_template(self.url),
+                    engine_kwargs=options | pool,
+                    skip_table_creation="alembic_version" in visible_tables(connection),
                     skip_compatibility_check=True,
                 )
                 failed.callback(storage.engine.dispose)
-                _check_version(self.url, storage)
-                tables.create(storage.engine)
+                self._check_version(storage)
+                server = None if _is_sqlite(self.url) else Settings.of(connection)
+                self._prepare(connection, may_create)
                 failed.pop_all()
-        except (DBAPIError, OSError) as error:
+        except (SQLAlchemyError, StorageInternalError, OSError) as error:
             raise UserError(explained(self.url, error)) from error
         self.engine = storage.engine
+        if server is not None:
+            server.override(self.engine)
         self.optuna: BaseStorage = get_storage(storage)
         self.uncached = storage
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return self._shown
 
     def close(self) -> None:
         self.engine.dispose()
@@ -81,15 +97,12 @@ class Database:
         Write with it last: on SQLite it keeps Optuna's own connection from writing. A process
         that is killed gives the lock back. SQLite has one lock for all names.
         """
-        if self.url.get_backend_name() == "sqlite":
+        if _is_sqlite(self.url):
             with _file_lock(self.url), self.engine.begin() as connection:
                 yield connection
         else:
             with self.engine.begin() as connection:
-                # The server takes the lock from a process that is stopped while it has it.
-                limit = "idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True
-                lock = func.pg_advisory_xact_lock(_lock_key(name))
-                connection.execute(select(func.set_config(*limit), lock))
+                _lock(connection, name)
                 yield connection
 
     @contextmanager
@@ -98,7 +111,7 @@ class Database:
 
         Yield whether it is held.
         """
-        if self.url.get_backend_name() == "sqlite":
+        if _is_sqlite(self.url):
             lock = _file_lock(self.url)
             try:
                 lock.acquire(timeout=0)
@@ -117,13 +130,15 @@ class Database:
 
     def record(
         self,
-        trial_id: int,
+        study_key: str,
+        trial: int,
         worker: str,
         epoch: Epoch,
         checkpoint_sha256: str | None,
         listed: Listed | None = None,
     ) -> list[str]:
-        """Keep `epoch` if the trial is still `worker`'s; an epoch that is there stays as it is.
+        """Keep `epoch` of the trial of that number if it is still `worker`'s; an epoch that is
+        there stays as it is.
 
         `listed` None: the list of the trial's files stays as it is. Return the ids of those that
         are not listed any more.
@@ -134,101 +149,160 @@ class Database:
         leases, epochs = tables.leases, tables.epochs
         with self.engine.begin() as connection:
             # The update comes first: it makes SQLite take the write lock before anything is read.
-            study_id = connection.scalar(
-                update(leases)
-                .where(leases.c.trial_id == trial_id, leases.c.worker == worker)
-                .values(worker=worker)
-                .returning(leases.c.study_id)
+            mine = leases.c.trial == trial, leases.c.worker == worker
+            held = connection.execute(
+                update(leases).where(leases.c.study_key == study_key, *mine).values(worker=worker)
             )
-            if study_id is None:
-                raise LeaseLost(f"trial {trial_id} is no longer leased to {worker}")
-            there = epochs.c.trial_id == trial_id, epochs.c.number == epoch.number
-            if connection.scalar(select(epochs.c.id).where(*there)) is None:
-                row = asdict(epoch) | {"checkpoint_sha256": checkpoint_sha256}
-                connection.execute(
-                    insert(epochs).values(study_id=study_id, trial_id=trial_id, **row)
+            if not held.rowcount:
+                raise LeaseLost(f"trial {trial} is no longer leased to {worker}")
+            if connection.scalar(select(epochs.c.id).where(_is(study_key, trial, epoch.number))):
+                return []
+            connection.execute(
+                insert(epochs).values(
+                    study_key=study_key,
+                    trial=trial,
+                    checkpoint_sha256=checkpoint_sha256,
+                    **epoch_row(epoch),
                 )
-            return [] if listed is None else listing.replace(connection, trial_id, listed)
+            )
+            return [] if listed is None else listing.replace(connection, listed)
 
-    def epochs(self, trial_id: int) -> list[Epoch]:
-        """Return the recorded epochs of a trial in order."""
-        return self._epochs(tables.epochs.c.trial_id == trial_id).get(trial_id, [])
+    def epochs(self, study_key: str, trial: int) -> list[Epoch]:
+        """Return the recorded epochs of the trial of that number, in order."""
+        return self.epochs_of_study(study_key, [trial]).get(trial, [])
 
     def epochs_of_study(
-        self, study_id: int, trial_ids: Collection[int] | None = None
+        self, study_key: str, trials: Collection[int] | None = None
     ) -> dict[int, list[Epoch]]:
-        """Return the recorded epochs in order by trial id: of all trials, or of `trial_ids`."""
-        where = tables.epochs.c.study_id == study_id
-        if trial_ids is not None:
-            where &= tables.epochs.c.trial_id.in_(trial_ids)
-        return self._epochs(where)
+        """Return the recorded epochs in order by the trial's number: of all, or of `trials`."""
+        table = tables.epochs
+        query = select(table).where(table.c.study_key == study_key).order_by(table.c.number)
+        if trials is not None:
+            query = query.where(table.c.trial.in_(trials))
+        found: dict[int, list[Epoch]] = {}
+        with self.engine.connect() as connection:
+            for row in connection.execute(query):
+                epoch = Epoch(number=row.number, seconds=row.seconds, **row.metrics)
+                found.setdefault(row.trial, []).append(epoch)
+        return found
 
-    def checkpoint_sha256(self, trial_id: int, number: int) -> str | None:
+    def checkpoint_sha256(self, study_key: str, trial: int, number: int) -> str | None:
         """Return the SHA-256 of the state after epoch `number`; None if none was written.
 
         After the last epoch that is the file of the trial's weights, before it a checkpoint.
         """
-        epochs = tables.epochs
-        query = select(epochs.c.checkpoint_sha256).where(
-            epochs.c.trial_id == trial_id, epochs.c.number == number
-        )
+        query = select(tables.epochs.c.checkpoint_sha256).where(_is(study_key, trial, number))
         with self.engine.connect() as connection:
             return connection.scalar(query)
 
-    def forget(self, study_id: int) -> None:
-        """Remove the rows that a deleted study left behind when its id is given out again."""
-        with self.engine.begin() as connection:
-            for table in tables.metadata.sorted_tables:
-                connection.execute(delete(table).where(table.c.study_id == study_id))
+    def _check_version(self, storage: RDBStorage) -> None:
+        there, needed = storage.get_current_version(), storage.get_head_version()
+        if there != needed:
+            raise UserError(
+                f"--storage {self}: its tables are of schema {there}, and this Optuna needs "
+                f"{needed}; `optuna storage upgrade` upgrades older ones, or name another database"
+            )
 
-    def disown(self, connection: Connection, study_id: int, trial_id: int) -> None:
-        """Remove the rows that a deleted study's trial left behind when its id is given out again;
-        only under the study's lock."""
-        for table in tables.metadata.sorted_tables:
-            strange = table.c.trial_id == trial_id, table.c.study_id != study_id
-            connection.execute(delete(table).where(*strange))
+    def _prepare(self, connection: Connection, may_create: bool) -> None:
+        """Create the service's own tables if there are none, and find a copied database out."""
+        home = home_of(self.url, connection)
+        there = visible_tables(connection)
+        if "trial_id" in there.get(tables.epochs.name, ()):
+            raise UserError(_of_version(self, 1))
+        if not may_create and tables.schema.name not in there:
+            return
+        if any(name not in there for name in tables.metadata.tables):
+            tables.metadata.create_all(connection)
+        row = connection.execute(select(tables.schema)).one_or_none()
+        if row is None:
+            connection.execute(insert(tables.schema).values(version=tables.VERSION, home=home))
+        elif row.version != tables.VERSION:
+            raise UserError(_of_version(self, row.version))
+        elif row.home != home and may_create:
+            log.warning(
+                "%s is a copy, or was moved: the files that its studies have in --artifacts may "
+                "belong to the original, and stay there",
+                self,
+            )
+            connection.execute(update(tables.schema).values(home=home))
+            for key in connection.scalars(select(tables.studies.c.study_key)).all():
+                connection.execute(
+                    update(tables.studies)
+                    .where(tables.studies.c.study_key == key)
+                    .values(files=new_key())
+                )
 
-    def _epochs(self, where: ColumnElement[bool]) -> dict[int, list[Epoch]]:
-        names = [field.name for field in fields(Epoch)]
-        query = select(tables.epochs).where(where).order_by(tables.epochs.c.number)
-        found: dict[int, list[Epoch]] = {}
-        with self.engine.connect() as connection:
-            for row in connection.execute(query).mappings():
-                epoch = Epoch(**{name: row[name] for name in names})
-                found.setdefault(row["trial_id"], []).append(epoch)
-        return found
+
+def new_key() -> str:
+    """Return 16 hexadecimal digits that nothing else has."""
+    return uuid.uuid4().hex[:16]
 
 
-def _check_version(url: URL, storage: RDBStorage) -> None:
-    there, needed = storage.get_current_version(), storage.get_head_version()
-    if there != needed:
-        raise UserError(
-            f"--storage {url.render_as_string(hide_password=True)}: its tables are of schema "
-            f"{there}, and this Optuna needs {needed}; `optuna storage upgrade` brings older ones "
-            "up, or name another database"
-        )
+def epoch_row(epoch: Epoch) -> dict[str, Any]:
+    """Return the columns of `search.tables.epochs` that hold an epoch."""
+    metrics = {name: value for name, value in asdict(epoch).items() if value is not None}
+    return {
+        "number": metrics.pop("number"),
+        "seconds": metrics.pop("seconds"),
+        "score": epoch.selection_accuracy,
+        "metrics": metrics,
+    }
 
 
-def _has_table(url: URL, name: str) -> bool:
-    engine = sqlalchemy.create_engine(url, **engine_options(url), poolclass=NullPool)
-    return inspect(engine).has_table(name)
+def _is(study_key: str, trial: int, number: int) -> ColumnElement[bool]:
+    c = tables.epochs.c
+    return (c.study_key == study_key) & (c.trial == trial) & (c.number == number)
+
+
+def _of_version(database: Database, version: int) -> str:
+    return (
+        f"--storage {database}: its tables are of version {version} of this service, and version "
+        f"{tables.VERSION} is needed; name another database"
+    )
+
+
+def _as_template(url: URL) -> str:
+    """Return the URL as Optuna takes it, which fills a template into its braces."""
+    text = url.render_as_string(hide_password=False)
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
 
 
 @contextmanager
-def _schema_lock(url: URL) -> Iterator[None]:
-    if url.get_backend_name() == "sqlite":
-        with _file_lock(url):
-            yield
-        return
+def _schema_lock(url: URL) -> Iterator[Connection]:
+    """Hold the lock under which tables are created; yield a connection of its own."""
     engine = sqlalchemy.create_engine(url, **engine_options(url), poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(select(func.pg_advisory_xact_lock(_lock_key("schema"))))
-        yield
+    with ExitStack() as stack:
+        if _is_sqlite(url):
+            stack.enter_context(_file_lock(url))
+        connection = stack.enter_context(engine.begin())
+        if not _is_sqlite(url):
+            _lock(connection, "schema")
+        yield connection
+
+
+def _lock(connection: Connection, name: str) -> None:
+    """Take PostgreSQL's lock `name` until the end of the transaction, however long that takes."""
+    connection.execute(
+        select(
+            func.set_config("statement_timeout", "0", True),
+            func.set_config("lock_timeout", "0", True),
+            # The server takes the lock from a process that is stopped while it has it.
+            func.set_config("idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True),
+        )
+    )
+    connection.execute(select(func.pg_advisory_xact_lock(_lock_key(name))))
 
 
 def _file_lock(url: URL) -> FileLock:
+    """Return the lock beside the database's file; whoever may write the one may lock the other."""
+    path = Path(str(url.database))
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     # Without the fallback, which leaves its file behind when the holder is killed.
-    return FileLock(f"{url.database}.lock", fallback_to_soft=False, preserve_lock_file=True)
+    return FileLock(f"{path}.lock", mode=mode, fallback_to_soft=False, preserve_lock_file=True)
 
 
 def _lock_key(name: str) -> int:

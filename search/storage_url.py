@@ -6,18 +6,21 @@ Looks before anything is written; what is made in a database is for `search.stor
 import os
 import re
 import sqlite3
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy
 from optuna.storages._rdb.models import BaseModel
-from sqlalchemy import URL, inspect, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import URL, Connection, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from search.dialects import visible_tables
 from search.errors import UserError
-from search.file_system import network_kind
+from search.file_system import is_mount_point, network_kind
+from search.outage import first_line
 
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
@@ -28,11 +31,16 @@ _OPTUNAS: Mapping[str, Set[str]] = {
 """The columns of Optuna's tables."""
 
 
-def check(url: str, *, must_exist: bool = False) -> URL:
-    """Return `url` made whole, once the database it names has been seen; write nothing.
+Look = Callable[[Connection], object]
+"""Looks at a database, and raises `UserError` where it is not as it must be."""
 
-    A database is accepted if it is empty or holds Optuna's tables. A SQLite file need not exist
-    unless it `must_exist`.
+
+def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> URL:
+    """Return the URL of the database that `url` names, once that has been seen; write nothing.
+
+    A SQLite file is named by its real path, so that all names of it have one lock. A database is
+    accepted if it is empty or holds Optuna's tables, and if `look` does not refuse it. A SQLite
+    file need not exist unless it `must_exist`.
 
     Raises:
         UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
@@ -56,21 +64,21 @@ def check(url: str, *, must_exist: bool = False) -> URL:
         )
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
-        return _check_sqlite(parsed, must_exist)
+        return _check_sqlite(parsed, must_exist, look)
     if backend not in ("postgresql", "postgres"):
         raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
     parsed = parsed.set(drivername="postgresql+psycopg")
     try:
         engine = sqlalchemy.create_engine(parsed, **engine_options(parsed), poolclass=NullPool)
         with engine.connect() as connection:
-            inspector = inspect(connection)
-            _check_tables(
-                parsed,
-                {
-                    name: {column["name"] for column in inspector.get_columns(name)}
-                    for name in inspector.get_table_names()
-                },
-            )
+            schema = connection.scalar(text("SELECT current_schema()"))
+            if schema is None:
+                raise UserError(
+                    f"--storage {shown(url)}: the search_path of this role names no schema that is "
+                    "there; set it, as by ALTER ROLE … SET search_path = public"
+                )
+            _check_tables(shown(url), visible_tables(connection))
+            look(connection)
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
@@ -80,16 +88,24 @@ def check(url: str, *, must_exist: bool = False) -> URL:
     return parsed
 
 
-def _check_sqlite(url: URL, must_exist: bool) -> URL:
+def shown(url: str) -> str:
+    """Return `url`, which `check` has accepted, as it was given, its password masked."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _check_sqlite(url: URL, must_exist: bool, look: Look) -> URL:
     if not url.database or url.database == ":memory:":
         raise UserError(
             "--storage: a SQLite database in memory is gone with its process; "
             "name a file, such as sqlite:///search.db"
         )
-    path = Path(url.database)
+    named = Path(url.database)
+    path = named.resolve()
     folder = path.parent
     if not folder.is_dir():
-        raise UserError(f"--storage {url}: there is no folder {folder}; make it, or name another")
+        raise UserError(
+            f"--storage {url}: there is no folder {named.parent}; make it, or name another"
+        )
     if must_exist and not path.exists():
         raise UserError(
             f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
@@ -98,43 +114,47 @@ def _check_sqlite(url: URL, must_exist: bool) -> URL:
     if kind := network_kind(folder):
         # https://sqlite.org/wal.html: all processes that use a database must be on one machine.
         raise UserError(
-            f"--storage {url}: {folder.absolute()} is on a network disk ({kind}), where SQLite's "
+            f"--storage {url}: {folder} is on a network disk ({kind}), where SQLite's "
             "log does not work; name a file on a disk of this machine, or a PostgreSQL database"
         )
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         shut = path if path.exists() else folder
-        raise UserError(
-            f"--storage {url}: {shut.absolute()} is not writable; name a file in another folder"
-        )
+        raise UserError(f"--storage {url}: {shut} is not writable; name a file in another folder")
     if path.exists():
         if not path.is_file():
             raise UserError(f"--storage {url}: {path} is not a file")
+        # https://sqlite.org/howtocorrupt.html: its log is found by the file's name.
+        if is_mount_point(path):
+            raise UserError(
+                f"--storage {url}: {path} is a file that is mounted by itself, and SQLite's log "
+                "beside it would not be; mount its folder"
+            )
+        if path.stat().st_nlink > 1:
+            raise UserError(
+                f"--storage {url}: {path} has {path.stat().st_nlink} names (hard links), which "
+                "damages a SQLite database; copy it under a name of its own, and use the copy"
+            )
         try:
-            name = f"{path.resolve().as_uri()}?mode=ro"
-            connection = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS)
-            try:
-                rows = connection.execute(
-                    "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c "
-                    "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite!_%' ESCAPE '!'"
-                )
-                tables: dict[str, set[str]] = {}
-                for table, column in rows:
-                    tables.setdefault(table, set()).add(column)
-                _check_tables(url, tables)
-            finally:
-                connection.close()
-        except sqlite3.DatabaseError as error:
+            engine = sqlalchemy.create_engine(
+                f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true",
+                connect_args={"timeout": BUSY_SECONDS},
+                poolclass=NullPool,
+            )
+            with engine.connect() as connection:
+                _check_tables(str(url), visible_tables(connection))
+                look(connection)
+        except DBAPIError as error:
             raise UserError(explained(url, error)) from error
-    return url.set(drivername="sqlite")
+    return url.set(drivername="sqlite", database=str(path))
 
 
-def _check_tables(url: URL, tables: Mapping[str, Set[str]]) -> None:
+def _check_tables(storage: str, tables: Mapping[str, Set[str]]) -> None:
     """Refuse tables, given with their columns, that are not those of an Optuna of some version."""
     first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
     whole = all(tables.get(name, set()) >= _OPTUNAS[name] for name in first)
     if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
         raise UserError(
-            f"--storage {url.render_as_string()}: this database holds other tables "
+            f"--storage {storage}: this database holds other tables "
             f"({', '.join(sorted(tables)[:3])}, …); name an empty one"
         )
 
@@ -145,7 +165,9 @@ def engine_options(url: URL) -> dict[str, Any]:
         return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
     return {
         "pool_pre_ping": True,
+        "isolation_level": "READ COMMITTED",  # whatever the server's default is
         "connect_args": {
+            "prepare_threshold": None,  # a pooler may give each transaction to another session
             "connect_timeout": CONNECT_SECONDS,
             "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
             "keepalives_interval": 10,
@@ -166,8 +188,7 @@ class _WalConnection(sqlite3.Connection):
 
 def explained(url: URL, error: Exception) -> str:
     """Return one line on why the database at `url` cannot be used, without its password."""
-    cause = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    line = " ".join(cause.split())
+    line = first_line(error) or type(error).__name__
     if "disk is full" in line:
         line += "; free some space, or name a file on another disk"
     if url.password:

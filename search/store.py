@@ -19,13 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """The files of one study among the artifacts, which other studies may share."""
+    """The files of one study among the artifacts, which other studies may share.
 
-    def __init__(self, artifacts: Artifacts, key: str) -> None:
-        """`key` tells the study from all others, in hexadecimal digits."""
+    Only files whose ids begin with the study's own prefix are ever removed: a copied database names
+    others, of its original.
+    """
+
+    def __init__(self, artifacts: Artifacts, files: str) -> None:
+        """`files` begins the ids of all files that the study writes, and of no others; see
+        `search.tables.studies`."""
         self._artifacts = artifacts
-        self.prefix = f"{key}-"
-        """Of the ids of all the study's files."""
+        self.prefix = f"{files}-"
 
     def trial_prefix(self, number: int) -> str:
         """Return what the ids of all the trial's files begin with, and of no other's."""
@@ -71,7 +75,8 @@ class Store:
 
     def remove(self, artifact_ids: Iterable[str]) -> None:
         for artifact_id in artifact_ids:
-            self._artifacts.remove(artifact_id)
+            if artifact_id.startswith(self.prefix):
+                self._artifacts.remove(artifact_id)
 
     def ids(self) -> list[str]:
         """Return the ids of all files of the study; none if they cannot be listed."""

@@ -1,14 +1,16 @@
 """The service's own tables, which stand beside Optuna's in the same database.
 
-They refer to Optuna's rows by study_id and trial_id without foreign keys, so that Optuna's own
-tools can delete a study; rows left behind are removed when the id is given out again.
+Rows are keyed by a study's own key and the trial's number, which nothing changes or gives out
+again, and not by Optuna's ids, which SQLite reuses and which change when a study is renamed. There
+are no foreign keys to Optuna's tables, so that Optuna's own tools can delete a study; what is
+recorded of it then stays, and belongs to no other.
 """
 
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     Column,
-    Engine,
     Float,
     Index,
     Integer,
@@ -16,69 +18,74 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    func,
 )
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+VERSION = 2
+"""Of these tables. Version 1 had no table `search_schema`."""
+
 metadata = MetaData()
+
+schema = Table(
+    "search_schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("home", String(200), nullable=False),
+)
+"""One row: the version of the tables, and where the database was when they were made, by which a
+copy of the database is told from the original; see `search.storage`."""
+
+studies = Table(
+    "search_studies",
+    metadata,
+    Column("study_key", String(32), primary_key=True),
+    Column("study_id", Integer),  # Optuna's; null while the study is being created
+    Column("name", String(512), nullable=False),  # when it was created or last found renamed
+    Column("files", String(32), nullable=False),
+)
+"""The studies that this service made in this database. `files` begins the ids of all artifacts that
+the study writes; it is drawn anew in a copy of the database, which leaves the original's alone."""
 
 epochs = Table(
     "search_epochs",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("study_id", Integer, nullable=False),
-    Column("trial_id", Integer, nullable=False),
+    Column("study_key", String(32), nullable=False),
+    Column("trial", Integer, nullable=False),
     Column("number", Integer, nullable=False),
-    Column("batch_loss", Float(53), nullable=False),
-    Column("train_loss", Float(53)),
-    Column("train_accuracy", Float(53)),
-    Column("validation_loss", Float(53)),
-    Column("validation_accuracy", Float(53)),
-    Column("test_loss", Float(53)),
-    Column("test_accuracy", Float(53)),
+    Column("score", Float(53), nullable=False),
+    Column("metrics", JSON, nullable=False),
     Column("seconds", Float(53), nullable=False),
     Column("checkpoint_sha256", String(64)),
-    UniqueConstraint("trial_id", "number"),
+    UniqueConstraint("study_key", "trial", "number"),
+    Index("ix_search_epochs_rung", "study_key", "number", "score"),
 )
-"""One row for each finished epoch, written once; the columns are those of `search.epoch.Epoch`."""
-
-selection_accuracy = func.coalesce(epochs.c.validation_accuracy, epochs.c.test_accuracy)
-"""As `search.epoch.Epoch.selection_accuracy`."""
-
-Index("ix_search_epochs_rung", epochs.c.study_id, epochs.c.number, selection_accuracy)
+"""One row for each finished epoch, written once, in the order in which they were recorded. `score`
+is the metric that prunes and ranks: the higher, the better."""
 
 leases = Table(
     "search_leases",
     metadata,
-    Column("trial_id", Integer, primary_key=True, autoincrement=False),
-    Column("study_id", Integer, nullable=False, index=True),
+    Column("study_key", String(32), primary_key=True),
+    Column("trial", Integer, primary_key=True, autoincrement=False),
     Column("worker", String(200), nullable=False),
+    Column("process", String(200), nullable=False),  # see `search.liveness`
     Column("expires_at", Float(53), nullable=False),  # by the database's clock, see `clock`
     Column("batches_per_second", Float(53)),
 )
-"""Who runs which trial now, until when, and how fast."""
+"""Which worker runs which trial now, until when, and how fast."""
 
 weights = Table(
     "search_weights",
     metadata,
-    Column("trial_id", Integer, primary_key=True, autoincrement=False),
-    Column("study_id", Integer, nullable=False, index=True),
+    Column("study_key", String(32), primary_key=True),
+    Column("trial", Integer, primary_key=True, autoincrement=False),
     Column("sha256", String(64), nullable=False),
     Column("artifact_id", String(200), nullable=False),
 )
-"""The weights that are kept: the file's sum, and its name in the artifact store."""
-
-
-def create(engine: Engine) -> None:
-    """Make the tables that are not there, and the indexes that older ones lack."""
-    metadata.create_all(engine)
-    with engine.begin() as connection:
-        for table in metadata.tables.values():
-            for index in table.indexes:
-                connection.execute(CreateIndex(index, if_not_exists=True))
+"""The weights that are kept: the file's SHA-256, and its name in the artifact store."""
 
 
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions

@@ -21,7 +21,9 @@ SEED = "seed"
 FIXING = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
 """What makes a fixed trial the one that it is."""
 ENQUEUED = "enqueued"
-"""User attribute of a trial: the fixed values that a user gave it."""
+"""User attribute of a trial: the values that a user gave it by `--enqueue`."""
+FIXED_PARAMS = "fixed_params"
+"""Optuna's system attribute of a trial: the values that whoever enqueued it gave it."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
@@ -95,6 +97,11 @@ def rank(accuracy: float, number: int) -> tuple[float, int]:
 
 def is_fixed(trial: FrozenTrial) -> bool:
     return fixed_name(trial) is not None
+
+
+def is_spared(trial: FrozenTrial) -> bool:
+    """Return whether the trial is never pruned: somebody has asked for just these values."""
+    return is_fixed(trial) or FIXED_PARAMS in trial.system_attrs
 
 
 def label(trial: FrozenTrial) -> str:

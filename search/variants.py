@@ -21,11 +21,11 @@ def rows(
 ) -> Iterator[Sequence[str]]:
     """Yield a row for each variant of the study; a figure that is not there yet is empty.
 
-    `trials` are by the name of the variant, `epochs` by the id of the trial.
+    `trials` are by the name of the variant, `epochs` by the trial's number.
     """
     for name in study.variants:
         trial = trials.get(name)
-        recorded = epochs.get(trial._trial_id, ()) if trial else ()
+        recorded = epochs.get(trial.number, ()) if trial else ()
         tested = [epoch for epoch in recorded if epoch.test_accuracy is not None]
         last = tested[-1] if tested else None
         row = (

@@ -55,7 +55,7 @@ class _Lines:
         self._possible = epochs
         self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
-        self._workers = {trial_id: lease.worker for trial_id, lease in first.leases.items()}
+        self._workers = {number: lease.worker for number, lease in first.leases.items()}
 
     def __enter__(self) -> "_Lines":
         return self
@@ -68,10 +68,10 @@ class _Lines:
             if trial.number in self._ended:
                 continue
             recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
-            if lease := overview.leases.get(trial._trial_id):
-                if shown and self._workers.get(trial._trial_id) != lease.worker:
+            if lease := overview.leases.get(trial.number):
+                if shown and self._workers.get(trial.number) != lease.worker:
                     self._print(f"[{label(trial)}] goes on after epoch {shown}")
-                self._workers[trial._trial_id] = lease.worker
+                self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
                 self._print(f"[{label(trial)}] {epoch}")
             self._shown[trial.number] = len(recorded)
@@ -110,7 +110,7 @@ class _Table:
     def _render(self, overview: Overview) -> RenderableType:
         table = Table("trial", "epoch", "batches/s", "accuracy", box=None, pad_edge=False)
         for trial in overview.running:
-            lease, recorded = overview.leases[trial._trial_id], overview.of(trial)
+            lease, recorded = overview.leases[trial.number], overview.of(trial)
             table.add_row(
                 label(trial),
                 f"{min(len(recorded) + 1, self._possible)} of {self._possible}",

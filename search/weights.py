@@ -18,6 +18,7 @@ from search.artifacts import Artifacts, open_artifacts
 from search.classifier import Classifier, load
 from search.errors import UserError
 from search.files import file_sha256
+from search.identity import identify
 from search.kept import is_first_run
 from search.storage import Database
 from search.tables import weights as table
@@ -40,17 +41,20 @@ def find(
             file is missing or damaged.
     """
     storage_url.check(storage, must_exist=True)
-    with closing(Database(storage)) as database:
-        studies = {one.study_name: one._study_id for one in database.optuna.get_all_studies()}
-        if study not in studies:
-            known = ", ".join(sorted(studies)) or "none"
-            raise UserError(f"study {study}: {database} has no such study; it has {known}")
-        trials = database.optuna.get_all_trials(studies[study], deepcopy=False)
+    with closing(Database(storage, may_create=False)) as database:
+        with database.engine.connect() as connection:
+            identified = identify(connection, study)
+        if identified is None:
+            known = sorted(one.study_name for one in database.optuna.get_all_studies())
+            raise UserError(
+                f"study {study}: {database} has no such study; it has {', '.join(known) or 'none'}"
+            )
+        trials = database.optuna.get_all_trials(identified.ref.study_id, deepcopy=False)
         found = _find(trials, trial)
-        rows = _rows(database, studies[study])
-    if found.state != TrialState.COMPLETE or found._trial_id not in rows:
-        raise UserError(_not_kept(found, [t for t in ranked(trials) if t._trial_id in rows]))
-    sha256, artifact_id = rows[found._trial_id]
+        rows = _rows(database, identified.ref.key)
+    if found.state != TrialState.COMPLETE or found.number not in rows:
+        raise UserError(_not_kept(found, [t for t in ranked(trials) if t.number in rows]))
+    sha256, artifact_id = rows[found.number]
     return _verified(open_artifacts(str(artifacts)), artifact_id, sha256, found.number)
 
 
@@ -70,11 +74,11 @@ def _find(trials: list[FrozenTrial], asked: str | int) -> FrozenTrial:
     raise UserError(f"trial {asked}: the study has no such trial; it has {known}")
 
 
-def _rows(database: Database, study_id: int) -> dict[int, tuple[str, str]]:
-    """Return SHA-256 and artifact id of the kept weights by trial id."""
-    query = select(table).where(table.c.study_id == study_id)
+def _rows(database: Database, study_key: str) -> dict[int, tuple[str, str]]:
+    """Return SHA-256 and artifact id of the kept weights by the trial's number."""
+    query = select(table).where(table.c.study_key == study_key)
     with database.engine.connect() as connection:
-        return {row.trial_id: (row.sha256, row.artifact_id) for row in connection.execute(query)}
+        return {row.trial: (row.sha256, row.artifact_id) for row in connection.execute(query)}
 
 
 def _not_kept(trial: FrozenTrial, there: list[FrozenTrial]) -> str:

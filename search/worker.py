@@ -97,40 +97,37 @@ def work(objective: Objective, claims: Claims, stop: Stop) -> None:
     Raises:
         KeepsFailing: so many trials in a row failed.
         DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
+        StudyGone: somebody has deleted or renamed the study.
     """
     failures = 0
     outage = Outage()
-    try:
-        while not stop.is_asked():
-            try:
-                claim = claims.claim()
-                outage.is_over()
-                if claim is Standing.SPENT:
-                    return
-                if isinstance(claim, Standing):
-                    stop.wait(WAIT_SECONDS)
-                    continue
-                outcome = _run(objective, claims, claim, stop)
-            except LeaseLost as error:
-                log.warning("%s; going on with another", error)
-                continue
-            except Stopped:
+    while not stop.is_asked():
+        try:
+            claim = claims.claim()
+            outage.is_over()
+            if claim is Standing.SPENT:
                 return
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                outage.goes_on(error)
+            if isinstance(claim, Standing):
                 stop.wait(WAIT_SECONDS)
                 continue
-            failures = failures + 1 if outcome.state == TrialState.FAIL else 0
-            if failures == FAILURES:
-                raise KeepsFailing(
-                    f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
-                    f"{outcome.reason}"
-                )
-    finally:
-        with tolerating_outage():
-            claims.leave()
+            outcome = _run(objective, claims, claim, stop)
+        except LeaseLost as error:
+            log.warning("%s; going on with another", error)
+            continue
+        except Stopped:
+            return
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            outage.goes_on(error)
+            stop.wait(WAIT_SECONDS)
+            continue
+        failures = failures + 1 if outcome.state == TrialState.FAIL else 0
+        if failures == FAILURES:
+            raise KeepsFailing(
+                f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
+                f"{outcome.reason}"
+            )
 
 
 def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outcome:
@@ -146,7 +143,7 @@ def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outc
     except Exception as error:
         if not isinstance(error, LeaseLost) and not is_outage(error):
             with tolerating_outage(), suppress(LeaseLost):
-                claims.crash(claim, error, objective.kept)
+                claims.crash(claim, error, objective.kept)  # which sees whether the study is gone
         raise
     finally:
         with tolerating_outage():

@@ -8,13 +8,13 @@ import optuna
 from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
 from search.claims import LEASE_SECONDS, Claims
-from search.joining import artifacts_folder, artifacts_key
+from search.identity import study_ref
+from search.joining import files_of
 from search.kept import Kept
 from search.machine import Machine
 from search.note import Notes
 from search.objective import Objective
 from search.outage import tolerating_outage
-from search.presence import Presence
 from search.storage import Database
 from search.store import Store
 from search.study import Study
@@ -45,18 +45,20 @@ class Workplace:
         `budget` None stands for the enqueued trials, `wanted` for the names of some of them.
 
         Raises:
-            KeepsFailing, DatabaseGone: as `search.worker.work` does.
+            KeepsFailing, DatabaseGone, StudyGone: as `search.worker.work` does.
         """
-        store = Store(self.artifacts, artifacts_key(self.joined))
-        kept = Kept(self.database, self.joined, store, epochs=self.study.epochs)
+        ref = study_ref(self.joined)
+        store = Store(self.artifacts, files_of(self.database, ref))
+        kept = Kept(
+            self.database, ref, store, name=self.study.name, epochs=self.study.epochs
+        )
         kept.sweep()
         notes = Notes(database=self.database, study=self.study, joined=self.joined, store=store)
         notes.update()
-        presence = Presence(self.artifacts.locks / artifacts_folder(self.joined) / "workers")
         claims = Claims(
             self.database,
             self.joined,
-            presence,
+            ranges=self.study.ranges,
             budget=budget,
             wanted=wanted,
             lease_seconds=self.lease_seconds,
