@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import optuna
-from optuna.trial import TrialState
 from optuna.distributions import check_distribution_compatibility
+from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from search import leases, roster
@@ -123,8 +123,8 @@ class Claims:
         """
         if not roster.is_there(connection, self._ref):
             raise StudyGone(
-                f"the study {self._study.study_name!r} was deleted or renamed; the same command with its "
-                "present --name resumes it"
+                f"the study {self._study.study_name!r} was deleted or renamed; a renamed one is "
+                "resumed with its present name as --name"
             )
 
     def record(

@@ -110,9 +110,10 @@ def run(options: argparse.Namespace) -> int:
     from search.storage import Database
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with address.listen() as listening, closing(
-        Database(options.storage, connections=CONNECTIONS, may_create=False)
-    ) as database:
+    with (
+        address.listen() as listening,
+        closing(Database(options.storage, connections=CONNECTIONS, may_create=False)) as database,
+    ):
         guard = Guard(
             app=dashboard_app(database, artifacts.store),
             names=_names(address, options.allowed_host),

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL have each in their own way: their tables, where they are, their limits.
+"""Where SQLite and PostgreSQL differ: how their tables are found, where they are, their limits.
 
 A PostgreSQL server, database or role may have settings that change what a statement does; those
 that would end a search are overridden for each transaction, since a pooler may give each one to

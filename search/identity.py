@@ -61,9 +61,7 @@ def identify(connection: Connection, name: str) -> Identified | None:
     there = visible_tables(connection)
     if StudyModel.__tablename__ not in there:
         return None
-    study_id = connection.scalar(
-        select(StudyModel.study_id).where(StudyModel.study_name == name)
-    )
+    study_id = connection.scalar(select(StudyModel.study_id).where(StudyModel.study_name == name))
     if study_id is None:
         return None
     key = _key_of(connection, study_id)
@@ -98,9 +96,7 @@ def _is_new(connection: Connection, study_id: int) -> bool:
     directions = connection.scalars(
         select(StudyDirectionModel.direction).where(StudyDirectionModel.study_id == study_id)
     ).all()
-    n_trials = connection.scalar(
-        select(func.count()).where(_trials.c.study_id == study_id)
-    )
+    n_trials = connection.scalar(select(func.count()).where(_trials.c.study_id == study_id))
     return directions == [StudyDirection.MAXIMIZE] and n_trials == 0
 
 
@@ -118,16 +114,12 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
     recorded = (
         select(func.count())
         .select_from(epochs)
-        .outerjoin(
-            _trials, (_trials.c.number == epochs.c.trial) & (_trials.c.study_id == study_id)
-        )
+        .outerjoin(_trials, (_trials.c.number == epochs.c.trial) & (_trials.c.study_id == study_id))
         .outerjoin(
             values, (values.c.trial_id == _trials.c.trial_id) & (values.c.step == epochs.c.number)
         )
         .where(epochs.c.study_key == row.study_key)
-        .where(
-            _trials.c.trial_id.is_(None) | (values.c.intermediate_value != epochs.c.score)
-        )
+        .where(_trials.c.trial_id.is_(None) | (values.c.intermediate_value != epochs.c.score))
     )
     if connection.scalar(recorded):
         raise UserError(

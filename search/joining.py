@@ -4,10 +4,12 @@ The first process creates the study and stores its definition; every other one m
 definition. Whoever joins enqueues what the study lacks of its fixed trials, under the study's lock.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
 
@@ -162,7 +164,9 @@ def _created(database: Database, study: Study, definition: Definition) -> StudyR
         load_if_exists=True,
     )
     created.set_user_attr(KEY, key)
-    created.set_metric_names([f"{study.select}_accuracy"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        created.set_metric_names([f"{study.select}_accuracy"])
     created.set_user_attr(DEFINITION, definition)
     ref = study_ref(created)
     _settle(database, ref, study.name)

@@ -107,7 +107,9 @@ def given_values(
     values: dict[str, Value] = json.loads(connection.scalar(given) or "{}")
     stored = select(_params.c["param_name", "param_value", "distribution_json"])
     distributions = {}
-    for name, value, distribution in connection.execute(stored.where(_params.c.trial_id == trial_id)):
+    for name, value, distribution in connection.execute(
+        stored.where(_params.c.trial_id == trial_id)
+    ):
         distributions[name] = json_to_distribution(distribution)
         values[name] = distributions[name].to_external_repr(value)
     return values, distributions

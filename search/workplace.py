@@ -49,9 +49,7 @@ class Workplace:
         """
         ref = study_ref(self.joined)
         store = Store(self.artifacts, files_of(self.database, ref))
-        kept = Kept(
-            self.database, ref, store, name=self.study.name, epochs=self.study.epochs
-        )
+        kept = Kept(self.database, ref, store, name=self.study.name, epochs=self.study.epochs)
         kept.sweep()
         notes = Notes(database=self.database, study=self.study, joined=self.joined, store=store)
         notes.update()

@@ -35,12 +35,14 @@ from search.again import train_again
 from search.cluster import KeepsDying, supervise
 from search.epoch import Epoch
 from search.folder import Folder
+from search.identity import study_ref
 from search.job import Job
 from search.joining import join
 from search.machine import Machine
 from search.outage import is_outage, tolerating_outage
 from search.overview import Observer, Overview
 from search.processes import Process
+from search.roster import StudyRef
 from search.storage import Database
 from search.study import load
 from search.trials import FINISHED, VARIANT
@@ -90,7 +92,7 @@ class Ordeal:
     def search(self) -> None:
         """Search until the kills are made and the budget is spent, whatever happens."""
         observer = Observer(self.database, self._joined)
-        audit = Audit(self.database, self._joined._study_id)
+        audit = Audit(self.database, study_ref(self._joined))
         ended = threading.Event()
         with ThreadPoolExecutor() as pool:
             beside = [pool.submit(self._disturb, ended), pool.submit(audit.keep, ended)]
@@ -347,8 +349,8 @@ class Ordeal:
 class Audit:
     """Watches that no figure changes once it is recorded, and no trial once it has ended."""
 
-    def __init__(self, database: Database, study_id: int) -> None:
-        self._database, self._study_id = database, study_id
+    def __init__(self, database: Database, ref: StudyRef) -> None:
+        self._database, self._ref = database, ref
         self._epochs: dict[tuple[int, int], Epoch] = {}
         self._ended: dict[int, tuple[TrialState, list[float] | None]] = {}
         self._changed: list[str] = []
@@ -359,10 +361,10 @@ class Audit:
                 self.look()
 
     def look(self) -> None:
-        trials = self._database.uncached.get_all_trials(self._study_id)
-        epochs = self._database.epochs_of_study(self._study_id)
+        trials = self._database.uncached.get_all_trials(self._ref.study_id)
+        epochs = self._database.epochs_of_study(self._ref.key)
         for trial in trials:
-            for epoch in epochs.get(trial._trial_id, ()):
+            for epoch in epochs.get(trial.number, ()):
                 if self._epochs.setdefault((trial.number, epoch.number), epoch) != epoch:
                     self._changed.append(f"trial {trial.number}, epoch {epoch.number}")
             if trial.state.is_finished():

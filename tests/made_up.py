@@ -8,8 +8,10 @@ from sqlalchemy import insert
 
 from search import tables
 from search.choices import FIELDS, Value
+from search.epoch import Epoch
+from search.identity import study_ref
 from search.joining import join
-from search.storage import Database
+from search.storage import Database, epoch_row
 from search.study import Study
 from search.trials import REASON
 
@@ -39,15 +41,14 @@ def made_up(database: Database, study: Study, n_trials: int) -> None:
             )
         )
     joined.add_trials(trials)
+    key = study_ref(joined).key
     rows = [
         {
-            "study_id": joined._study_id,
-            "trial_id": trial._trial_id,
-            "number": epoch,
-            "batch_loss": 1.0,
-            "test_loss": 1.0,
-            "test_accuracy": value,
-            "seconds": 2.0,
+            "study_key": key,
+            "trial": trial.number,
+            **epoch_row(
+                Epoch(number=epoch, batch_loss=1.0, test_loss=1.0, test_accuracy=value, seconds=2.0)
+            ),
         }
         for trial in joined.get_trials(deepcopy=False)[before:]
         for epoch, value in trial.intermediate_values.items()

@@ -12,6 +12,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.artifacts import Artifacts, from_any_folder, open_artifacts
 from search.errors import UserError
+from search.files import folder_of_machine
 from search.store import Store
 from tests.s3 import SECRET
 
@@ -179,16 +180,17 @@ def test_without_boto3_a_bucket_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     assert "it needs the extra `s3`" in _refusal("s3://bucket")
 
 
-def test_a_folder_for_locks_that_is_another_users_is_refused(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_for_copies_that_is_another_users_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = open_artifacts(bucket).locks
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = folder_of_machine()
     assert folder.stat().st_mode & 0o777 == 0o700
     other = folder.stat().st_uid + 1
     folder.rename(folder.with_name(f"search-{other}"))
     monkeypatch.setattr("os.getuid", lambda: other)
     with pytest.raises(UserError, match="belongs to another user; give a TMPDIR of your own"):
-        _ = open_artifacts(bucket).locks
+        folder_of_machine()
 
 
 def test_a_place_is_the_same_from_any_folder(

@@ -1,22 +1,25 @@
 import dataclasses
+import math
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from search import leases
-from search.claims import ATTEMPTS, Claim, Claims, Standing
+from search.choices import RANGES
+from search.claims import ATTEMPTS, Claim, Claims, Standing, StudyGone
 from search.epoch import Epoch
+from search.identity import study_ref
 from search.joining import join
+from search.leases import Holder
+from search.liveness import ProcessIdentity
 from search.outcome import Outcome
-from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.study import Study
 from search.trials import REASON, TRACEBACK
@@ -30,16 +33,31 @@ def joined(database: Database, study: Study) -> optuna.Study:
     return join(database, study, data_digest="x", enqueue=[{"lr": 0.02}])
 
 
+ELSEWHERE = ProcessIdentity(host="another-host", pid=1, started=0.0)
+
+
 class Workers:
     """Any number of workers, each with claims of its own, as processes would have."""
 
-    def __init__(self, database: Database, joined: optuna.Study, folder: Path) -> None:
-        self.database, self.joined, self.folder = database, joined, folder
+    def __init__(self, database: Database, joined: optuna.Study) -> None:
+        self.database, self.joined = database, joined
+        self.key = study_ref(joined).key
 
-    def new(self, *, budget: int = 6, lease_seconds: float = 60.0, files: str = "here") -> Claims:
-        presence = Presence(self.folder / files)
-        options = {"budget": budget, "lease_seconds": lease_seconds}
-        return Claims(self.database, self.joined, presence, **options)  # type: ignore[arg-type]
+    def new(
+        self,
+        *,
+        budget: int = 6,
+        lease_seconds: float = 60.0,
+        process: ProcessIdentity | None = None,
+    ) -> Claims:
+        return Claims(
+            self.database,
+            self.joined,
+            ranges=RANGES,
+            budget=budget,
+            lease_seconds=lease_seconds,
+            holder=Holder() if process is None else Holder(process=process),
+        )
 
     def claim(self, claims: Claims) -> Claim:
         claim = claims.claim()
@@ -54,8 +72,8 @@ class Workers:
 
 
 @pytest.fixture
-def workers(database: Database, joined: optuna.Study, tmp_path: Path) -> Workers:
-    return Workers(database, joined, tmp_path / "workers")
+def workers(database: Database, joined: optuna.Study) -> Workers:
+    return Workers(database, joined)
 
 
 def test_variants_come_first_then_waiting_trials_then_new_ones(
@@ -91,7 +109,7 @@ def test_a_variant_that_always_fails_is_given_up(workers: Workers, joined: optun
     assert len([t for t in joined.trials if "variant" in t.user_attrs]) == 1 + ATTEMPTS
 
 
-def test_of_the_trials_beyond_the_budget_variants_are_kept(
+def test_a_smaller_budget_leaves_interrupted_trials_for_a_larger_one(
     workers: Workers, joined: optuna.Study
 ) -> None:
     three = [workers.new() for _ in range(3)]
@@ -99,9 +117,20 @@ def test_of_the_trials_beyond_the_budget_variants_are_kept(
     assert [claim.number for claim in begun] == [0, 1, 2]
     for claims, claim in zip(three, begun, strict=True):
         claims.release(claim)
-    assert workers.end(workers.new(budget=2)) == 0
-    assert workers.end(workers.new(budget=2)) == 1
-    assert joined.trials[2].state == FAIL
+    assert [workers.end(workers.new(budget=2)) for _ in range(2)] == [0, 1]
+    assert workers.new(budget=2).claim() is Standing.SPENT
+    assert joined.trials[2].state == TrialState.RUNNING
+    assert joined.trials[2].user_attrs == {"enqueued": {"lr": 0.02}}
+    assert workers.end(workers.new(budget=3)) == 2
+
+
+def test_a_trial_that_a_user_enqueued_is_resumed_before_a_sampled_one(workers: Workers) -> None:
+    for _ in range(2):
+        workers.end(workers.new())
+    sampled = workers.new()
+    workers.joined.ask()  # the one that was enqueued, begun without a lease
+    workers.joined.ask()
+    assert workers.claim(sampled).number == 2
 
 
 def test_a_worker_past_its_lease_cannot_end_the_trial(
@@ -151,7 +180,7 @@ def test_the_lease_of_a_trial_that_ended_without_it_is_removed(
     claim = workers.claim(workers.new())
     joined.tell(claim.number, 0.5)  # and killed before the lease is ended
     other = workers.claim(workers.new())
-    assert set(leases.leases(database, joined._study_id)) == {other.trial_id}
+    assert set(leases.leases(database, workers.key)) == {other.number}
 
 
 def test_the_budget_counts_complete_and_pruned_trials_and_no_failed_ones(workers: Workers) -> None:
@@ -177,7 +206,7 @@ def test_a_released_trial_is_taken_over_at_once(workers: Workers) -> None:
 
 
 def test_a_trial_is_taken_over_once_its_lease_has_expired(workers: Workers) -> None:
-    stalled = workers.new(lease_seconds=0.3, files="of another machine")
+    stalled = workers.new(lease_seconds=0.3, process=ELSEWHERE)
     claim = workers.claim(stalled)
     other = workers.new()
     before = workers.claim(other)
@@ -200,65 +229,99 @@ def test_a_renewed_lease_does_not_expire(workers: Workers) -> None:
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
 import optuna
+from search.choices import RANGES
 from search.claims import Claims
-from search.presence import Presence
 from search.storage import Database
 database = Database(sys.argv[1])
 study = optuna.load_study(study_name="small", storage=database.optuna)
-print(Claims(database, study, Presence(Path(sys.argv[2])), budget=6).claim().number, flush=True)
+print(Claims(database, study, ranges=RANGES, budget=6).claim().number, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_killed_workers_trial_is_free_at_once_for_those_who_share_its_files(
+def test_a_killed_workers_trial_is_free_at_once_on_the_same_host(
     url: str, workers: Workers
 ) -> None:
-    command = [sys.executable, "-c", KILLED, url, str(workers.folder / "here")]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (killed.returncode, killed.stdout) == (-9, "0\n"), killed.stderr
-    workers.new().leave()  # and keeps what tells of the killed one
-    elsewhere = workers.claim(workers.new(files="of another machine"))
-    assert elsewhere.number == 1  # it cannot know, and waits for the lease to expire
-    here = workers.new()
-    taken = workers.claim(here)
-    assert taken.number == 0
-    here.release(taken)
-    here.leave()
-    assert list((workers.folder / "here").iterdir()) == []
+    command = [sys.executable, "-c", KILLED, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.read() == "0\n"
+        # Not waited for yet, so that the process is a zombie: dead, and its id still there.
+        assert workers.claim(workers.new()).number == 0
+    assert killed.returncode == -signal.SIGKILL
 
 
-def test_a_worker_that_leaves_while_the_database_is_away_is_known_to_be_gone(
-    database: Database, workers: Workers
-) -> None:
-    left = workers.new()
-    assert workers.claim(left).number == 0
-    with database.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE search_leases RENAME TO away"))
-    with pytest.raises(DBAPIError):
-        left.leave()
-    with database.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE away RENAME TO search_leases"))
-    assert workers.claim(workers.new()).number == 0
+def test_a_worker_of_another_host_is_known_to_be_dead_by_its_lease_alone(workers: Workers) -> None:
+    workers.claim(workers.new(process=ELSEWHERE))
+    assert workers.claim(workers.new()).number == 1
 
 
 def test_a_trial_has_nothing_of_the_trial_of_a_deleted_study_that_had_its_id(
-    database: Database, workers: Workers, joined: optuna.Study, study: Study
+    database: Database, workers: Workers, study: Study
 ) -> None:
     other = dataclasses.replace(study, name="other", variants={})
-    deleted = join(database, other, data_digest="x")
-    claims = Claims(database, deleted, Presence(workers.folder / "other"), budget=1)
+    theirs = Workers(database, join(database, other, data_digest="x"))
+    claims = theirs.new(budget=1)
     claim = workers.claim(claims)
-    database.record(claim.trial_id, claims._presence.worker, EPOCH, None)
+    claims.record(claim, EPOCH, None)
     optuna.delete_study(study_name="other", storage=database.optuna)
     mine = workers.new()
     for _ in range(3):
         workers.end(mine)
     new = workers.claim(mine)
-    assert database.epochs(new.trial_id) == []
+    assert mine.epochs(new) == []
     mine.record(new, EPOCH, None)
-    assert database.epochs(new.trial_id) == [EPOCH]
+    assert mine.epochs(new) == [EPOCH]
+    again = Workers(database, join(database, other, data_digest="x"))
+    assert again.key != theirs.key
+    claims = again.new(budget=1)
+    assert claims.epochs(workers.claim(claims)) == []
+
+
+def test_a_study_that_is_deleted_or_renamed_meanwhile_stops_its_workers(
+    database: Database, workers: Workers
+) -> None:
+    claims = workers.new()
+    claim = workers.claim(claims)
+    optuna.delete_study(study_name="small", storage=database.optuna)
+    with pytest.raises(StudyGone, match="'small' was deleted or renamed"):
+        claims.claim()
+    with pytest.raises(StudyGone):
+        claims.crash(claim, KeyError("no trial with trial-id 1 found"))
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"lr": 5.0}, "cannot be run: lr is a number from 0.0001 to 0.1, not 5"),
+        ({"lr": math.nan}, "cannot be run: lr is a number"),
+        ({"lr": "fast"}, "cannot be run: lr is a number"),
+        ({"lr": 0.01, "momentum": 0.9}, "cannot be run: unknown parameter 'momentum'; known: bn1"),
+        ({"optimizer": "Lion"}, "cannot be run: optimizer is one of SGD, "),
+        ({"extra_fc": 1}, "cannot be run: extra_fc is one of false, true, not 1"),
+    ],
+)
+def test_a_trial_enqueued_by_optuna_alone_with_values_the_study_has_not_is_failed_by_name(
+    workers: Workers, joined: optuna.Study, params: dict[str, object], reason: str
+) -> None:
+    joined.enqueue_trial(params)
+    assert [workers.end(workers.new()) for _ in range(4)] == [0, 1, 2, 4]
+    assert joined.trials[3].state == FAIL
+    assert joined.trials[3].user_attrs[REASON].startswith(reason)
+
+
+def test_a_trial_that_somebody_else_runs_with_parameters_of_their_own_is_left_alone(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    theirs = optuna.load_study(study_name="small", storage=joined._storage)
+    for _ in range(3):
+        workers.end(workers.new())
+    trial = theirs.ask({"x": FloatDistribution(0, 1)})
+    odd = theirs.ask({"lr": CategoricalDistribution((0.01, 0.02))})
+    assert workers.end(workers.new()) == odd.number + 1
+    theirs.tell(trial, 0.5)
+    theirs.tell(odd, 0.5)
 
 
 def test_a_trial_begun_without_a_lease_is_taken_over(
@@ -269,33 +332,20 @@ def test_a_trial_begun_without_a_lease_is_taken_over(
     assert claim.number == 0
 
 
-def test_what_is_left_beyond_the_budget_is_ended_as_failed(
-    workers: Workers, joined: optuna.Study
-) -> None:
-    for _ in range(3):
-        joined.ask()
-    claims = workers.new(budget=2)
-    assert [workers.end(claims), workers.end(claims)] == [0, 1]
-    assert claims.claim() is Standing.SPENT
-    assert joined.trials[2].state == TrialState.FAIL
-    assert joined.trials[2].user_attrs[REASON] == "interrupted, and beyond the budget of 2"
-
-
 CLAIMING = """
 import random, sys
-from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 from search.claims import Claims, Standing
 from search.outcome import Outcome
-from search.presence import Presence
+from search.choices import RANGES
 from search.storage import Database
 from search.joining import join
 from search.study import load
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 database = Database(sys.argv[1])
 study = join(database, load("digits"), data_digest="x")
-claims = Claims(database, study, Presence(Path(sys.argv[2])), budget=30)
+claims = Claims(database, study, ranges=RANGES, budget=30)
 while (claim := claims.claim()) is not Standing.SPENT:
     if claim is Standing.WAIT:
         continue
@@ -309,9 +359,9 @@ while (claim := claims.claim()) is not Standing.SPENT:
 
 
 def test_processes_started_together_run_each_variant_once_and_meet_the_budget(
-    url: str, tmp_path: Path
+    url: str,
 ) -> None:
-    command = [sys.executable, "-c", CLAIMING, url, str(tmp_path / "workers")]
+    command = [sys.executable, "-c", CLAIMING, url]
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(6)
@@ -338,5 +388,5 @@ def test_leases_are_read_with_their_progress(workers: Workers, database: Databas
     claims = workers.new()
     claim = workers.claim(claims)
     claims.renew(claim, 3.5)
-    (lease,) = leases.leases(database, workers.joined._study_id).values()
-    assert (lease.trial_id, lease.batches_per_second) == (claim.trial_id, 3.5)
+    (lease,) = leases.leases(database, workers.key).values()
+    assert (lease.trial, lease.batches_per_second) == (claim.number, 3.5)

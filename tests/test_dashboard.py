@@ -219,7 +219,7 @@ def test_the_study_its_variants_and_the_kept_weights_are_shown(
         weights.get_by_label("download artifact").click()
     assert download.value.suggested_filename == "digits-3.safetensors"
     with shown.engine.connect() as connection:
-        query = select(tables.weights.c.sha256).where(tables.weights.c.trial_id == 4)
+        query = select(tables.weights.c.sha256).where(tables.weights.c.trial == 3)
         sha256 = connection.scalar(query)
     assert hashlib.sha256(download.value.path().read_bytes()).hexdigest() == sha256
     assert complaints == []
@@ -308,9 +308,11 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
     meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
     database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
     study.tell(trial, 1.0)
-    here, weights = study._study_id, {"artifact_id": "0a", "sha256": "0" * 64}
+    here, key = study._study_id, {"study_key": "0" * 16}
     with database.engine.begin() as connection:
-        row = {"trial_id": trial._trial_id, "study_id": here} | weights
+        mine = key | {"study_id": here, "name": study.study_name, "files": "1" * 16}
+        connection.execute(insert(tables.studies).values(mine))
+        row = key | {"trial": trial.number, "artifact_id": "0a", "sha256": "0" * 64}
         connection.execute(insert(tables.weights).values(row))
     storage = Attentive(database)
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path))

@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from sqlalchemy import select
 
 from search import tables
+from search.identity import study_ref
 from search.storage import Database
 from search.trials import SECONDS
 from tests.faults import Ordeal
@@ -45,8 +47,9 @@ def _start(url: str, folder: Path, *, wait: bool = True) -> "subprocess.Popen[by
 def rows(url: str) -> list[dict[str, Any]]:
     """Every trial of the study with all that must be repeatable."""
     database = Database(url)
+    key = study_ref(optuna.load_study(study_name="digits", storage=database.optuna)).key
     with database.engine.connect() as connection:
-        sums = {row.trial_id: row.sha256 for row in connection.execute(select(tables.weights))}
+        sums = {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
     rows = [
         {
             "number": trial.number,
@@ -55,10 +58,10 @@ def rows(url: str) -> list[dict[str, Any]]:
             "params": list(trial.params.items()),
             "user_attrs": {k: v for k, v in trial.user_attrs.items() if k != SECONDS},
             "intermediate_values": trial.intermediate_values,
-            "weights": sums.get(trial._trial_id),
+            "weights": sums.get(trial.number),
             "epochs": [
                 dataclasses.replace(epoch, seconds=0.0)
-                for epoch in database.epochs(trial._trial_id)
+                for epoch in database.epochs(key, trial.number)
             ],
         }
         for trial in database.optuna.get_all_trials(1)

@@ -7,7 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.errors import UserError
-from search.joining import artifacts_folder, join
+from search.identity import study_ref
+from search.joining import agree_on_budget, files_of, join
 from search.storage import Database
 from search.study import Study
 from search.trials import ENQUEUED
@@ -36,27 +37,42 @@ def test_a_variant_that_failed_is_enqueued_again(database: Database, study: Stud
     assert names == ["question-1", "question-3", "question-1"]
 
 
-def test_given_trials_are_enqueued_once_however_often_the_command_is_run(
+def test_given_trials_are_enqueued_once_however_often_they_are_given(
     database: Database, study: Study
 ) -> None:
     given = [{"lr": 0.02}, {"optimizer": "SGD"}, {"lr": 0.02}]
     for _ in range(2):
         joined = _join(database, study, enqueue=given)
     enqueued = [t.user_attrs[ENQUEUED] for t in joined.trials if ENQUEUED in t.user_attrs]
-    assert enqueued == given
+    assert enqueued == given[:2]
 
 
-def test_given_trials_that_the_budget_has_no_room_for_are_refused(
+def test_a_given_trial_that_failed_is_enqueued_again(database: Database, study: Study) -> None:
+    alone = dataclasses.replace(study, variants={})
+    given = [{"lr": 0.02}]
+    joined = _join(database, alone, enqueue=given)
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    assert len(_join(database, alone, enqueue=given).trials) == 2
+
+
+def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
     database: Database, study: Study
 ) -> None:
-    full = dataclasses.replace(study, trials=3)
-    given: list[dict[str, object]] = [{"lr": 0.02}]
-    joined = _join(database, full, enqueue=given)
-    joined.tell(joined.ask(), state=TrialState.FAIL)
-    _join(database, full, enqueue=given)  # a trial that failed has not used up its place
-    with pytest.raises(UserError, match="the study has 4, and its budget is 3; give --trials 4"):
-        _join(database, full, enqueue=[*given, {"lr": 0.03}])
-    assert sum(ENQUEUED in trial.user_attrs for trial in joined.trials) == 1
+    def budget(of_file: int, asked: int | None = None, *given: float) -> int:
+        joined = _join(database, study, enqueue=[{"lr": lr} for lr in given])
+        return agree_on_budget(
+            database, joined, of_file=of_file, asked=asked, has_enqueued=bool(given)
+        )
+
+    assert budget(6) == 6
+    assert budget(6, 9) == 9
+    assert budget(6) == 9
+    assert budget(7) == 7  # the file was edited
+    assert budget(7, 2) == 2
+    assert budget(7) == 2
+    assert budget(7, None, 0.02) == 3  # two variants, and what was given
+    assert budget(7) == 3
+    assert budget(7, 4, 0.03, 0.04) == 5
 
 
 def test_a_failed_variant_is_enqueued_again_for_a_user_and_not_for_each_worker(
@@ -70,14 +86,16 @@ def test_a_failed_variant_is_enqueued_again_for_a_user_and_not_for_each_worker(
     assert [trial.user_attrs for trial in again.trials[2:]] == [{"variant": "question-1"}]
 
 
-def test_the_study_has_a_folder_unlike_that_of_another_database(
+def test_the_study_has_a_key_and_files_unlike_those_of_another_database(
     database: Database, study: Study, tmp_path: Path
 ) -> None:
     other = Database(f"sqlite:///{tmp_path / 'other.db'}")
-    names = [artifacts_folder(_join(where, study)) for where in (database, database, other)]
+    found = [(where, study_ref(_join(where, study))) for where in (database, database, other)]
+    names = [(ref.key, files_of(where, ref)) for where, ref in found]
     other.close()
-    assert names[0] == names[1] != names[2]
-    assert all(re.fullmatch("small-[0-9a-f]{8}", name) for name in names)
+    assert names[0] == names[1]
+    assert len({*names[0], *names[2]}) == 4
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for pair in names for name in pair)
 
 
 def test_fixed_values_are_checked_before_anything_is_written(
@@ -108,8 +126,8 @@ def test_another_definition_is_refused_with_the_difference_named(
 
 
 def test_another_budget_is_no_difference(database: Database, study: Study) -> None:
-    _join(database, study)
-    _join(database, dataclasses.replace(study, trials=100))
+    before = _join(database, study).trials
+    assert _join(database, dataclasses.replace(study, trials=100)).trials == before
 
 
 def test_a_variant_of_other_values_is_refused(database: Database, study: Study) -> None:

@@ -11,6 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from search.artifacts import Artifacts
+from search.claims import Claim
 from search.kept import Kept
 from search.storage import LeaseLost
 from search.study import Study
@@ -46,7 +47,9 @@ def test_a_running_trials_newest_checkpoint_is_offered_and_handed_out(
             seen.append(listed := _listed(process))
             for artifact_id in listed.values():
                 content = get(app, f"/artifacts/1/1/{artifact_id}")
-                sha256 = process.database.checkpoint_sha256(1, len(seen) - 1)
+                sha256 = process.claims.checkpoint_sha256(
+                    Claim(trial_id=1, number=0), len(seen) - 1
+                )
                 assert hashlib.sha256(content).hexdigest() == sha256
 
     process.run(process.claim(), look)

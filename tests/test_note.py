@@ -14,7 +14,8 @@ from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.choices import Choices
 from search.folder import Folder
-from search.joining import artifacts_key, join
+from search.identity import study_ref
+from search.joining import join
 from search.note import Notes, Progress, text
 from search.pruning import SuccessiveHalving
 from search.storage import Database
@@ -34,7 +35,7 @@ def published(study: Study) -> Study:
 def notes(database: Database, published: Study, tmp_path: Path) -> Notes:
     made_up(database, published, 12)
     joined = join(database, published, data_digest="none")
-    store = Store(Folder(tmp_path), artifacts_key(joined))
+    store = Store(Folder(tmp_path), "0" * 16)
     return Notes(database=database, study=published, joined=joined, store=store)
 
 
@@ -101,7 +102,7 @@ def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with other.lock("note/small"):
+        with other.lock(f"note/{study_ref(joined).key}"):
             held.set()
             done.wait(20)
 

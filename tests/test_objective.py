@@ -21,13 +21,13 @@ from search.checkpoints import Checkpoints
 from search.choices import RANGES
 from search.claims import Claim, Claims
 from search.folder import Folder
-from search.joining import artifacts_key, join
+from search.identity import study_ref
+from search.joining import files_of, join
 from search.kept import Kept
 from search.machine import Machine
 from search.note import Notes
 from search.objective import Objective
 from search.outcome import Outcome
-from search.presence import Presence
 from search.storage import Database, LeaseLost
 from search.store import Store
 from search.study import Study
@@ -49,10 +49,10 @@ class Process:
     ) -> None:
         self.database = Database(url)
         self.joined = join(self.database, study, data_digest="x")
-        presence = Presence(folder / "workers")
-        store = Store(artifacts or Folder(folder), artifacts_key(self.joined))
-        kept = Kept(self.database, self.joined, store, epochs=study.epochs)
-        self.claims = Claims(self.database, self.joined, presence, budget=study.trials)
+        self.ref = study_ref(self.joined)
+        store = Store(artifacts or Folder(folder), files_of(self.database, self.ref))
+        kept = Kept(self.database, self.ref, store, name=study.name, epochs=study.epochs)
+        self.claims = Claims(self.database, self.joined, ranges=study.ranges, budget=study.trials)
         self.objective = Objective(
             study=study,
             joined=self.joined,
@@ -82,7 +82,7 @@ class Process:
 
     def figures(self) -> list[list[dict[str, object]]]:
         """Everything recorded of every trial's epochs but the time that they took."""
-        rows = [self.database.epochs(trial._trial_id) for trial in self.trials]
+        rows = [self.database.epochs(self.ref.key, trial.number) for trial in self.trials]
         return [
             [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
         ]
@@ -124,16 +124,16 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     process = start()
     process.run(process.claim())
     (trial, *_) = process.trials
-    epochs = process.database.epochs(trial._trial_id)
+    epochs = process.database.epochs(process.ref.key, trial.number)
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
     assert all(epoch.train_accuracy is not None for epoch in epochs)
     assert trial.state == TrialState.COMPLETE
     assert trial.value == epochs[-1].test_accuracy
     assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
-    assert leases.leases(process.database, process.joined._study_id) == {}
+    assert leases.leases(process.database, process.ref.key) == {}
     curves, weights = sorted((tmp_path / "files").iterdir(), key=lambda path: path.stat().st_size)
     assert curves.read_text().startswith("<svg")  # and no checkpoint
-    assert weights.name.startswith(f"{artifacts_key(process.joined)}-0-")
+    assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
 
 
 def test_a_variant_that_another_process_enqueued_again_runs(start: Start) -> None:
@@ -173,7 +173,7 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
     process.run(process.claim())
     (trial,) = process.trials
     assert trial.params["lr"] == 0.0123
-    recorded = process.database.epochs(trial._trial_id)
+    recorded = process.database.epochs(process.ref.key, trial.number)
     machine = process.objective.machine
     again = train_again(study, trial, recorded, machine, print, lambda batches: None)
     assert again.is_same
@@ -205,7 +205,7 @@ def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start:
         better = [t.intermediate_values[1] for t in process.trials[: trial.number]]
         assert trial.user_attrs[CUTOFF] in better
         assert trial.value < trial.user_attrs[CUTOFF]
-        (epoch,) = process.database.epochs(trial._trial_id)
+        (epoch,) = process.database.epochs(process.ref.key, trial.number)
         assert trial.value == epoch.test_accuracy
         assert epoch.train_accuracy is None
 
@@ -331,7 +331,7 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     ]  # fmt: skip
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
     assert "make_network" in failed[0].user_attrs[TRACEBACK]
-    assert leases.leases(process.database, process.joined._study_id) == {}
+    assert leases.leases(process.database, process.ref.key) == {}
 
 
 def test_a_variant_that_failed_for_a_while_still_completes(
@@ -414,7 +414,7 @@ def test_selecting_on_validation_prunes_on_it_and_measures_test_once(
     process = start(dataclasses.replace(study, select="validation"))
     process.run(process.claim())
     trial = process.trials[0]
-    epochs = process.database.epochs(trial._trial_id)
+    epochs = process.database.epochs(process.ref.key, trial.number)
     assert [epoch.test_accuracy is None for epoch in epochs] == [True, True, True, False]
     assert trial.value == epochs[-1].validation_accuracy != epochs[-1].test_accuracy
 

@@ -24,6 +24,10 @@ from tests.made_up import made_up
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--study", "digits", "--threads", 1)
+EPOCHS = (
+    "search_epochs JOIN search_studies USING (study_key) "
+    "JOIN trials ON trials.study_id = search_studies.study_id AND trials.number = trial"
+)
 HOSTILE = '</script><img src=x onerror="document.title=1"><script>document.title=1</script>|a'
 
 
@@ -163,8 +167,7 @@ def test_pruning_saved_the_epochs_that_pruned_trials_did_not_run(folder: Path) -
     found = json.loads(_made(folder, "json"))
     pruned = _rows(
         folder,
-        "SELECT count(*), avg(seconds) FROM search_epochs JOIN trials USING (trial_id) "
-        "WHERE state = 'PRUNED' GROUP BY trial_id",
+        f"SELECT count(*), avg(seconds) FROM {EPOCHS} WHERE state = 'PRUNED' GROUP BY trial_id",
     )
     assert pruned
     saved = found["savings"]
@@ -191,8 +194,7 @@ def test_programs_read_the_same_trials_in_every_format(folder: Path) -> None:
     assert [line["reason"] for line in lines if line["state"] == "FAIL"] == [HOSTILE]
     assert sum(found["importances"].values()) == pytest.approx(1)
     assert found["variants"].keys() == set(load("digits").variants)
-    epochs = _rows(folder, "SELECT count(*) FROM search_epochs JOIN trials USING (trial_id) "
-                           "JOIN studies USING (study_id) WHERE study_name = 'digits'")  # fmt: skip
+    epochs = _rows(folder, f"SELECT count(*) FROM {EPOCHS} WHERE name = 'digits'")
     assert sum(len(trial["epochs"]) for trial in found["trials"]) == epochs[0][0]
     assert sum(int(line["epochs"]) for line in lines) == epochs[0][0]
     text = _made(folder, "markdown")

@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import roster
+from search.identity import study_ref
 from search.joining import join
 from search.pruning import SuccessiveHalving
 from search.rungs import Recorded
@@ -46,9 +47,9 @@ def test_counts_and_unfinished_trials_are_optunas(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
     with database.engine.connect() as connection:
-        assert roster.counts(connection, joined._study_id) == Counter(t.state for t in trials)
-        unfinished = roster.unfinished(connection, joined._study_id)
-        fixed = roster.fixed(connection, joined._study_id)
+        assert roster.counts(connection, study_ref(joined)) == Counter(t.state for t in trials)
+        unfinished = roster.unfinished(connection, study_ref(joined))
+        fixed = roster.fixed(connection, study_ref(joined))
     expected = [
         (trial._trial_id, trial.number, trial.state, fixed_name(trial))
         for trial in trials
@@ -63,7 +64,7 @@ def test_the_best_trials_are_those_that_are_ranked_first(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
     with database.engine.connect() as connection:
-        best = roster.best(connection, joined._study_id, epochs=FINAL, n=7)
+        best = roster.best(connection, study_ref(joined), epochs=FINAL, n=7)
     expected = [(t._trial_id, t.number, t.value) for t in ranked(trials)[:7]]
     assert [(place.trial_id, place.number, place.accuracy) for place in best] == expected
     assert len({place.accuracy for place in best}) < 7  # some are equal
@@ -80,7 +81,7 @@ def test_trials_are_cut_as_by_going_through_all_that_came_before(
             now = copy.copy(trial)
             seen = {e: v for e, v in trial.intermediate_values.items() if e <= rung}
             now.intermediate_values = seen
-            recorded = halving.cut(joined, now, partial(Recorded, database))
+            recorded = halving.cut(joined, now, partial(Recorded, database, study_ref(joined)))
             assert recorded == halving.cut(before, now)
             cuts += [recorded] * (max(seen, default=0) == rung)
         before.add_trial(trial)

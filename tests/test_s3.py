@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from search.artifacts import open_artifacts
 from search.classifier import load
 from search.errors import UserError
-from search.joining import artifacts_key
+from search.joining import files_of
 from search.study import Study
 from search.weights import find
 from search.worker import Stop, work
@@ -130,7 +130,7 @@ def test_a_bucket_that_goes_away_costs_no_figure(
     states = [trial.state for trial in process.trials]
     assert states == [trial.state for trial in whole.trials]
     complete = [number for number, state in enumerate(states) if state == TrialState.COMPLETE]
-    key = artifacts_key(process.joined)
+    key = files_of(process.database, process.ref)
     files = [name.rpartition("/")[2] for name in s3.keys(bucket.split("/")[2])]
     there = [name.split("-") for name in files if not name.endswith("-c")]
     assert sorted(there) == sorted([key, str(number), sha16] for *_, number, sha16 in there)
@@ -157,9 +157,3 @@ def test_an_epoch_costs_two_requests_and_lists_nothing(start: Start, bucket: str
     assert between == [{"PutObject": 1, "DeleteObject": 1}] * 2
     # The weights and the curves are written, and the weights seen to be there.
     assert last == {"PutObject": 2, "DeleteObject": 1, "GetObject": 1}
-
-
-def test_the_locks_of_a_bucket_are_on_this_machine(
-    start: Start, bucket: str, tmp_path: Path
-) -> None:
-    assert open_artifacts(bucket).locks.parent == tmp_path / "tmp"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -16,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from search import leases
 from search.epoch import Epoch
 from search.errors import UserError
+from search.leases import Holder
 from search.outage import is_outage
 from search.storage import Database, LeaseLost
 from search.storage_url import check, explained
@@ -24,12 +26,19 @@ from tests.conftest import PASSWORD
 
 
 def _epoch(number: int, **figures: float) -> Epoch:
-    return Epoch(number=number, batch_loss=math.pi, seconds=1 / 3, **figures)
+    return Epoch(
+        number=number, batch_loss=math.pi, seconds=1 / 3, **{"test_accuracy": 0.5} | figures
+    )
 
 
-def _lease(database: Database, worker: str, *, trial_id: int = 7, seconds: float = 60) -> None:
+STUDY = "0123456789abcdef"
+"""A study's key."""
+
+
+def _lease(database: Database, worker: str, *, trial: int = 7, seconds: float = 60) -> None:
+    holder = Holder(worker=worker)
     with database.lock("study") as connection:
-        leases.grant(connection, study_id=1, trial_id=trial_id, worker=worker, seconds=seconds)
+        leases.grant(connection, study_key=STUDY, trial=trial, holder=holder, seconds=seconds)
 
 
 def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None:
@@ -40,53 +49,62 @@ def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None
                validation_accuracy=0.0),
     ]  # fmt: skip
     for epoch in epochs:
-        database.record(7, "me", epoch, "0" * 64)
-    assert database.epochs(7) == epochs
-    assert database.epochs(8) == []
-    assert database.checkpoint_sha256(7, 1) == "0" * 64
+        database.record(STUDY, 7, "me", epoch, "0" * 64)
+    assert database.epochs(STUDY, 7) == epochs
+    assert database.epochs(STUDY, 8) == []
+    assert database.checkpoint_sha256(STUDY, 7, 1) == "0" * 64
 
 
 def test_an_epoch_that_is_recorded_stays_as_it_is(database: Database) -> None:
     _lease(database, "me")
-    database.record(7, "me", _epoch(1, test_loss=1.0), None)
-    database.record(7, "me", _epoch(1, test_loss=2.0), "f" * 64)
-    assert database.epochs(7) == [_epoch(1, test_loss=1.0)]
+    database.record(STUDY, 7, "me", _epoch(1, test_loss=1.0), None)
+    database.record(STUDY, 7, "me", _epoch(1, test_loss=2.0), "f" * 64)
+    assert database.epochs(STUDY, 7) == [_epoch(1, test_loss=1.0)]
 
 
 def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
     with pytest.raises(LeaseLost):
-        database.record(7, "me", _epoch(1), None)
+        database.record(STUDY, 7, "me", _epoch(1), None)
     _lease(database, "me")
     _lease(database, "another")
     with pytest.raises(LeaseLost, match="no longer leased to me"):
-        database.record(7, "me", _epoch(1), None)
-    assert database.epochs(7) == []
+        database.record(STUDY, 7, "me", _epoch(1), None)
+    assert database.epochs(STUDY, 7) == []
 
 
 def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) -> None:
-    for trial_id in (7, 8, 9):
-        _lease(database, "me", trial_id=trial_id)
-    for trial_id, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
-        database.record(trial_id, "me", _epoch(number), None)
-    assert database.epochs_of_study(1, [8, 7]) == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
-    assert set(database.epochs_of_study(1)) == {7, 8, 9}
-    assert database.epochs_of_study(2) == {}
+    for trial in (7, 8, 9):
+        _lease(database, "me", trial=trial)
+    for trial, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
+        database.record(STUDY, trial, "me", _epoch(number), None)
+    found = database.epochs_of_study(STUDY, [8, 7])
+    assert found == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
+    assert set(database.epochs_of_study(STUDY)) == {7, 8, 9}
+    assert database.epochs_of_study("another") == {}
 
 
 def test_a_lease_expires_by_the_databases_clock(database: Database) -> None:
     _lease(database, "me", seconds=0.2)
-    assert not leases.leases(database, 1)[7].expired
+    assert not leases.leases(database, STUDY)[7].expired
     time.sleep(0.3)
-    assert leases.leases(database, 1)[7].expired
-    mine = {"trial_id": 7, "worker": "me", "seconds": 60.0, "batches_per_second": 12.5}
-    assert leases.renew(database, **mine)  # type: ignore[arg-type]
-    lease = leases.leases(database, 1)[7]
+    assert leases.leases(database, STUDY)[7].expired
+    renew = partial(
+        leases.renew,
+        database,
+        study_key=STUDY,
+        trial=7,
+        worker="me",
+        seconds=60.0,
+        batches_per_second=12.5,
+    )
+    assert renew()
+    lease = leases.leases(database, STUDY)[7]
     assert (lease.expired, lease.batches_per_second) == (False, 12.5)
-    leases.release(database, trial_id=7, worker="another")
-    assert 7 in leases.leases(database, 1)
-    leases.release(database, trial_id=7, worker="me")
-    assert leases.leases(database, 1) == {}
-    assert not leases.renew(database, **mine)  # type: ignore[arg-type]
+    leases.release(database, study_key=STUDY, trial=7, worker="another")
+    assert 7 in leases.leases(database, STUDY)
+    leases.release(database, study_key=STUDY, trial=7, worker="me")
+    assert leases.leases(database, STUDY) == {}
+    assert not renew()
 
 
 def test_the_databases_clock_is_in_seconds(database: Database) -> None:
@@ -97,9 +115,9 @@ def test_the_databases_clock_is_in_seconds(database: Database) -> None:
 
 def test_what_the_lock_writes_is_there_whole_or_not_at_all(database: Database) -> None:
     with suppress(InterruptedError), database.lock("study") as connection:
-        leases.grant(connection, study_id=1, trial_id=7, worker="me", seconds=60)
+        leases.grant(connection, study_key=STUDY, trial=7, holder=Holder(), seconds=60)
         raise InterruptedError
-    assert leases.leases(database, 1) == {}
+    assert leases.leases(database, STUDY) == {}
 
 
 COUNT = """

@@ -26,6 +26,7 @@ from search import claims, data, kept, listing, objective, roster, store, tables
 from search.choices import Choices
 from search.classifier import About, load, packed
 from search.errors import UserError
+from search.identity import study_ref
 from search.network import build
 from search.storage import Database, LeaseLost
 from search.study import Study
@@ -57,9 +58,13 @@ def found(searched: Path) -> Iterator[Database]:
 
 
 def _sums(database: Database) -> dict[int, str]:
-    """SHA-256 by trial id, as the database has it."""
+    """SHA-256 by the trial's number, as the database has it."""
     with database.engine.connect() as connection:
-        return {row.trial_id: row.sha256 for row in connection.execute(select(tables.weights))}
+        return {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
+
+
+def _key(database: Database) -> str:
+    return study_ref(optuna.load_study(study_name=None, storage=database.optuna)).key
 
 
 def _expected(trials: list[FrozenTrial]) -> set[int]:
@@ -75,7 +80,7 @@ def _check(database: Database, folder: Path, expected: set[int]) -> None:
     `expected`, and the learning curves of each trial that has ended."""
     trials = database.optuna.get_all_trials(1, deepcopy=False)
     numbers = {trial._trial_id: trial.number for trial in trials}
-    sums = {numbers[trial_id]: sha256 for trial_id, sha256 in _sums(database).items()}
+    sums = _sums(database)
     assert set(sums) == expected
     with database.engine.connect() as connection:
         attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
@@ -136,7 +141,7 @@ def test_a_loaded_network_has_the_accuracy_that_the_database_has(
         with torch.inference_mode():
             scores = classifier.network(pixels.float() / 127.5 - 1)
         hits = (scores.argmax(1) == split.labels).sum().item()
-        (*_, last) = found.epochs(found.optuna.get_all_trials(1)[number]._trial_id)
+        (*_, last) = found.epochs(_key(found), number)
         assert hits / len(split) == last.test_accuracy == classifier.about.test_accuracy
 
 
@@ -171,7 +176,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     assert get(app, f"/artifacts/1/{trial._trial_id}/{curves['artifact_id']}").startswith(b"<svg")
     assert listed["filename"] == "cifar-0.safetensors"
     content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
-    assert hashlib.sha256(content).hexdigest() == _sums(found)[trial._trial_id]
+    assert hashlib.sha256(content).hexdigest() == _sums(found)[trial.number]
     downloaded = searched / listed["filename"]
     download_artifact(
         artifact_store=FileSystemArtifactStore(folder),
@@ -351,8 +356,8 @@ def _no_end_without_weights(process: Process, folder: Path) -> None:
     sums = _sums(process.database)
     files = {_sum(path) for path in folder.iterdir()}
     for trial in process.database.optuna.get_all_trials(1, deepcopy=False):
-        if trial.state == TrialState.COMPLETE and trial._trial_id in sums:
-            assert sums[trial._trial_id] in files
+        if trial.state == TrialState.COMPLETE and trial.number in sums:
+            assert sums[trial.number] in files
 
 
 def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
@@ -403,14 +408,6 @@ def test_without_room_for_its_weights_a_trial_completes_all_the_same(
     assert _sums(process.database) == {}
     with pytest.raises(UserError, match=r"trial 0: it is COMPLETE, .* those of no trial"):
         find(url, "tiny", "best", artifacts=tmp_path)
-
-
-def test_kept_weights_of_a_deleted_study_are_forgotten_with_it(start: Start, tiny: Study) -> None:
-    process = start()
-    process.run(process.claim())
-    assert _sums(process.database)
-    process.database.forget(process.joined._study_id)
-    assert _sums(process.database) == {}
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from search.choices import Choices
 from search.claims import Claim, Claims
 from search.epoch import Epoch
 from search.folder import Folder
+from search.identity import study_ref
 from search.joining import join
 from search.kept import Kept
 from search.outcome import Outcome
-from search.presence import Presence
 from search.storage import Database
 from search.store import Store
 from search.study import Study, load
@@ -60,8 +60,9 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) 
     database = Database(url)
     study = _study(n_finished)
     joined = join(database, study, data_digest="none")
-    claims = Claims(database, joined, Presence(folder / "workers"), budget=study.trials)
-    kept = Kept(database, joined, Store(Folder(folder), "0" * 8), epochs=study.epochs)
+    claims = Claims(database, joined, ranges=study.ranges, budget=study.trials)
+    store = Store(Folder(folder), "0" * 16)
+    kept = Kept(database, study_ref(joined), store, name=study.name, epochs=study.epochs)
     times: Times = {}
     rng = random.Random(os.getpid())
     ready()
@@ -85,7 +86,6 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) 
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         with _timed(times, "end"):
             claims.finish(claim, Outcome(state=state, value=None if pruned else accuracy), kept)
-    claims.leave()
     database.close()
     return times
 

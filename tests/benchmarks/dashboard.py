@@ -29,7 +29,8 @@ from search import listing
 from search.curves import svg
 from search.dashboard_app import dashboard_app
 from search.folder import Folder
-from search.joining import artifacts_key, join
+from search.identity import study_ref
+from search.joining import files_of, join
 from search.listing import File, Listed
 from search.note import Notes
 from search.storage import Database
@@ -65,12 +66,13 @@ def _shown(seconds: list[float], factor: float = 1.0) -> str:
 
 
 def _list_curves(database: Database, joined: optuna.Study) -> None:
-    key = artifacts_key(joined)
+    key = files_of(database, study_ref(joined))
     with database.engine.begin() as connection:
         for trial in joined.get_trials(deepcopy=False):
             curves = File(artifact_id=f"{key}-{trial.number}-c", filename=f"{trial.number}.svg")
-            listed = Listed(prefix=f"{key}-{trial.number}-", files=[curves])
-            listing.replace(connection, trial._trial_id, listed)
+            prefix = f"{key}-{trial.number}-"
+            listed = Listed(trial_id=trial._trial_id, prefix=prefix, files=[curves])
+            listing.replace(connection, listed)
 
 
 def main() -> None:
@@ -91,7 +93,7 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     joined = join(database, study, data_digest="none")
     made_up(database, study, n_trials - len(joined.get_trials(deepcopy=False)))
     _list_curves(database, joined)
-    store = Store(Folder(folder), artifacts_key(joined))
+    store = Store(Folder(folder), files_of(database, study_ref(joined)))
     notes = Notes(database=database, study=study, joined=joined, store=store)
     files = FileSystemArtifactStore(folder)
     took: dict[str, list[float]] = {}
@@ -105,7 +107,7 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
             took.setdefault(f"{name}, {cache}", []).extend(_seconds(partial(_ask, app), 1))
     for what, seconds in took.items():
         print(f"{n_trials} trials, {what}: the study's page after {_shown(seconds)} s", flush=True)
-    epochs = database.epochs(joined.trials[-1]._trial_id)
+    epochs = database.epochs(study_ref(joined).key, joined.trials[-1].number)
     picture = _seconds(lambda: svg("digits, trial 1", epochs, {}), rounds)
     note = []
     for _ in range(rounds):
