@@ -108,11 +108,14 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
             )
             return 2
         except Exception as error:
-            from search.outage import first_line, is_outage
+            from search.outage import first_line, is_outage, is_refusal
 
+            cause = first_line(error)
+            if is_refusal(error):
+                print(f"{parser.prog}: error: --storage: {cause}", file=sys.stderr)
+                return 2
             if not is_outage(error):
                 raise
-            cause = first_line(error)
             print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
             return 1
 

@@ -7,10 +7,8 @@ another session.
 
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
-from typing import Self
 
-from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy import URL, Connection, Engine, TextClause, event, text
 
 LIMITS = (
     "statement_timeout",
@@ -34,13 +32,30 @@ _POSTGRESQL_COLUMNS = text(
 )
 
 
-def visible_tables(connection: Connection) -> Mapping[str, Set[str]]:
-    """Return the tables that a statement finds by their names alone, with their columns."""
-    is_sqlite = connection.dialect.name == "sqlite"
+Tables = Mapping[str, Set[str]]
+"""Columns by the table's name."""
+
+
+def visible_tables(connection: Connection) -> Tables:
+    """Return the tables that a statement finds by their names alone."""
+    return _tables(connection, _is_sqlite(connection), _POSTGRESQL_COLUMNS)
+
+
+def tables_beside_new_ones(connection: Connection) -> Tables:
+    """Return the tables in the schema in which new ones are created."""
+    in_schema = text(f"{_POSTGRESQL_COLUMNS.text} AND n.nspname = current_schema()")
+    return _tables(connection, _is_sqlite(connection), in_schema)
+
+
+def _tables(connection: Connection, is_sqlite: bool, of_postgresql: TextClause) -> Tables:
     found: dict[str, set[str]] = {}
-    for table, column in connection.execute(_SQLITE_COLUMNS if is_sqlite else _POSTGRESQL_COLUMNS):
+    for table, column in connection.execute(_SQLITE_COLUMNS if is_sqlite else of_postgresql):
         found.setdefault(table, set()).add(column)
     return found
+
+
+def _is_sqlite(connection: Connection) -> bool:
+    return connection.dialect.name == "sqlite"
 
 
 def home_of(url: URL, connection: Connection) -> str:
@@ -49,7 +64,7 @@ def home_of(url: URL, connection: Connection) -> str:
     A SQLite file is known by its file system and inode, a PostgreSQL database by its server's and
     its own number. One that is moved to another disk, or restored, has another home too.
     """
-    if connection.dialect.name == "sqlite":
+    if _is_sqlite(connection):
         path = str(url.database)
         return f"{os.statvfs(path).f_fsid:x}/{os.stat(path).st_ino}"  # noqa: PTH116
     row = connection.execute(
@@ -61,25 +76,18 @@ def home_of(url: URL, connection: Connection) -> str:
     return f"{row[0]}/{row[1]}"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The limits that a PostgreSQL server has set for this role and database."""
+def lift_limits(connection: Connection) -> None:
+    """Let this transaction of a PostgreSQL database go on without `LIMITS`."""
+    lifted = text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = ANY(:names)")
+    connection.execute(lifted, {"names": list(LIMITS)})
 
-    limits: tuple[str, ...]
 
-    @classmethod
-    def of(cls, connection: Connection) -> Self:
-        query = text("SELECT name FROM pg_settings WHERE name = ANY(:names) AND reset_val <> '0'")
-        names = connection.scalars(query, {"names": list(LIMITS)})
-        return cls(tuple(names))
-
-    def override(self, engine: Engine) -> None:
-        """Let every transaction of `engine` begin without these limits."""
-        if not self.limits:  # as nearly everywhere: no statement more
-            return
-        lifted = text("SELECT " + ", ".join(f"set_config('{n}', '0', true)" for n in self.limits))
-
-        def lift(connection: Connection) -> None:
-            connection.execute(lifted)
-
-        event.listen(engine, "begin", lift)
+def without_limits(connection: Connection, engine: Engine) -> None:
+    """Let all transactions of `engine` begin without the limits that the server has for this role;
+    `connection` is one to ask by."""
+    query = text("SELECT name FROM pg_settings WHERE name = ANY(:names) AND reset_val <> '0'")
+    names = connection.scalars(query, {"names": list(LIMITS)}).all()
+    if not names:  # as nearly everywhere: no statement more
+        return
+    lifted = text("SELECT " + ", ".join(f"set_config('{name}', '0', true)" for name in names))
+    event.listen(engine, "begin", lambda begun: begun.execute(lifted))

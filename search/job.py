@@ -16,7 +16,7 @@ from search.claims import LEASE_SECONDS, StudyGone
 from search.errors import UserError
 from search.joining import join
 from search.machine import Machine
-from search.outage import DatabaseGone, Outage, is_outage
+from search.outage import DatabaseGone, Outage, first_line, is_outage, is_refusal
 from search.storage import Database
 from search.study import Study, load
 from search.worker import WAIT_SECONDS, KeepsFailing, Stop
@@ -61,8 +61,9 @@ class Job:
         except (UserError, KeepsFailing, DatabaseGone, StudyGone) as error:
             say(str(error))
             return False
-        except Exception:
-            say(traceback.format_exc())
+        except Exception as error:
+            refused = is_refusal(error)
+            say(f"--storage: {first_line(error)}" if refused else traceback.format_exc())
             return False
         return True
 

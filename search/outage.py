@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
+REFUSED = ("42501", "25006")
+"""PostgreSQL's codes of a privilege that lacks, and of a write in a read-only transaction."""
 OUTAGE_SECONDS = 600.0
 """So long a worker waits for a database that does not answer."""
 
@@ -27,12 +29,24 @@ def is_outage(error: BaseException | None) -> bool:
     while error is not None:
         # SQLite's driver calls a table or a column that is not there the same.
         if isinstance(error, OperationalError | sqlite3.OperationalError):
-            return "no such" not in str(getattr(error, "orig", error))
+            text = str(getattr(error, "orig", error))
+            return "no such" not in text and "readonly database" not in text
         # The last one: Optuna asks again on the connection that was cut.
         if isinstance(error, InterfaceError | PendingRollbackError):
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
+        error = error.__cause__
+    return False
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether `error`, or what it was raised from, is that this user or role may not write
+    or read there."""
+    while error is not None:
+        if isinstance(error, DBAPIError):
+            state = getattr(error.orig, "sqlstate", None)
+            return state in REFUSED or "readonly database" in str(error.orig)
         error = error.__cause__
     return False
 

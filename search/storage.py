@@ -16,18 +16,22 @@ from typing import Any
 
 import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import URL, ColumnElement, Connection, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
-from search import listing, tables
-from search.dialects import Settings, home_of, visible_tables
+from search import listing, optuna_schema, tables
+from search.dialects import home_of, lift_limits, visible_tables, without_limits
 from search.epoch import Epoch
 from search.errors import UserError
 from search.listing import Listed
-from search.storage_url import check, engine_options, explained, shown
+from search.storage_url import (
+    check,
+    engine_options,
+    explaining,
+    refuse_others,
+    resolved,
+    shown,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +50,8 @@ class Database:
     """An opened database, its tables created if it had none.
 
     Any number of processes may open it at once, also while it is empty. At most `connections` are
-    held at a time, while it is opened too; a worker needs two. Whoever `may_create` nothing, but
-    look, leaves a database without the service's tables as it is.
+    held at a time, while it is opened too: one for locks, and the others for all else. Whoever
+    `may_create` nothing, but look, leaves a database without the service's tables as it is.
 
     Raises:
         UserError: the URL is malformed, what it names cannot be reached or used, or holds other
@@ -55,31 +59,30 @@ class Database:
     """
 
     def __init__(self, url: str, *, connections: int = 2, may_create: bool = True) -> None:
-        self.url = check(url)
+        self.url = resolved(url)
         self._shown = shown(url)
-        options = engine_options(self.url)
-        pool = {"pool_size": connections, "max_overflow": 0, "pool_timeout": POOL_SECONDS}
-        try:
-            # Optuna's own creation of its tables fails when several processes run it together.
-            with _schema_lock(self.url) as connection, ExitStack() as failed:
-                # Optuna adds tables before it looks at the schema's version, even to a database
-                # of another version; a database that has a version has its tables.
-                storage = RDBStorage(
-                    _as_template(self.url),
-                    engine_kwargs=options | pool,
-                    skip_table_creation="alembic_version" in visible_tables(connection),
-                    skip_compatibility_check=True,
-                )
-                failed.callback(storage.engine.dispose)
-                self._check_version(storage)
-                server = None if _is_sqlite(self.url) else Settings.of(connection)
+        if _is_sqlite(self.url):
+            check(url)  # by reading alone, since a connection that may write changes the file
+        options = engine_options(self.url) | {"max_overflow": 0, "pool_timeout": POOL_SECONDS}
+        with explaining(self.url), ExitStack() as failed:
+            self._locks = sqlalchemy.create_engine(self.url, **options, pool_size=1)
+            failed.callback(self._locks.dispose)
+            with self._locked_schema() as connection:
+                refuse_others(connection, self._shown)
+                optuna_schema.prepare(connection, self._shown)
                 self._prepare(connection, may_create)
-                failed.pop_all()
-        except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            raise UserError(explained(self.url, error)) from error
+            storage = RDBStorage(
+                _as_template(self.url),
+                engine_kwargs=options | {"pool_size": connections - 1},
+                skip_table_creation=True,
+                skip_compatibility_check=True,
+            )
+            failed.callback(storage.engine.dispose)
+            if not _is_sqlite(self.url):
+                with self._locks.connect() as connection:
+                    without_limits(connection, storage.engine)
+            failed.pop_all()
         self.engine = storage.engine
-        if server is not None:
-            server.override(self.engine)
         self.optuna: BaseStorage = get_storage(storage)
         self.uncached = storage
 
@@ -88,6 +91,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._locks.dispose()
 
     @contextmanager
     def lock(self, name: str) -> Iterator[Connection]:
@@ -98,10 +102,10 @@ class Database:
         that is killed gives the lock back. SQLite has one lock for all names.
         """
         if _is_sqlite(self.url):
-            with _file_lock(self.url), self.engine.begin() as connection:
+            with _file_lock(self.url), self._locks.begin() as connection:
                 yield connection
         else:
-            with self.engine.begin() as connection:
+            with self._locks.begin() as connection:
                 _lock(connection, name)
                 yield connection
 
@@ -123,7 +127,7 @@ class Database:
             finally:
                 lock.release()
         else:
-            with self.engine.begin() as connection:
+            with self._locks.begin() as connection:
                 yield bool(
                     connection.scalar(select(func.pg_try_advisory_xact_lock(_lock_key(name))))
                 )
@@ -195,13 +199,16 @@ class Database:
         with self.engine.connect() as connection:
             return connection.scalar(query)
 
-    def _check_version(self, storage: RDBStorage) -> None:
-        there, needed = storage.get_current_version(), storage.get_head_version()
-        if there != needed:
-            raise UserError(
-                f"--storage {self}: its tables are of schema {there}, and this Optuna needs "
-                f"{needed}; `optuna storage upgrade` upgrades older ones, or name another database"
-            )
+    @contextmanager
+    def _locked_schema(self) -> Iterator[Connection]:
+        """Hold the lock under which tables are created."""
+        with ExitStack() as stack:
+            if _is_sqlite(self.url):
+                stack.enter_context(_file_lock(self.url))
+            connection = stack.enter_context(self._locks.begin())
+            if not _is_sqlite(self.url):
+                _lock(connection, "schema")
+            yield connection
 
     def _prepare(self, connection: Connection, may_create: bool) -> None:
         """Create the service's own tables if there are none, and find a copied database out."""
@@ -271,30 +278,13 @@ def _is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-@contextmanager
-def _schema_lock(url: URL) -> Iterator[Connection]:
-    """Hold the lock under which tables are created; yield a connection of its own."""
-    engine = sqlalchemy.create_engine(url, **engine_options(url), poolclass=NullPool)
-    with ExitStack() as stack:
-        if _is_sqlite(url):
-            stack.enter_context(_file_lock(url))
-        connection = stack.enter_context(engine.begin())
-        if not _is_sqlite(url):
-            _lock(connection, "schema")
-        yield connection
-
-
 def _lock(connection: Connection, name: str) -> None:
     """Take PostgreSQL's lock `name` until the end of the transaction, however long that takes."""
-    connection.execute(
-        select(
-            func.set_config("statement_timeout", "0", True),
-            func.set_config("lock_timeout", "0", True),
-            # The server takes the lock from a process that is stopped while it has it.
-            func.set_config("idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True),
-        )
-    )
-    connection.execute(select(func.pg_advisory_xact_lock(_lock_key(name))))
+    lift_limits(connection)
+    # The server takes the lock from a process that is stopped while it has it.
+    limit = "idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True
+    lock = func.pg_advisory_xact_lock(_lock_key(name))
+    connection.execute(select(func.set_config(*limit), lock))
 
 
 def _file_lock(url: URL) -> FileLock:

@@ -6,18 +6,20 @@ Looks before anything is written; what is made in a database is for `search.stor
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import URL, Connection, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from search.dialects import visible_tables
+from search.dialects import lift_limits, tables_beside_new_ones, visible_tables
 from search.errors import UserError
 from search.file_system import is_mount_point, network_kind
 from search.outage import first_line
@@ -35,15 +37,41 @@ Look = Callable[[Connection], object]
 """Looks at a database, and raises `UserError` where it is not as it must be."""
 
 
-def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> URL:
-    """Return the URL of the database that `url` names, once that has been seen; write nothing.
+def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> None:
+    """See that the database that `url` names can be used; write nothing.
 
-    A SQLite file is named by its real path, so that all names of it have one lock. A database is
-    accepted if it is empty or holds Optuna's tables, and if `look` does not refuse it. A SQLite
-    file need not exist unless it `must_exist`.
+    A database is accepted if it is empty or holds Optuna's tables, and if `look` does not refuse
+    it. A SQLite file need not exist unless it `must_exist`.
 
     Raises:
         UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+    """
+    parsed = resolved(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and not Path(str(parsed.database)).exists():
+        if must_exist:
+            raise UserError(
+                f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
+                "search, or make one with `python -m search.run`"
+            )
+        return
+    options, readable = engine_options(parsed), parsed
+    if is_sqlite:
+        readable = make_url(f"sqlite:///file:{quote(str(parsed.database))}?mode=ro&uri=true")
+        options = {"connect_args": {"timeout": BUSY_SECONDS}}
+    with explaining(parsed):
+        engine = sqlalchemy.create_engine(readable, **options, poolclass=NullPool)
+        with engine.connect() as connection:
+            refuse_others(connection, shown(url))
+            look(connection)
+
+
+def resolved(url: str) -> URL:
+    """Return the one URL of the database that `url` names: a SQLite file's is of its real path, so
+    that all names of it have one lock.
+
+    Raises:
+        UserError: the URL is malformed, or no database can be there.
     """
     try:
         parsed = make_url(url)
@@ -64,36 +92,61 @@ def check(url: str, *, must_exist: bool = False, look: Look = lambda connection:
         )
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
-        return _check_sqlite(parsed, must_exist, look)
+        return _resolved_file(parsed)
     if backend not in ("postgresql", "postgres"):
         raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
-    parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def explaining(url: URL) -> Iterator[None]:
+    """Turn what a database at `url` raises while it is opened into one line.
+
+    Raises:
+        UserError: why it cannot be opened.
+    """
     try:
-        engine = sqlalchemy.create_engine(parsed, **engine_options(parsed), poolclass=NullPool)
-        with engine.connect() as connection:
-            schema = connection.scalar(text("SELECT current_schema()"))
-            if schema is None:
-                raise UserError(
-                    f"--storage {shown(url)}: the search_path of this role names no schema that is "
-                    "there; set it, as by ALTER ROLE … SET search_path = public"
-                )
-            _check_tables(shown(url), visible_tables(connection))
-            look(connection)
+        yield
+    except UserError:
+        raise
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
         ) from error
-    except (SQLAlchemyError, TypeError, ValueError) as error:  # the latter two: odd options
-        raise UserError(explained(parsed, error)) from error
-    return parsed
+    # The last two are of options that the driver does not take.
+    except (SQLAlchemyError, StorageInternalError, OSError, TypeError, ValueError) as error:
+        raise UserError(explained(url, error)) from error
+
+
+def refuse_others(connection: Connection, storage: str) -> None:
+    """Refuse tables that are not those of an Optuna of some version.
+
+    Raises:
+        UserError: calling the database `storage`.
+    """
+    if connection.dialect.name == "postgresql":
+        lift_limits(connection)
+        if connection.scalar(text("SELECT current_schema()")) is None:
+            raise UserError(
+                f"--storage {storage}: the search_path of this role names no schema that is there; "
+                "set it, as by ALTER ROLE … SET search_path = public"
+            )
+    visible, tables = visible_tables(connection), tables_beside_new_ones(connection)
+    first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
+    whole = all(visible.get(name, set()) >= _OPTUNAS[name] for name in first)
+    if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
+        raise UserError(
+            f"--storage {storage}: this database holds other tables "
+            f"({', '.join(sorted(tables)[:3])}, …); name an empty one"
+        )
 
 
 def shown(url: str) -> str:
-    """Return `url`, which `check` has accepted, as it was given, its password masked."""
+    """Return `url`, which `resolved` has accepted, as it was given, its password masked."""
     return make_url(url).render_as_string(hide_password=True)
 
 
-def _check_sqlite(url: URL, must_exist: bool, look: Look) -> URL:
+def _resolved_file(url: URL) -> URL:
     if not url.database or url.database == ":memory:":
         raise UserError(
             "--storage: a SQLite database in memory is gone with its process; "
@@ -105,11 +158,6 @@ def _check_sqlite(url: URL, must_exist: bool, look: Look) -> URL:
     if not folder.is_dir():
         raise UserError(
             f"--storage {url}: there is no folder {named.parent}; make it, or name another"
-        )
-    if must_exist and not path.exists():
-        raise UserError(
-            f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
-            "search, or make one with `python -m search.run`"
         )
     if kind := network_kind(folder):
         # https://sqlite.org/wal.html: all processes that use a database must be on one machine.
@@ -134,29 +182,7 @@ def _check_sqlite(url: URL, must_exist: bool, look: Look) -> URL:
                 f"--storage {url}: {path} has {path.stat().st_nlink} names (hard links), which "
                 "damages a SQLite database; copy it under a name of its own, and use the copy"
             )
-        try:
-            engine = sqlalchemy.create_engine(
-                f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true",
-                connect_args={"timeout": BUSY_SECONDS},
-                poolclass=NullPool,
-            )
-            with engine.connect() as connection:
-                _check_tables(str(url), visible_tables(connection))
-                look(connection)
-        except DBAPIError as error:
-            raise UserError(explained(url, error)) from error
     return url.set(drivername="sqlite", database=str(path))
-
-
-def _check_tables(storage: str, tables: Mapping[str, Set[str]]) -> None:
-    """Refuse tables, given with their columns, that are not those of an Optuna of some version."""
-    first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
-    whole = all(tables.get(name, set()) >= _OPTUNAS[name] for name in first)
-    if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
-        raise UserError(
-            f"--storage {storage}: this database holds other tables "
-            f"({', '.join(sorted(tables)[:3])}, …); name an empty one"
-        )
 
 
 def engine_options(url: URL) -> dict[str, Any]:

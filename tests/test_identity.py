@@ -5,13 +5,13 @@ import io
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from optuna.study import StudyDirection
 from sqlalchemy import create_engine, event, inspect, make_url, select, text
 
 from search import tables
@@ -26,6 +26,7 @@ from search.weights import find
 from tests.conftest import Command
 from tests.test_objective import Process
 
+MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 SEARCH = ("--study", "digits", "--images", 60, "--epochs", 1, "--trials", 7, "--threads", 1)
 """A search of two seconds: six variants and a sampled trial."""
 
@@ -63,7 +64,7 @@ def _renamed(database: Database, before: str, after: str) -> None:
     }
     setup_testing_defaults(environ)
     statuses: list[str] = []
-    list(app(environ, lambda status, headers, error=None: statuses.append(status)))  # type: ignore[arg-type, return-value]
+    list(app(environ, lambda status, headers, error=None: statuses.append(status)))  # type: ignore[arg-type]
     assert statuses == ["201 Created"]
 
 
@@ -140,7 +141,7 @@ def test_deleting_a_copy_with_its_files_in_the_dashboard_keeps_the_originals(
             environ = {"PATH_INFO": f"/api/studies/{study_id}", "REQUEST_METHOD": "DELETE"}
             setup_testing_defaults(environ)
             environ["CONTENT_TYPE"] = "application/json"
-            list(app(environ, lambda status, headers, error=None: None))  # type: ignore[arg-type, return-value]
+            list(app(environ, lambda status, headers, error=None: None))  # type: ignore[arg-type]
             names = [study.study_name for study in database.optuna.get_all_studies()]
             assert "copied" not in names
         assert _files(searched) == files
@@ -180,9 +181,9 @@ def _state(url: str) -> object:
     return found
 
 
-@pytest.mark.parametrize("directions", [["minimize"], ["maximize"], ["maximize", "minimize"]])
+@pytest.mark.parametrize("directions", [[MINIMIZE], [MAXIMIZE], [MAXIMIZE, MINIMIZE]])
 def test_a_study_that_optuna_made_is_refused_before_anything_is_written(
-    url: str, search: Command, directions: list[str]
+    url: str, search: Command, directions: list[StudyDirection]
 ) -> None:
     storage = optuna.storages.RDBStorage(url)
     optuna.create_study(study_name="digits", storage=storage, directions=directions)
@@ -229,10 +230,8 @@ def test_a_study_whose_creation_was_cut_off_is_created_to_its_end(
             raise Killed
 
     event.listen(first.engine, "before_cursor_execute", kill)
-    try:
+    with suppress(Killed):
         join(first, study, data_digest="x")
-    except Killed:
-        pass
     event.remove(first.engine, "before_cursor_execute", kill)
     first.close()
     with closing(Database(url)) as database:
@@ -290,7 +289,7 @@ def test_tables_of_another_version_are_refused_and_left_alone(url: str) -> None:
 
 
 @pytest.fixture
-def plain(tmp_path: Path) -> Iterator[str]:
+def plain(tmp_path: Path) -> str:
     """A database of Optuna's with a study in it."""
     url = f"sqlite:///{tmp_path / 'plain.db'}"
     storage = optuna.storages.RDBStorage(url)
@@ -304,7 +303,7 @@ def test_looking_adds_no_tables(plain: str, search: Command) -> None:
         app = dashboard_app(database, open_artifacts("artifacts").store)
         environ = {"PATH_INFO": "/api/studies/1", "REQUEST_METHOD": "GET"}
         setup_testing_defaults(environ)
-        body = b"".join(app(environ, lambda status, headers, error=None: None))  # type: ignore[arg-type, return-value]
+        body = b"".join(app(environ, lambda status, headers, error=None: None))  # type: ignore[arg-type]
         assert json.loads(body)["name"] == "mine"
     assert search("report", "--study", "digits", "--storage", plain).returncode == 2
     engine = create_engine(plain)
