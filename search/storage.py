@@ -9,7 +9,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -289,10 +289,12 @@ def _lock(connection: Connection, name: str) -> None:
 
 def _file_lock(url: URL) -> FileLock:
     """Return the lock beside the database's file; whoever may write the one may lock the other."""
-    path = Path(str(url.database))
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+    path, lock = Path(str(url.database)), Path(f"{url.database}.lock")
+    if path.exists() and lock.exists() and lock.stat().st_mode != path.stat().st_mode:
+        with suppress(PermissionError):  # another user's: it is theirs to change
+            lock.chmod(path.stat().st_mode & 0o777)
     # Without the fallback, which leaves its file behind when the holder is killed.
-    return FileLock(f"{path}.lock", mode=mode, fallback_to_soft=False, preserve_lock_file=True)
+    return FileLock(lock, fallback_to_soft=False, preserve_lock_file=True)
 
 
 def _lock_key(name: str) -> int:

@@ -1,3 +1,4 @@
+import itertools
 import math
 import signal
 import sqlite3
@@ -336,3 +337,64 @@ def _tables(url: str) -> set[str]:
     names = set(inspect(engine).get_table_names())
     engine.dispose()
     return names
+
+
+TWICE = """
+import sys, time
+from search.storage import Database
+with Database(sys.argv[1]).lock("study"):
+    print(time.monotonic(), end=" ", flush=True)
+    time.sleep(0.3)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def test_all_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "link.db").symlink_to("real/search.db")
+    names = ("real/search.db", "./real/../real/search.db", "folder/search.db", "link.db",
+             str(tmp_path / "real" / "search.db"))  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE, f"sqlite:///{name}"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    held = []
+    for process in started:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        held.append(tuple(map(float, output.split())))
+    for (_, left), (entered, _) in itertools.pairwise(sorted(held)):
+        assert left <= entered
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {"search.db", "search.db.lock"}
+
+
+def test_a_name_that_sqlites_log_would_not_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    Database(url).close()
+    (tmp_path / "second.db").hardlink_to(tmp_path / "search.db")
+    for name in ("search.db", "second.db"):
+        with pytest.raises(UserError, match=r"has 2 names .hard links., which damages"):
+            check(f"sqlite:///{tmp_path / name}")
+    (tmp_path / "second.db").unlink()
+    check(url)
+    mounts = tmp_path / "mounts"  # as of `docker run -v …/search.db:/…/search.db`
+    mounts.write_text(f"36 35 8:1 / {tmp_path / 'search.db'} rw - ext4 /dev/sda1 rw\n")
+    monkeypatch.setattr("search.file_system.MOUNTS", mounts)
+    with pytest.raises(UserError, match=r"a file that is mounted by itself.*; mount its folder"):
+        check(url)
+
+
+def test_the_lock_is_open_to_whoever_may_write_the_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    Database(url).close()
+    (tmp_path / "search.db").chmod(0o660)
+    Database(url).close()
+    assert (tmp_path / "search.db.lock").stat().st_mode & 0o777 == 0o660
