@@ -9,3 +9,8 @@ if sys.version_info < (3, 11):  # noqa: UP036  # a checkout can be run by any Py
         file=sys.stderr,
     )
     raise SystemExit(2)
+
+if sys.argv[:1] == ["-m"]:  # as Python has it before it runs a module of this package: a command
+    from search.signals import end_at_once
+
+    end_at_once()
