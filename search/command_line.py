@@ -113,6 +113,10 @@ def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
         if not isinstance(error.__cause__, BrokenPipeError):  # whose reader has seen enough
             print(f"{parser.prog}: error: standard output: {error}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"{parser.prog}: error: {place}{error.strerror}; name another", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("search"):
             raise

@@ -7,7 +7,8 @@ import re
 import secrets
 import stat
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from search.errors import UserError
@@ -34,28 +35,42 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         _replace(Path(os.path.realpath(path)), content)
 
 
+def check_out(path: Path) -> None:
+    """Refuse what `write_out` would, before any work is done; leave nothing behind.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _blaming_out(path):
+        if not is_stream(path):
+            path = Path(os.path.realpath(path))
+            _replaceable(path)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+
+
 def write_out(path: Path, content: bytes) -> bool:
     """Write what `--out` names, as `write_whole` does; return whether it `is_stream`.
 
     Raises:
         UserError: it cannot be written.
     """
-    try:
+    with _blaming_out(path):
         has_reader = is_stream(path)
         write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
     return has_reader
 
 
+@contextmanager
+def _blaming_out(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+
+
 def _replace(path: Path, content: bytes | memoryview) -> None:
-    there = _status(path)
-    if there is not None:
-        if not stat.S_ISREG(there.st_mode):
-            fault = errno.EISDIR if stat.S_ISDIR(there.st_mode) else errno.EINVAL
-            raise OSError(fault, os.strerror(fault))
-        if not os.access(path, os.W_OK):
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    there = _replaceable(path)
     # The process's id would not do: processes of several containers may have the same. Shortened,
     # since the name may be as long as names can be.
     scratch = path.with_name(f"{path.name[:55]}.{secrets.token_hex(8)}.tmp")
@@ -70,6 +85,22 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
     except BaseException:
         remove(scratch)
         raise
+
+
+def _replaceable(path: Path) -> os.stat_result | None:
+    """Return the status of the file at `path`; None if there is none.
+
+    Raises:
+        OSError: it is no file, or one that may not be written.
+    """
+    there = _status(path)
+    if there is not None:
+        if not stat.S_ISREG(there.st_mode):
+            fault = errno.EISDIR if stat.S_ISDIR(there.st_mode) else errno.EINVAL
+            raise OSError(fault, os.strerror(fault))
+        if not os.access(path, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    return there
 
 
 def is_stream(path: Path) -> bool:
@@ -129,13 +160,25 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
+def temporary_folder() -> Path:
+    """Return the folder for temporary files.
+
+    Raises:
+        UserError: this machine has none that can be written to.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise UserError(f"{error.strerror}; name one, as by `export TMPDIR=FOLDER`") from error
+
+
 def folder_of_machine() -> Path:
     """Return a folder that all processes of this user on this machine have, and nobody else.
 
     Raises:
-        UserError: another user has made it.
+        UserError: another user has made it, or there is no place for it.
     """
-    folder = Path(tempfile.gettempdir()) / f"search-{os.getuid()}"
+    folder = temporary_folder() / f"search-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder}: it belongs to another user; give a TMPDIR of your own")
@@ -148,8 +191,8 @@ def check_folder(folder: Path, option: str) -> None:
     Raises:
         UserError: naming the option and the cause.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
+        there = next(path for path in (folder, *folder.absolute().parents) if _status(path))
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -9,6 +9,7 @@ import torch
 from search import data, device
 from search.choices import Choices
 from search.environment import Environment, environment
+from search.files import temporary_folder
 from search.network import Network
 from search.study import Study
 from search.training import Splits, Training, make_network
@@ -34,8 +35,10 @@ class Machine:
         """Set PyTorch up for the device, and bring the images there; fetch them if need be.
 
         Raises:
-            UserError: there is no such device, or the images are not to be had or too few.
+            UserError: there is no such device, or the images are not to be had or too few, or there
+                is no folder for temporary files.
         """
+        temporary_folder()  # PyTorch looks for it when it makes its first optimizer
         where = device.choose(device_name)
         device.prepare(where, threads)
         known = data.n_train(study.dataset)

@@ -4,6 +4,7 @@ Kept as lines of a CSV file, one for each epoch, so that a stopped command goes 
 """
 
 import csv
+import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -103,12 +104,14 @@ def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    lines = io.StringIO()
+    table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     try:
-        with path.open("a", newline="") as lines:
-            table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-            if lines.tell() == 0:
+        with path.open("ab", buffering=0) as file:
+            if file.tell() == 0:
                 table.writeheader()
             table.writerows(asdict(epoch) for epoch in epochs)
+            file.write(lines.getvalue().encode())  # at once: others may add theirs
     except OSError as error:
         raise UserError(f"--out {path}: {error.strerror}; name another file") from error
 
@@ -121,7 +124,7 @@ def read(path: Path, option: str) -> list[Run]:
     """
     runs: dict[tuple[str, str, int], Run] = {}
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 epoch = ProbedEpoch(**{name: kind(row[name]) for name, kind in KINDS.items()})
                 runs.setdefault((epoch.variant, epoch.change, epoch.repeat), []).append(epoch)

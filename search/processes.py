@@ -7,7 +7,6 @@ moment and shares its memory; that server never computes anything.
 import multiprocessing
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 from search import output
 from search.cluster import End, Fate
 from search.errors import UserError
+from search.files import temporary_folder
 from search.job import Job
 from search.signals import STOPPING
 from search.worker import Stop
@@ -33,8 +33,9 @@ def warm_up() -> None:
     """Start the server, without waiting for its imports; else the first worker does.
 
     Raises:
-        UserError: the temporary folder's path is too long for a socket in it.
+        UserError: there is no temporary folder, or its path is too long for a socket in it.
     """
+    folder = temporary_folder()
     _CONTEXT.set_forkserver_preload([*PRELOAD])
     try:
         # What a terminal sends to all its processes is for this one alone to pass on: the server
@@ -45,7 +46,7 @@ def warm_up() -> None:
             forkserver.ensure_running()
     except OSError as error:
         raise UserError(
-            f"--workers: {error} in the temporary folder {tempfile.gettempdir()}; name another, "
+            f"--workers: {error} in the temporary folder {folder}; name another, "
             "as by `export TMPDIR=/tmp`"
         ) from error
 

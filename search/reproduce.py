@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from search.command_line import Parser, command, whole
 from search.errors import UserError
+from search.files import check_out
 from search.options import (
     TRAINING,
     add_folders,
@@ -119,6 +120,8 @@ def run(options: argparse.Namespace) -> int:
     artifacts = open_artifacts(options.artifacts)
     if options.trial is None or options.repeats is not None:  # else nothing is kept
         artifacts.check()
+    if options.out is not None:
+        check_out(options.out)
 
     import optuna
 
