@@ -27,10 +27,10 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         OSError: the folder is full or not writable, or the file is not; nothing new is left.
     """
     if (descriptor := _descriptor(path)) is not None:
-        _write_all(descriptor, content)
+        write_all(descriptor, content)
     elif is_stream(path):
         with path.open("wb", buffering=0) as stream:
-            _write_all(stream.fileno(), content)
+            write_all(stream.fileno(), content)
     else:
         _replace(Path(os.path.realpath(path)), content)
 
@@ -76,7 +76,7 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
     scratch = path.with_name(f"{path.name[:55]}.{secrets.token_hex(8)}.tmp")
     try:
         with scratch.open("xb", buffering=0) as file:
-            _write_all(file.fileno(), content)
+            write_all(file.fileno(), content)
             if there is not None:
                 with suppress(PermissionError):  # only root may give files away
                     os.fchown(file.fileno(), there.st_uid, there.st_gid)
@@ -137,7 +137,8 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """Write all of it, which a full disk or a pipe may take in parts."""
     left = memoryview(content).cast("B")
     while left:
         left = left[os.write(descriptor, left) :]

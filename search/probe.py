@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from search.command_line import Parser, command
 from search.errors import UserError
-from search.files import check_out, is_stream
+from search.files import is_stream
 from search.options import DATA_HELP, STUDY_HELP, add_repeats, add_training, given
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def run(options: argparse.Namespace) -> int:
         load(options.study), select="test", **given(options, "epochs", "images", "seed")
     )
     choices = _normalized(study, options.variant)
-    check_out(options.out)
     if is_stream(options.out):
         raise UserError(f"--out {options.out}: a file is needed, to which every run is added")
     there = read(options.out, "--out") if options.out.exists() else []
+    append(options.out, [])  # a file that cannot be written is known before the training
     done = {run[0].repeat for run in there if _is_of(run, options)}
 
     from search.machine import Machine

@@ -17,6 +17,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from search.errors import UserError
+from search.files import write_all
 
 NEAR_DEAD = 0.01
 """A unit that is above zero for a smaller share of the images than this is nearly dead."""
@@ -111,7 +112,12 @@ def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
             if file.tell() == 0:
                 table.writeheader()
             table.writerows(asdict(epoch) for epoch in epochs)
-            file.write(lines.getvalue().encode())  # at once: others may add theirs
+            before = file.tell()
+            try:  # in one piece: others may add theirs
+                write_all(file.fileno(), lines.getvalue().encode())
+            except OSError:
+                file.truncate(before)
+                raise
     except OSError as error:
         raise UserError(f"--out {path}: {error.strerror}; name another file") from error
 

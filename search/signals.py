@@ -60,7 +60,8 @@ def interruptible(work: Callable[[], int]) -> int:
     with handled(interrupt):
         try:
             at_work = True
-            return work()
+            status = work()
+            return 128 + first[0] if first and status else status
         except BaseException as error:
             if first:  # whatever a library has made of it
                 return 128 + first[0]

@@ -175,19 +175,24 @@ def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(
     assert not (tmp_path / "search.db").exists()
 
 
-def test_ctrl_c_stops_all_workers_within_a_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [["SIGINT"], ["SIGHUP", "SIGHUP"], ["SIGTERM"]])
+def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_within_a_batch(
+    tmp_path: Path, signals: list[str]
+) -> None:
+    """SIGHUP comes twice: from the shell, and from its terminal."""
     with _started(tmp_path, *ENDLESS) as process:
         _until(lambda: len(_workers(tmp_path)) == 3)
         for line in _lines(process):
             if "EPOCH" in line:
                 break
         pids = _workers(tmp_path)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        for name in signals:
+            os.killpg(process.pid, signal.Signals[name])
         asked = time.monotonic()
         rest = "".join(_lines(process))
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=30) == 128 + signal.Signals[signals[0]]
         assert time.monotonic() - asked < 10
-    assert "Stopped by SIGINT; the same command goes on where it was." in rest
+    assert f"Stopped by {signals[0]}; the same command goes on where it was." in rest
     assert "worker" not in rest
     assert not any(map(psutil.pid_exists, pids))
     assert _workers(tmp_path) == []

@@ -471,10 +471,13 @@ def test_a_database_that_goes_away_is_told_in_one_line_until_it_is_back(
     assert editable.ask("api/studies", **token)[0] == 200
 
 
-def test_slow_clients_hold_up_neither_others_nor_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGHUP])
+def test_slow_clients_hold_up_neither_others_nor_the_end(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
     (tmp_path / "search.db").touch()
     with ExitStack() as stack:
-        served = stack.enter_context(_served(tmp_path, "sqlite:///search.db", stop=signal.SIGINT))
+        served = stack.enter_context(_served(tmp_path, "sqlite:///search.db", stop=stop))
         port = int(served.url.strip("/").rpartition(":")[2])
         for number in range(30):
             slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))

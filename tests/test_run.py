@@ -208,7 +208,9 @@ def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
         assert line == f"Look at it with: {command}"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
