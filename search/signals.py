@@ -36,7 +36,7 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
 def interruptible(work: Callable[[], int]) -> int:
     """Return the status that `work` returns, or 128 and the number of the signal that stops it, as
-    `Interrupted`. Another signal ends the process, and so does one that comes while Python ends."""
+    `Interrupted`. Another signal ends the process at once."""
     first: list[int] = []
     at_work = False
     hook = sys.unraisablehook
@@ -55,7 +55,6 @@ def interruptible(work: Callable[[], int]) -> int:
         hook(lost)
 
     atexit.register(gc.freeze)  # else Python looks through all of PyTorch's objects at its end
-    atexit.register(end_at_once)
     sys.unraisablehook = unraised
     with handled(interrupt):
         try:
