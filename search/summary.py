@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
 from search import variants
 from search.choices import Choices
+from search.fitted import FittedTable
 from search.note import BEST
 from search.overview import Overview
 from search.savings import Savings
@@ -38,23 +38,32 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
 
 
-def _best(overview: Overview, study: Study) -> Table:
+def _best(overview: Overview, study: Study) -> FittedTable:
     validation = study.select == "validation"
-    table = _table(f"Best trials by {study.select} accuracy", "trial", f"{study.select} accuracy")
-    if validation:
-        table.add_column("test accuracy", justify="right")
-    table.add_column("choices", overflow="fold")
+    tested = ["test accuracy"] if validation else []
+    rows = []
     for trial in overview.ranked[:BEST]:
         test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        table.add_row(label(trial), fraction(trial.values[0]), *test, str(Choices(**trial.params)))
-    return table
+        rows.append([label(trial), fraction(trial.values[0]), *test, str(Choices(**trial.params))])
+    return FittedTable(
+        title=f"Best trials by {study.select} accuracy",
+        columns=["trial", f"{study.select} accuracy", *tested, "choices"],
+        rows=rows,
+        texts=["choices"],
+        foldable=["choices"],
+        droppable=[*tested, "choices"],
+    )
 
 
-def _variants(overview: Overview, study: Study) -> Table:
-    table = _table("Variants", *variants.columns(study))
-    for row in variants.rows(study, _by_variant(overview), overview.epochs):
-        table.add_row(*row)
-    return table
+def _variants(overview: Overview, study: Study) -> FittedTable:
+    columns = variants.columns(study)
+    return FittedTable(
+        title="Variants",
+        columns=columns,
+        rows=list(variants.rows(study, _by_variant(overview), overview.epochs)),
+        texts=["trial", "state"],
+        droppable=[name for name in variants.LEAST_IMPORTANT if name in columns],
+    )
 
 
 def _counts(overview: Overview, study: Study) -> str:
@@ -76,11 +85,3 @@ def _counts(overview: Overview, study: Study) -> str:
 def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
     """Return each variant's trial; of several the last, since those before it failed."""
     return {t.user_attrs[VARIANT]: t for t in overview.trials if VARIANT in t.user_attrs}
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        number = column.endswith(("accuracy", "epochs", "epoch", "best"))
-        table.add_column(column, justify="right" if number else "left")
-    return table

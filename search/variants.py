@@ -10,6 +10,8 @@ from search.study import Study
 COLUMNS = ("variant", "trial", "state", "epochs", "test accuracy", "best epoch")
 PUBLISHED_COLUMNS = ("report, same epoch", "report's best")
 """Where figures were published."""
+LEAST_IMPORTANT = ("best epoch", "trial", "report's best", "state", "report, same epoch", "epochs")
+"""What a narrow terminal has no room for, first to go first; figures stand beside their epochs."""
 
 
 def columns(study: Study) -> Sequence[str]:
