@@ -117,7 +117,7 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
         title=f"{variant}, {n} seed{'s' if n > 1 else ''}",
         columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
         rows=rows,
-        droppable=["highest", "lowest", "sd"],
+        droppable=["highest", "lowest", "sd", "report"],
         box=box.MARKDOWN,
     )
 
