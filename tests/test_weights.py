@@ -130,7 +130,7 @@ def test_weights_of_the_variants_and_the_best_five_are_kept_and_no_others(
 def test_a_loaded_network_has_the_accuracy_that_the_database_has(
     searched: Path, found: Database
 ) -> None:
-    split = data.load("digits", searched).test
+    split = data.load("digits", searched).test.between(0, 160)
     (pixels,) = split.parts
     for number in sorted(_expected(found.optuna.get_all_trials(1))):
         classifier = load(find(str(found), "cifar", number, artifacts=searched / "artifacts"))
