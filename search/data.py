@@ -7,7 +7,7 @@ to be there is for `search.cifar10`, `search.torchvision_data` and `search.image
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from search import cifar10, image_folder, torchvision_data
 from search.dataset_name import DatasetName
+from search.pictures import Whites
 from search.prepared import Prepared
 
 CIFAR10_CLASSES = (
@@ -110,6 +111,8 @@ class Dataset:
     """What the images are, in one word: two datasets of one digest hold the same images."""
     classes: tuple[str, ...] = ()
     """The names of the classes by label; empty if they have none."""
+    whites: Whites = field(default_factory=dict)
+    """See `search.pictures`; empty if all pictures had samples of 8 bits."""
 
 
 def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
@@ -147,6 +150,7 @@ def _of(prepared: Prepared) -> Dataset:
         n_classes=len(prepared.classes),
         digest=prepared.digest,
         classes=prepared.classes,
+        whites=prepared.whites,
     )
 
 

@@ -43,10 +43,16 @@ class Machine:
             study.n_train(known)  # so that what does not fit is refused before any fetching
         dataset = data.load(study.dataset, root, say)
         total = len(dataset.train)
-        n_train, n_held_out = study.n_train(total), study.n_held_out(total)
+        splits = Splits.of(
+            dataset,
+            n_train=study.n_train(total),
+            n_held_out=study.n_held_out(total),
+            n_test=study.n_test(len(dataset.test)),
+            device=where,
+        )
         return cls(
             device=where,
-            splits=Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where),
+            splits=splits,
             data_digest=dataset.digest,
             environment=environment(where, dataset.digest),
         )

@@ -228,6 +228,7 @@ class Objective:
             size=splits.train.size,
             n_classes=splits.n_classes,
             classes=splits.classes,
+            whites=splits.whites,
             test_accuracy=epoch.test_accuracy,
             validation_accuracy=epoch.validation_accuracy,
         )

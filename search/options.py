@@ -88,7 +88,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=whole(2),
         metavar="N",
-        help="train on the first N images (default: all; cifar has 50000)",
+        help="train on the first N images, and test on the first N at most (default: all; cifar "
+        "has 50000 and 10000)",
     )
     parser.add_argument(
         "--device",

@@ -61,7 +61,7 @@ class Study:
     """Passes over the training images for a trial that is not pruned."""
     batch_size: int = 32
     images: int | None = None
-    """Train on the first so many images; None for all."""
+    """Train on the first so many images, and test on the first so many at most; None for all."""
     select: Select = "test"
     """The split whose accuracy prunes trials and ranks them."""
     seed: int = 0
@@ -92,8 +92,17 @@ class Study:
         _ = self.published_figures  # read now, so that a faulty file is known before the search
 
     def n_held_out(self, total: int) -> int:
-        """Return how many of `total` training images, the last, are for selection only."""
-        return total // 10 if self.select == "validation" else 0
+        """Return how many of `total` training images, the last, are for selection only.
+
+        It is a tenth, and no more than are trained on.
+        """
+        if self.select == "test":
+            return 0
+        return min(total // 10, self.images or total)
+
+    def n_test(self, total: int) -> int:
+        """Return how many of `total` test images, the first, are tested on."""
+        return min(total, self.images or total)
 
     def n_train(self, total: int) -> int:
         """Return how many of `total` training images, the first, are trained on.

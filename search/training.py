@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from search.choices import Choices
 from search.data import Dataset, Images
 from search.epoch import Epoch
 from search.network import Network, build
+from search.pictures import Whites
 from search.seeds import derive_seed
 
 EVALUATED_AT_ONCE = 100
@@ -48,21 +49,33 @@ class Splits:
     n_classes: int
     classes: tuple[str, ...] = ()
     """The names of the classes by label; empty if they have none."""
+    whites: Whites = field(default_factory=dict)
+    """See `search.pictures`; empty if all pictures had samples of 8 bits."""
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, n_train: int, n_held_out: int = 0, device: torch.device
+        cls,
+        dataset: Dataset,
+        *,
+        n_train: int,
+        n_held_out: int = 0,
+        n_test: int | None = None,
+        device: torch.device,
     ) -> "Splits":
-        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`."""
+        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`.
+
+        The first `n_test` test images are tested on; None for all.
+        """
         total = len(dataset.train)
         assert n_train + n_held_out <= total, "Study.n_train has seen to it"
         held_out = dataset.train.between(total - n_held_out, total) if n_held_out else None
         return cls(
             train=dataset.train.between(0, n_train).to(device),
             validation=held_out.to(device) if held_out else None,
-            test=dataset.test.to(device),
+            test=dataset.test.between(0, n_test or len(dataset.test)).to(device),
             n_classes=dataset.n_classes,
             classes=dataset.classes,
+            whites=dataset.whites,
         )
 
 

@@ -304,7 +304,7 @@ def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Sta
 
     def overtaken(batches: int) -> None:
         calls.append(batches)
-        if len(calls) == 25:  # in the last epoch
+        if len(calls) == 20:  # in the last epoch
             sleeper.claims.release(claim)
             heir.run(heir.claim())
 

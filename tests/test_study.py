@@ -40,14 +40,22 @@ def test_the_six_variants_are_those_of_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "n_train", "n_held_out"),
-    [({}, 1438, 0), ({"images": 64}, 64, 0), ({"select": "validation"}, 1295, 143)],
+    ("change", "n_train", "n_held_out", "n_test"),
+    [
+        ({}, 1438, 0, 359),
+        ({"images": 64}, 64, 0, 64),
+        ({"images": 1024}, 1024, 0, 359),
+        ({"select": "validation"}, 1295, 143, 359),
+        ({"select": "validation", "images": 64}, 64, 64, 64),
+        ({"select": "validation", "images": 160}, 160, 143, 160),
+    ],
 )
-def test_images_are_trained_on_from_the_front_and_held_out_at_the_back(
-    change: dict[str, object], n_train: int, n_held_out: int
+def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
+    change: dict[str, object], n_train: int, n_held_out: int, n_test: int
 ) -> None:
     study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
-    assert (study.n_train(1438), study.n_held_out(1438)) == (n_train, n_held_out)
+    found = study.n_train(1438), study.n_held_out(1438), study.n_test(359)
+    assert found == (n_train, n_held_out, n_test)
 
 
 @pytest.mark.parametrize(
