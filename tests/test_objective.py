@@ -423,3 +423,17 @@ def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
     process = start()
     work(process.objective, process.claims, Stop(deadline=0.0))
     assert {trial.state for trial in process.trials} == {TrialState.WAITING}
+
+
+def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
+    start: Start, study: Study
+) -> None:
+    poor = {"optimizer": "SGD", "lr": 1e-4, "weight_decay": 0.1, "bn1": "off", "bn2": "off"}
+    process = start(dataclasses.replace(study, trials=8))
+    join(process.database, study, data_digest="x", enqueue=[poor])
+    process.joined.enqueue_trial(poor)  # as anyone can with Optuna alone
+    work(process.objective, process.claims, Stop())
+    asked = [t for t in process.trials if t.params.items() >= poor.items()]
+    assert [trial.state for trial in asked] == [TrialState.COMPLETE] * 2
+    values = [trial.intermediate_values[1] for trial in process.trials]
+    assert all(trial.intermediate_values[1] < sorted(values)[-2] for trial in asked)
