@@ -18,7 +18,7 @@ from search import leases
 from search.again import train_again
 from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
-from search.choices import RANGES
+from search.choices import RANGES, Value
 from search.claims import Claim, Claims
 from search.folder import Folder
 from search.identity import study_ref
@@ -428,10 +428,10 @@ def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
 def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
     start: Start, study: Study
 ) -> None:
-    poor = {"optimizer": "SGD", "lr": 1e-4, "weight_decay": 0.1, "bn1": "off", "bn2": "off"}
+    poor: dict[str, Value] = {"optimizer": "SGD", "lr": 1e-4, "bn1": "off", "bn2": "off"}
     process = start(dataclasses.replace(study, trials=8))
     join(process.database, study, data_digest="x", enqueue=[poor])
-    process.joined.enqueue_trial(poor)  # as anyone can with Optuna alone
+    process.joined.enqueue_trial(dict(poor))  # as anyone can with Optuna alone
     work(process.objective, process.claims, Stop())
     asked = [t for t in process.trials if t.params.items() >= poor.items()]
     assert [trial.state for trial in asked] == [TrialState.COMPLETE] * 2
