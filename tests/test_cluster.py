@@ -71,14 +71,20 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
     return iter(process.stdout.readline, "")
 
 
-def test_the_cores_are_divided_and_cuda_devices_dealt_out_in_turn(
+def test_each_worker_has_one_thread_and_auto_a_worker_for_each_core(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
-    assert deal("cpu", 4, threads=None) == [Place(device="cpu", threads=1)] * 4
-    assert deal("cpu", 2, threads=None) == [Place(device="cpu", threads=3)] * 2
-    assert deal("cpu", 2, threads=5) == [Place(device="cpu", threads=5)] * 2
+    monkeypatch.setattr("search.cluster.usable_cores", lambda: 6)
+    assert deal("cpu", 2, threads=None) == [Place(device="cpu", threads=1)] * 2
     assert deal("cpu", 8, threads=None) == [Place(device="cpu", threads=1)] * 8
+    assert deal("cpu", 2, threads=5) == [Place(device="cpu", threads=5)] * 2
+    assert deal("cpu", None, threads=None) == [Place(device="cpu", threads=1)] * 6
+    assert deal("cpu", None, threads=4) == [Place(device="cpu", threads=4)]
+    assert deal("cpu", None, threads=7) == [Place(device="cpu", threads=7)]
+
+
+def test_cuda_devices_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: this machine has no such device"):
         deal("cuda", 2, threads=None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -87,6 +93,8 @@ def test_the_cores_are_divided_and_cuda_devices_dealt_out_in_turn(
         "cuda:0", "cuda:1", "cuda:0",
     ]  # fmt: skip
     assert [place.device for place in deal("cuda:1", 2, threads=None)] == ["cuda:1", "cuda:1"]
+    assert [place.device for place in deal("auto", None, threads=None)] == ["cuda:0", "cuda:1"]
+    assert [place.device for place in deal("cuda:1", None, threads=None)] == ["cuda:1"]
 
 
 class Canned:
