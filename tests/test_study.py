@@ -207,7 +207,8 @@ def test_a_study_file_imports_the_files_beside_it_wherever_it_is_run_from(
         assert python("-c", code) == "5\n"
 
 
-def test_a_study_file_is_read_as_it_is_now(tmp_path: Path) -> None:
+def test_a_study_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     path = tmp_path / "mine.py"
     text = "from dataclasses import replace\nfrom studies.digits import study\n"
     for trials in (3, 4):
