@@ -157,8 +157,7 @@ class Repeatable(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        others = _Without(study, trial.number)
-        return self._caching.infer_relative_search_space(others, trial)
+        return self._caching.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -89,6 +89,8 @@ def test_cuda_devices_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> 
         deal("cuda", 2, threads=None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--device cuda:2: this machine has 2, counted from cuda:0"):
+        deal("cuda:2", 1, threads=None)
     assert [place.device for place in deal("auto", 3, threads=None)] == [
         "cuda:0", "cuda:1", "cuda:0",
     ]  # fmt: skip
