@@ -15,6 +15,7 @@ import torch
 
 from search import device
 from search.cpu import usable_cores
+from search.errors import UserError
 from search.options import MOST_WORKERS
 from search.outage import tolerating_outage
 from search.worker import Stop
@@ -74,16 +75,21 @@ def deal(device_name: str, n_workers: int | None, *, threads: int | None) -> lis
     threads of each.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none.
+        UserError: PyTorch knows no such device, or this machine has none, or fewer cores than
+            `threads`.
     """
     chosen = device.choose(device_name)
-    each = threads or device.THREADS
+    each, cores = threads or device.THREADS, usable_cores()
+    if chosen.type == "cpu" and each > cores:
+        raise UserError(
+            f"--threads {each}: this process may use {cores} CPU core{'s' if cores > 1 else ''}, "
+            f"and threads on one core wait for each other; give --threads {cores} or less"
+        )
     names = [str(chosen)]
     if names == ["cuda"]:
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if n_workers is None:
-        on_cpu = max(usable_cores() // each, 1)
-        n_workers = min(on_cpu, MOST_WORKERS) if chosen.type == "cpu" else len(names)
+        n_workers = min(cores // each, MOST_WORKERS) if chosen.type == "cpu" else len(names)
     dealt = itertools.islice(itertools.cycle(names), n_workers)
     return [Place(device=name, threads=each) for name in dealt]
 

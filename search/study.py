@@ -37,6 +37,8 @@ Select = Literal["test", "validation"]
 PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
 
 NAME_BYTES = 100
+MOST_EPOCHS = 2**31 - 1
+"""The largest number in a column of PostgreSQL's INTEGER."""
 PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 """The figures that may have been published for an epoch, as `search.epoch.Epoch` names them."""
 
@@ -89,6 +91,8 @@ class Study:
                 continue
             if not _is_whole(value) or value < lowest:
                 raise UserError(f"{name} is a whole number of {lowest} or more, not {value!r}")
+        if self.epochs > MOST_EPOCHS:
+            raise UserError(f"epochs is {MOST_EPOCHS} or less, not {self.epochs}")
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise UserError(f"seed is a whole number from 0 to 2**63 - 1, not {self.seed!r}")
         if self.select not in ("test", "validation"):

@@ -80,7 +80,10 @@ def test_each_worker_has_one_thread_and_auto_a_worker_for_each_core(
     assert deal("cpu", 2, threads=5) == [Place(device="cpu", threads=5)] * 2
     assert deal("cpu", None, threads=None) == [Place(device="cpu", threads=1)] * 6
     assert deal("cpu", None, threads=4) == [Place(device="cpu", threads=4)]
-    assert deal("cpu", None, threads=7) == [Place(device="cpu", threads=7)]
+    with pytest.raises(
+        UserError, match=r"--threads 7: this process may use 6 CPU cores, .* 6 or l"
+    ):
+        deal("cpu", 1, threads=7)
 
 
 def test_cuda_devices_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,7 @@ def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
         ({"epochs": 0}, "epochs is a whole number of 1 or more, not 0"),
         ({"batch_size": 1}, "batch_size is a whole number of 2 or more, not 1"),
         ({"trials": 2.5}, "trials is a whole number of 1 or more, not 2.5"),
+        ({"epochs": 2**31}, "epochs is 2147483647 or less, not 2147483648"),
         ({"images": True}, "images is a whole number of 2 or more, not True"),
         ({"seed": -1}, "seed is a whole number from 0"),
         ({"select": "train"}, "select is test or validation"),
