@@ -7,6 +7,10 @@ import torch
 
 from search.errors import UserError
 
+THREADS = 1
+"""Of PyTorch on a CPU, where nobody asks for another number. With one for each core, as PyTorch
+has it, the threads of two workers wait for each other; and figures would depend on the machine."""
+
 
 def choose(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, else MPS, else the CPU.
@@ -46,15 +50,14 @@ def choose(name: str) -> torch.device:
 def prepare(device: torch.device, threads: int | None = None) -> None:
     """Set PyTorch up for `device`, before the first tensor of the process is computed.
 
-    On a CPU: `threads` threads (None for PyTorch's own choice), and numbers below the smallest
-    normal one are flushed to zero, since weights and optimizers fill with them, and on some
-    processors each costs a hundred times a normal one; threads take the setting over from the one
-    that starts them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions,
-    so that the same trial gives the same figures again.
+    On a CPU: `threads` threads, `THREADS` for None, and numbers below the smallest normal one are
+    flushed to zero, since weights and optimizers fill with them, and on some processors each costs
+    a hundred times a normal one; threads take the setting over from the one that starts them. On
+    CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the same trial
+    gives the same figures again.
     """
     torch.set_flush_denormal(True)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS if threads is None else threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.deterministic = True

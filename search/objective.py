@@ -7,7 +7,8 @@ that one recorded is kept, and training goes on after it.
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import optuna
@@ -19,6 +20,7 @@ from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims
 from search.classifier import About, packed
+from search.cpu import Share
 from search.curves import svg
 from search.epoch import Epoch
 from search.kept import Kept
@@ -50,6 +52,7 @@ class Objective:
     machine: Machine
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too."""
+    share: Share = field(default_factory=partial(Share, log.warning))
 
     def run(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
         """Run the claimed trial to its end, and end it in the database.
@@ -107,7 +110,10 @@ class Objective:
             measure_train=self.measure_train or is_fixed(frozen),
             after_batch=after_batch,
         )
-        for epoch in training.fit(after=self._restore(claim, training, recorded)):
+        epochs = training.fit(after=self._restore(claim, training, recorded))
+        if self.machine.device.type == "cpu":
+            epochs = self.share.watched(epochs)
+        for epoch in epochs:
             if last is not None and epoch.number <= last.number:
                 # Trained again for want of a checkpoint or the weights, with the same figures.
                 if epoch.number == self.study.epochs:

@@ -5,6 +5,7 @@ moment and shares its memory; that server never computes anything.
 """
 
 import multiprocessing
+import os
 import signal
 import sys
 import tempfile
@@ -23,6 +24,10 @@ PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
 """What the server imports; the latter two are what a worker's first optimizer and its database
 would import, which takes a second."""
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking into the current folder first, where a user's random.py would hide the
+library's from the server."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -33,6 +38,8 @@ def warm_up() -> None:
         UserError: the temporary folder's path is too long for a socket in it.
     """
     _CONTEXT.set_forkserver_preload([*PRELOAD])
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
     try:
         forkserver.ensure_running()
     except OSError as error:
@@ -40,6 +47,11 @@ def warm_up() -> None:
             f"--workers: {error} in the temporary folder {tempfile.gettempdir()}; name another, "
             "as by `export TMPDIR=/tmp`"
         ) from error
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 class Process:

@@ -6,14 +6,16 @@ is stored of it in the database, so that nobody joins it with another one, is it
 """
 
 import csv
-import importlib
-import importlib.util
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Self
 
 from optuna.distributions import distribution_to_json
@@ -24,10 +26,10 @@ from search.choices import RANGES, Choices, Ranges, check_params, check_ranges
 from search.dataset_name import DatasetName
 from search.definition import Definition, described
 from search.errors import UserError
-from search.pruning import SuccessiveHalving
-from search.sampling import TPE, SamplerFactory
+from search.pruning import SuccessiveHalving, check_pruner
+from search.sampling import TPE, SamplerFactory, check_sampler
 from search.seeds import derive_seed
-from search.shipped import known
+from search.shipped import import_package, known, shipped
 from search.trials import SEED
 
 Select = Literal["test", "validation"]
@@ -35,6 +37,8 @@ Select = Literal["test", "validation"]
 PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
 
 NAME_BYTES = 100
+MOST_EPOCHS = 2**31 - 1
+"""The largest number in a column of PostgreSQL's INTEGER."""
 PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 """The figures that may have been published for an epoch, as `search.epoch.Epoch` names them."""
 
@@ -83,12 +87,18 @@ class Study:
                 raise UserError(f"variant {name}: {error}") from None
         for name, lowest in (("trials", 1), ("epochs", 1), ("batch_size", 2), ("images", 2)):
             value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise UserError(f"{name} is {lowest} or more, not {value}")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is from 0 to 2**63 - 1, not {self.seed}")
+            if name == "images" and value is None:
+                continue
+            if not _is_whole(value) or value < lowest:
+                raise UserError(f"{name} is a whole number of {lowest} or more, not {value!r}")
+        if self.epochs > MOST_EPOCHS:
+            raise UserError(f"epochs is {MOST_EPOCHS} or less, not {self.epochs}")
+        if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is a whole number from 0 to 2**63 - 1, not {self.seed!r}")
         if self.select not in ("test", "validation"):
             raise UserError(f"select is test or validation, not {self.select!r}")
+        check_sampler(self.sampler, self.ranges)
+        check_pruner(self.pruner)
         _ = self.published_figures  # read now, so that a faulty file is known before the search
 
     def n_held_out(self, total: int) -> int:
@@ -204,8 +214,18 @@ class Study:
             ) from error
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _check_name(name: str) -> None:
-    if not name.isprintable() or set(name) <= {".", " "} or "/" in name or "\\" in name:
+    if (
+        not isinstance(name, str)
+        or not name.isprintable()
+        or set(name) <= {".", " "}
+        or "/" in name
+        or "\\" in name
+    ):
         raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
     if len(name.encode()) > NAME_BYTES:
         raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
@@ -218,20 +238,9 @@ def load(name: str) -> Study:
         UserError: there is no such study or file, or the file defines none.
     """
     if name.endswith(".py"):
-        path = Path(name)
-        # A name that no import has, so that the file hides no module.
-        spec = importlib.util.spec_from_file_location(f"study file {path.stem}", path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where its dataclasses look for what they are told of
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:  # it is a user's input, whatever is wrong with it
-            del sys.modules[spec.name]
-            raise UserError(f"--study {name}{_told(error, path)}") from error
+        module = _loaded(name)
     elif name in known():
-        module = importlib.import_module(f"studies.{name}")
+        module = shipped(name)
     else:
         way_out = (
             f"did you mean {name}.py?"
@@ -248,10 +257,46 @@ def load(name: str) -> Study:
     return study
 
 
+def _loaded(name: str) -> ModuleType:
+    """Run the Python file `name`, which may import the files beside it.
+
+    It runs as it is now: Python's compiled copy of a file is out of date if the file was changed
+    within a second and kept its length. What it prints goes to standard error, since a command's
+    output may be JSON.
+
+    Raises:
+        UserError: there is no such file, or it raises an error.
+    """
+    path = Path(name).absolute()
+    # A name that no import has, so that the file hides no module; without a dot, for no package.
+    loader = SourceFileLoader(f"study file {str(path).replace('.', ' ')}", str(path))
+    spec = spec_from_file_location(loader.name, path, loader=loader)
+    if spec is None or not path.is_file():
+        raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
+    import_package()  # a folder `studies` of the user's own must not be found in its place
+    # At the end, so that a neighbour called torch.py hides nothing, but before the current folder;
+    # and for good, since the file's functions may import as well.
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(len(sys.path) - (sys.path[-1] == str(Path.cwd())), folder)
+    module = module_from_spec(spec)
+    sys.modules[loader.name] = module  # where its dataclasses look for what they are told of
+    try:
+        with redirect_stdout(sys.stderr):
+            exec(loader.source_to_code(path.read_bytes(), path), vars(module))
+    except (Exception, SystemExit) as error:  # it is a user's input, whatever is wrong with it
+        del sys.modules[loader.name]
+        raise UserError(f"--study {name}{_told(error, path)}") from error
+    return module
+
+
 def _told(error: BaseException, path: Path) -> str:
     """Return in which line of the file, and what is wrong with it, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     where = f", line {lines[-1]}" if lines else ""
-    return f"{where}: {kind}{' '.join(str(error).split())}"
+    told = f"{where}: {kind}{' '.join(str(error).split())}"
+    if isinstance(error, ImportError) and "relative import" in told:
+        told += "; a study file is in no package: `from helpers import x` takes the file beside it"
+    return told
