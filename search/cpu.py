@@ -10,9 +10,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-JUDGED_SECONDS = 10.0
+JUDGED_SECONDS = 30.0
 """Wall time over which a share is measured; less says little on a busy machine."""
-SHARE = 0.5
+SHARE = 1 / 3
 """A thread that computes gets all of a core; one that gets less than this is told about."""
 
 
