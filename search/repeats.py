@@ -5,6 +5,7 @@ comparisons of `search.comparison` need. A mean has its spread and its count bes
 """
 
 import csv
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from scipy.special import stdtrit
 
 from search.epoch import Epoch
 from search.errors import UserError
+from search.files import write_out
 from search.overview import Overview
 from search.trials import FINISHED, REPEAT, SEED, origin_name
 
@@ -91,17 +93,15 @@ def write(overview: Overview, path: Path) -> None:
         for trial in overview.trials
         if REPEAT in trial.user_attrs
     }
-    try:
-        with path.open("w", newline="") as lines:
-            table = csv.writer(lines, lineterminator="\n")
-            table.writerow(COLUMNS)
-            for name, runs in repeats(overview).items():
-                for repeat, epochs in sorted(runs.items()):
-                    for epoch in epochs:
-                        figures = [getattr(epoch, figure) for figure in FIGURES]
-                        table.writerow([name, repeat, seeds[name, repeat], *figures])
-    except OSError as error:
-        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for name, runs in repeats(overview).items():
+        for repeat, epochs in sorted(runs.items()):
+            for epoch in epochs:
+                figures = [getattr(epoch, figure) for figure in FIGURES]
+                table.writerow([name, repeat, seeds[name, repeat], *figures])
+    write_out(path, lines.getvalue().encode())
 
 
 def read(path: Path) -> Repeats:
@@ -112,7 +112,7 @@ def read(path: Path) -> Repeats:
     """
     found: dict[str, dict[int, list[Epoch]]] = {}
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 figures = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
                 runs = found.setdefault(row["name"], {})

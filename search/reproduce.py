@@ -41,7 +41,8 @@ examples:
   python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best, over seeds?
 
 exit status: 0 done, with --trial the same figures; 1 the work failed, or other figures; 2 what
-was asked cannot be done; 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
+was asked cannot be done; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command
+goes on)
 """
 
 

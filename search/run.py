@@ -43,7 +43,7 @@ examples:
   python -m search.run --study cifar --storage postgresql://me:secret@host/db
 
 exit status: 0 done, 1 the work failed, 2 what was asked cannot be done,
-130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command goes on)
 """
 
 

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from search import output
 from search.outage import tolerating_outage
 from search.overview import Observer, Overview
 from search.trials import REASON, label
@@ -32,6 +33,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
 
         def follow() -> None:
             while not ended.wait(POLL_SECONDS):
+                if output.is_stuck():
+                    continue  # what is new meanwhile is shown once the reader reads again
                 with tolerating_outage():  # the worker meets it too, and is the one to say so
                     view.update(observer.look())
 
@@ -95,17 +98,19 @@ class _Table:
         self._budget = budget
         self._start = time.monotonic()
         self._ran_before = sum(map(len, first.epochs.values()))
-        self._live = Live(self._render(first), console=console, refresh_per_second=4)
+        self._console = console
+        self._live = Live(self._render(first), console=console, auto_refresh=False)
 
     def __enter__(self) -> "_Table":
-        self._live.start()
+        self._live.start(refresh=True)
+        self._console.show_cursor(True)  # a kill must not leave the terminal without one
         return self
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
     def update(self, overview: Overview) -> None:
-        self._live.update(self._render(overview))
+        self._live.update(self._render(overview), refresh=True)
 
     def _render(self, overview: Overview) -> RenderableType:
         table = Table("trial", "epoch", "batches/s", "accuracy", box=None, pad_edge=False)
