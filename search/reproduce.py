@@ -68,7 +68,9 @@ def parser() -> Parser:
         "--trial",
         metavar="N",
         help="a trial of the study by its number, or `best`: train it again from its own seed, as "
-        "the study has it, and compare every figure; with --repeats, train it with fresh seeds "
+        "the study has it, and compare every figure; on the device and with the threads that it "
+        "was trained with, unless --device or --threads is given; with --repeats, train it with "
+        "fresh seeds "
         "(default: none)",
     )
     what.add_argument(

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search.again import train_again
+from search import again
 from search.artifacts import Artifacts
 from search.comparison import comparison
 from search.errors import UserError
@@ -38,7 +38,9 @@ class Reproduction:
     out: Console
     stop: Stop
     device_name: str
+    """`auto` takes for a replay what the trial was trained on."""
     threads: int | None
+    """None for PyTorch's own choice, and for a replay as many as the trial was trained with."""
     data: Path
     artifacts: Artifacts
 
@@ -109,7 +111,19 @@ class Reproduction:
         """
         study, search, digest = self._search()
         trial = search.find(number)
-        machine = self._machine(study, digest)
+        stored = search.of(trial)
+        again.check(trial, stored)
+        device_name, threads = again.place(trial, self.device_name, self.threads)
+        machine = self._machine(study, digest, device_name=device_name, threads=threads)
+        asked = [
+            option
+            for option, is_asked in (
+                ("--device", self.device_name != "auto"),
+                ("--threads", self.threads is not None),
+            )
+            if is_asked
+        ]
+        self._say(again.told(trial, machine.environment, asked))
 
         def after_batch(batches: int) -> None:
             if self.stop.is_asked():
@@ -117,9 +131,7 @@ class Reproduction:
 
         try:
             with self.stop.on_signals():
-                compared = train_again(
-                    study, trial, search.of(trial), machine, self._say, after_batch
-                )
+                compared = again.train_again(study, trial, stored, machine, self._say, after_batch)
         except Stopped:
             self.out.print(f"Stopped by {self.stop}.")
             return self.stop.exit_status
@@ -143,17 +155,21 @@ class Reproduction:
         return Reruns(
             study=study,
             database=self.database,
-            machine=self._machine(study, digest),
+            machine=self._machine(
+                study, digest, device_name=self.device_name, threads=self.threads
+            ),
             artifacts=self.artifacts,
             out=self.out,
         )
 
-    def _machine(self, study: Study, digest: object) -> Machine:
+    def _machine(
+        self, study: Study, digest: object, *, device_name: str, threads: int | None
+    ) -> Machine:
         """Return the machine with the images; they are those of `digest`, if it is given."""
         machine = Machine.of(
             study,
-            device_name=self.device_name,
-            threads=self.threads,
+            device_name=device_name,
+            threads=threads,
             root=self.data,
             say=self._say,
         )
