@@ -216,7 +216,8 @@ class Objective:
         trial = self._frozen(claim)
         title = f"{self.joined.study_name}, trial {label(trial)}"
         variant = origin_name(trial.user_attrs)
-        picture = svg(title, epochs, self.study.published_for(variant))
+        published = {} if self.study.incomparable else self.study.published_for(variant)
+        picture = svg(title, epochs, published)
         try:
             self.kept.store.write_curves(claim.number, picture)
         except OSError as error:

@@ -163,9 +163,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
     from search.comparison import comparison
-    from search.repeats import merged, read
+    from search.repeats import merged, read, trained_as
 
-    out.print(comparison(merged([read(path) for path in options.compare]), study))
+    runs = merged([read(path) for path in options.compare])
+    out.print(comparison(runs, trained_as(options.compare, study)))
     return 0
 
 

@@ -54,7 +54,8 @@ class Reproduction:
     ) -> None:
         """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
 
-        `options` are fields of the study to train with; `file` is one to write the figures to.
+        They are trained as those before them were, or as the search is where there are none, but
+        for `options`, fields of the study; `file` is one to write the figures to.
 
         Raises:
             UserError: the study has no such variant, or the re-runs' has another definition.
@@ -68,16 +69,19 @@ class Reproduction:
                 known = ", ".join(variants) or "none"
                 raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
         own = self.study.name + REPRODUCED
-        study = self.study.defined(stored_definition(self.database, own))
-        reruns = self._reruns(dataclasses.replace(study, **options), own)
+        definition = stored_definition(self.database, own) or stored_definition(
+            self.database, self.study.name
+        )
+        study = dataclasses.replace(self.study.defined(definition), **options)
+        reruns = self._reruns(study, own, definition and definition["data"])
         wanted = [
             reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
             for repeat in numbers
             for name in names or variants
         ]
         overview = reruns.train(wanted, self.stop)
-        self._tell(overview, file)
-        self.out.print(comparison(repeats(overview), self.study))
+        self._tell(overview, file, study)
+        self.out.print(comparison(repeats(overview), study))
 
     def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
         """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
@@ -98,7 +102,7 @@ class Reproduction:
                 )
         reruns = self._reruns(study, study.name + RERUN, digest)
         overview = reruns.train_best(best, n_repeats, self.stop)
-        self._tell(overview, file)
+        self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
         found = standings(accuracies(repeats(overview), numbers, study.epochs))
         self.out.print(table(found, {trial.number: trial for trial in best}))
@@ -177,9 +181,9 @@ class Reproduction:
             raise UserError(f"--data {self.data}: these are not the images that the study has")
         return machine
 
-    def _tell(self, overview: Overview, file: Path | None) -> None:
+    def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:
         if file is not None:
-            write(overview, file)
+            write(overview, file, study)
         if self.stop.is_asked():
             self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
 

@@ -52,6 +52,8 @@ def _best(overview: Overview, study: Study) -> Table:
 
 def _variants(overview: Overview, study: Study) -> Table:
     table = _table("Variants", *variants.columns(study))
+    table.caption, table.caption_justify = variants.caption(study), "left"
+    table.caption_style = "none"
     for row in variants.rows(study, _by_variant(overview), overview.epochs):
         table.add_row(*row)
     return table
