@@ -138,12 +138,10 @@ def _verdicts(verdicts: list[Verdict], study: Study) -> Table:
     table = Table(title="Report against ours", title_justify="left", box=box.MARKDOWN)
     for column in ("variant", "verdict"):
         table.add_column(column)
-    bests = (
-        best_of("report's best", published_epochs(study)),
-        best_of("our best", study.epochs),
-    )
-    for column in ("seeds", *bests, "epochs within our range"):
-        table.add_column(column, justify="right")
+    table.add_column("seeds", justify="right")
+    table.add_column(best_of("report's best", published_epochs(study)), justify="right")
+    table.add_column(best_of("our best", study.epochs), justify="right", no_wrap=True)
+    table.add_column("epochs within our range", justify="right")
     for one in verdicts:
         table.add_row(
             one.variant,

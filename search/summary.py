@@ -23,6 +23,8 @@ def summary(overview: Overview, study: Study) -> RenderableType:
         parts.append(_best(overview, study))
     if study.variants:
         parts.append(_variants(overview, study))
+        if study.published_figures:
+            parts.append(variants.caption(study))
     parts.append(_counts(overview, study))
     if overview.ranked:
         parts.append(study.caution)
@@ -52,8 +54,6 @@ def _best(overview: Overview, study: Study) -> Table:
 
 def _variants(overview: Overview, study: Study) -> Table:
     table = _table("Variants", *variants.columns(study))
-    table.caption, table.caption_justify = variants.caption(study), "left"
-    table.caption_style = "none"
     for row in variants.rows(study, _by_variant(overview), overview.epochs):
         table.add_row(*row)
     return table

@@ -137,6 +137,21 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
 
 
+@pytest.mark.parametrize("images", [None, 160])
+def test_a_variants_picture_has_the_published_curves_that_can_be_compared(
+    start: Start, study: Study, tmp_path: Path, images: int | None
+) -> None:
+    path = tmp_path / "figures.csv"
+    path.write_text(
+        "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n"
+        "question-1,1,2,0.1,2,0.1\nquestion-1,2,1,0.5,1,0.5\n"
+    )
+    process = start(dataclasses.replace(study, images=images, epochs=1, published=path))
+    process.run(process.claim())
+    (picture,) = (tmp_path / "files").glob("*-c")
+    assert ("published" in picture.read_text()) == (images is None)
+
+
 def test_a_variant_that_another_process_enqueued_again_runs(start: Start) -> None:
     first, second = start(), start()
     for _ in range(2):

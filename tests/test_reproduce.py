@@ -110,6 +110,23 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     database.close()
 
 
+def test_variants_are_repeated_as_the_search_has_them_unless_something_else_is_asked(
+    search: Command, tmp_path: Path
+) -> None:
+    options = ("--images", 100, "--epochs", 1, "--seed", 5)
+    assert search("run", *QUICK, *options, "--trials", 1).returncode == 0
+    done = search("reproduce", *QUICK, "--variant", "base", "--epochs", 2, "--out", "runs.csv")
+    assert done.returncode == 0, done.stderr
+    assert "base, 1 seed, the first 100 of 1438 images, 2 epochs" in done.stdout
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    definition = stored_definition(database, "digits-reproduced")
+    database.close()
+    assert definition is not None
+    assert [definition[name] for name in ("images", "epochs", "seed")] == [100, 2, 5]
+    row = (tmp_path / "runs.csv").read_text().splitlines()[1]
+    assert row.endswith(",digits,100,2,32,test")
+
+
 def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
     search: Command, tmp_path: Path
 ) -> None:
