@@ -9,6 +9,7 @@ from rich.table import Table
 
 from search.repeats import Repeats, Spread
 from search.study import PUBLISHED, PublishedFigures, Study
+from search.variants import best_of, caption, published_epochs, setting
 
 LEVEL = 0.95
 RULE = (
@@ -34,9 +35,13 @@ class Verdict:
     best: Spread
     """Over our runs: the highest test accuracy of any epoch."""
     published_best: float
+    incomparable: str | None = None
+    """Why the two cannot be compared, as `Study.incomparable` says; then there is no verdict."""
 
     @property
     def text(self) -> str:
+        if self.incomparable:
+            return f"not comparable: {self.incomparable}"
         if self.n < 2:
             return "one seed: no verdict"
         if not self.outside:
@@ -55,7 +60,9 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict | None:
+def verdict(
+    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
+) -> Verdict | None:
     """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
     theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
     ours = spreads(runs, variant, "test_accuracy")
@@ -81,24 +88,33 @@ def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict
         outside=outside,
         best=Spread.of(best),
         published_best=max(theirs.values()),
+        incomparable=incomparable,
     )
 
 
 def comparison(runs: Repeats, study: Study) -> RenderableType:
-    """Return a table of every epoch for each variant, and one of the verdicts."""
+    """Return a table of every epoch for each variant, and one of the verdicts.
+
+    `study` is the one that the runs were trained as.
+    """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
+    published, incomparable = study.published_figures, study.incomparable
     verdicts = [
-        found for name in variants if (found := verdict(runs, study.published_figures, name))
+        found for name in variants if (found := verdict(runs, published, name, incomparable))
     ]
     if verdicts:
-        parts += [_verdicts(verdicts), RULE]
+        parts += [_verdicts(verdicts, study), caption(study)]
+    if verdicts and not incomparable:
+        parts.append(RULE)
     return Group(*parts)
 
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
     n = len(runs[variant])
-    title = f"{variant}, {n} seed{'s' if n > 1 else ''}"
+    title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
+    if study.incomparable:
+        title += "; not comparable with the report"
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     table.add_column("figure")
     for column in ("epoch", "report", "our mean", "sd", "lowest", "highest"):
@@ -118,12 +134,14 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
     return table
 
 
-def _verdicts(verdicts: list[Verdict]) -> Table:
+def _verdicts(verdicts: list[Verdict], study: Study) -> Table:
     table = Table(title="Report against ours", title_justify="left", box=box.MARKDOWN)
     for column in ("variant", "verdict"):
         table.add_column(column)
-    for column in ("seeds", "report's best", "our best", "epochs within our range"):
-        table.add_column(column, justify="right")
+    table.add_column("seeds", justify="right")
+    table.add_column(best_of("report's best", published_epochs(study)), justify="right")
+    table.add_column(best_of("our best", study.epochs), justify="right", no_wrap=True)
+    table.add_column("epochs within our range", justify="right")
     for one in verdicts:
         table.add_row(
             one.variant,
@@ -131,6 +149,6 @@ def _verdicts(verdicts: list[Verdict]) -> Table:
             str(one.n),
             f"{one.published_best:.4f}",
             str(one.best),
-            f"{one.within} of {one.compared}",
+            "" if one.incomparable else f"{one.within} of {one.compared}",
         )
     return table

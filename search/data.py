@@ -23,8 +23,6 @@ from search.prepared import Prepared
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
-"""Training images of the datasets whose number is known before their files are there."""
 GATHERED_BATCHES = 64
 """Batches whose images are collected at once: one pass over the files' rows instead of 64."""
 
@@ -131,15 +129,6 @@ def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
         return _digits()
     source = torchvision_data if named.kind == "torchvision" else image_folder
     return _of(source.load(named.what, named.size, root, say))
-
-
-def n_train(name: str) -> int | None:
-    """Return how many training images the dataset `name` has; None if only its files tell.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    return N_TRAIN.get(DatasetName.parse(name).kind)
 
 
 def _of(prepared: Prepared) -> Dataset:

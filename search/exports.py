@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import sections
 from search.choices import FIELDS
-from search.comparison import RULE
 from search.findings import Findings
 from search.trials import DIVERGED, REASON, VARIANT
 from search.writing import template
@@ -24,7 +23,7 @@ def markdown(findings: Findings) -> str:
     """Return the report's words and tables."""
     tables = [
         ("The best trials", "", sections.best_trials(findings)),
-        ("The variants", RULE if findings.verdicts else "", sections.variants(findings)),
+        ("The variants", sections.compared(findings), sections.variants(findings)),
         ("Which parameters matter", "", _importances(findings)),
         ("What pruning saved", "", sections.savings(findings)),
         ("Failed and diverged trials", "", sections.failures(findings)),
@@ -56,10 +55,11 @@ def comma_separated(findings: Findings) -> str:
 def as_json(findings: Findings) -> str:
     """Return everything as one JSON object.
 
-    `study`, `select`, `epochs` and `seed` of the study; `best`, a trial's number or null;
-    `trials`, each with its params and epochs; `honest`, by a trial's number its accuracy with fresh
-    seeds; `variants`, by name our runs, the published epochs and the verdict; `importances`;
-    `savings`. A figure that is not a number is null.
+    `study`, `dataset`, `images` (null for all), `select`, `epochs` and `seed` of the study; `best`,
+    a trial's number or null; `trials`, each with its params and epochs; `honest`, by a trial's
+    number its accuracy with fresh seeds; `variants`, by name our runs, the images and epochs that
+    they were trained for, the published epochs, why these cannot be compared (null if they can) and
+    the verdict; `importances`; `savings`. A figure that is not a number is null.
     """
     study = findings.study
     published: dict[str, dict[int, Any]] = {}
@@ -67,6 +67,8 @@ def as_json(findings: Findings) -> str:
         published.setdefault(name, {})[epoch] = dict(figures)
     found = {
         "study": study.name,
+        "dataset": study.dataset,
+        "images": study.images,
         "select": study.select,
         "epochs": study.epochs,
         "seed": study.seed,
@@ -79,7 +81,10 @@ def as_json(findings: Findings) -> str:
                     repeat: [asdict(epoch) for epoch in epochs]
                     for repeat, epochs in findings.reproduced[name].items()
                 },
+                "images": findings.trained[name].images,
+                "epochs": findings.trained[name].epochs,
                 "published": published.get(name, {}),
+                "incomparable": findings.trained[name].incomparable,
                 "verdict": verdict.text if (verdict := findings.verdicts.get(name)) else None,
             }
             for name in findings.variants

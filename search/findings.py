@@ -34,6 +34,9 @@ class Findings:
     overview: Overview
     reproduced: Repeats
     """By variant: the re-runs of `search.reproduce`; where there are none, the search's trial."""
+    trained: Mapping[str, Study]
+    """By variant: the study as the runs in `reproduced` were trained; re-runs may have other images
+    or epochs than the search."""
     reruns: Repeats
     """By `trial 17`: the re-runs of the best trials."""
 
@@ -56,12 +59,18 @@ class Findings:
                 f"--name {study.name}: no epoch of this study has ended, so there is nothing to "
                 "report; `python -m search.run` goes on with it"
             )
+        study = study.defined(definition)
+        of_search = _of_search(overview)
+        name = study.name + REPRODUCED
+        rerun = _repeats(database, name)
         return cls(
-            study=study.defined(definition),
+            study=study,
             database=str(database),
             options=options,
             overview=overview,
-            reproduced=_of_search(overview) | _repeats(database, study.name + REPRODUCED),
+            reproduced=of_search | rerun,
+            trained=dict.fromkeys(of_search, study)
+            | dict.fromkeys(rerun, study.defined(stored_definition(database, name))),
             reruns=_repeats(database, study.name + RERUN),
         )
 
@@ -102,7 +111,10 @@ class Findings:
     def verdicts(self) -> Mapping[str, Verdict]:
         """By variant, where somebody published figures for it."""
         published = self.study.published_figures
-        found = {name: verdict(self.reproduced, published, name) for name in self.variants}
+        found = {
+            name: verdict(self.reproduced, published, name, self.trained[name].incomparable)
+            for name in self.variants
+        }
         return {name: one for name, one in found.items() if one is not None}
 
     @property

@@ -8,6 +8,7 @@ import torch
 
 from search import data, device
 from search.choices import Choices
+from search.dataset_name import DatasetName
 from search.environment import Environment, environment
 from search.network import Network
 from search.study import Study
@@ -38,7 +39,7 @@ class Machine:
         """
         where = device.choose(device_name)
         device.prepare(where, threads)
-        known = data.n_train(study.dataset)
+        known = DatasetName.parse(study.dataset).n_train
         if known is not None:
             study.n_train(known)  # so that what does not fit is refused before any fetching
         dataset = data.load(study.dataset, root, say)

@@ -128,7 +128,6 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     rows = variants.rows(study, progress.variants, progress.epochs)
-    images = "all images" if study.images is None else f"the first {study.images} images"
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -146,10 +145,11 @@ def text(study: Study, progress: Progress) -> str:
         caution=study.caution,
         columns=variants.columns(study),
         variants=list(rows),
+        compared=variants.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
-        images=images,
+        images=study.trained_on,
         ranges=[(name, spelled(study.ranges[name])) for name in FIELDS],
     )
 
@@ -163,6 +163,7 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         curves=curves,
         ours=_best(ours),
         published=_best(variants.published(study, name)),
+        compared=variants.caption(study),
     )
 
 

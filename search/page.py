@@ -9,7 +9,6 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from search import charts, sections
-from search.comparison import RULE
 from search.findings import Findings
 from search.sections import Table
 from search.writing import template
@@ -69,7 +68,7 @@ def _variants(findings: Findings) -> Section:
         return Section(title="The variants")
     text = "Solid: the mean of our seeds, in the band from the lowest to the highest."
     if findings.verdicts:
-        text += f" Dashed: the report's one run. {RULE}"
+        text += f" Dashed: the report's one run. {sections.compared(findings)}"
     return Section(
         title="The variants",
         text=text,

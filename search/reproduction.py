@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search.again import train_again
+from search import again
 from search.artifacts import Artifacts
 from search.comparison import comparison
 from search.errors import UserError
@@ -38,7 +38,9 @@ class Reproduction:
     out: Console
     stop: Stop
     device_name: str
+    """`auto` takes for a replay what the trial was trained on."""
     threads: int | None
+    """None for PyTorch's own choice, and for a replay as many as the trial was trained with."""
     data: Path
     artifacts: Artifacts
 
@@ -52,7 +54,8 @@ class Reproduction:
     ) -> None:
         """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
 
-        `options` are fields of the study to train with; `file` is one to write the figures to.
+        They are trained as those before them were, or as the search is where there are none, but
+        for `options`, fields of the study; `file` is one to write the figures to.
 
         Raises:
             UserError: the study has no such variant, or the re-runs' has another definition.
@@ -66,16 +69,19 @@ class Reproduction:
                 known = ", ".join(variants) or "none"
                 raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
         own = self.study.name + REPRODUCED
-        study = self.study.defined(stored_definition(self.database, own))
-        reruns = self._reruns(dataclasses.replace(study, **options), own)
+        definition = stored_definition(self.database, own) or stored_definition(
+            self.database, self.study.name
+        )
+        study = dataclasses.replace(self.study.defined(definition), **options)
+        reruns = self._reruns(study, own, definition and definition["data"])
         wanted = [
             reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
             for repeat in numbers
             for name in names or variants
         ]
         overview = reruns.train(wanted, self.stop)
-        self._tell(overview, file)
-        self.out.print(comparison(repeats(overview), self.study))
+        self._tell(overview, file, study)
+        self.out.print(comparison(repeats(overview), study))
 
     def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
         """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
@@ -96,7 +102,7 @@ class Reproduction:
                 )
         reruns = self._reruns(study, study.name + RERUN, digest)
         overview = reruns.train_best(best, n_repeats, self.stop)
-        self._tell(overview, file)
+        self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
         found = standings(accuracies(repeats(overview), numbers, study.epochs))
         self.out.print(table(found, {trial.number: trial for trial in best}))
@@ -109,7 +115,19 @@ class Reproduction:
         """
         study, search, digest = self._search()
         trial = search.find(number)
-        machine = self._machine(study, digest)
+        stored = search.of(trial)
+        again.check(trial, stored)
+        device_name, threads = again.place(trial, self.device_name, self.threads)
+        machine = self._machine(study, digest, device_name=device_name, threads=threads)
+        asked = [
+            option
+            for option, is_asked in (
+                ("--device", self.device_name != "auto"),
+                ("--threads", self.threads is not None),
+            )
+            if is_asked
+        ]
+        self._say(again.told(trial, machine.environment, asked))
 
         def after_batch(batches: int) -> None:
             if self.stop.is_asked():
@@ -117,9 +135,7 @@ class Reproduction:
 
         try:
             with self.stop.on_signals():
-                compared = train_again(
-                    study, trial, search.of(trial), machine, self._say, after_batch
-                )
+                compared = again.train_again(study, trial, stored, machine, self._say, after_batch)
         except Stopped:
             self.out.print(f"Stopped by {self.stop}.")
             return self.stop.exit_status
@@ -143,17 +159,21 @@ class Reproduction:
         return Reruns(
             study=study,
             database=self.database,
-            machine=self._machine(study, digest),
+            machine=self._machine(
+                study, digest, device_name=self.device_name, threads=self.threads
+            ),
             artifacts=self.artifacts,
             out=self.out,
         )
 
-    def _machine(self, study: Study, digest: object) -> Machine:
+    def _machine(
+        self, study: Study, digest: object, *, device_name: str, threads: int | None
+    ) -> Machine:
         """Return the machine with the images; they are those of `digest`, if it is given."""
         machine = Machine.of(
             study,
-            device_name=self.device_name,
-            threads=self.threads,
+            device_name=device_name,
+            threads=threads,
             root=self.data,
             say=self._say,
         )
@@ -161,9 +181,9 @@ class Reproduction:
             raise UserError(f"--data {self.data}: these are not the images that the study has")
         return machine
 
-    def _tell(self, overview: Overview, file: Path | None) -> None:
+    def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:
         if file is not None:
-            write(overview, file)
+            write(overview, file, study)
         if self.stop.is_asked():
             self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
 

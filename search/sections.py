@@ -8,8 +8,10 @@ from datetime import timedelta
 from optuna.trial import FrozenTrial, TrialState
 
 from search.choices import Choices
+from search.comparison import RULE
 from search.findings import Findings
 from search.trials import ENVIRONMENTS, REASON, label
+from search.variants import best_of, caption, published_epochs, setting
 
 BEST = 10
 """So many of the best trials are listed."""
@@ -90,6 +92,7 @@ def variants(findings: Findings) -> Table:
         rows.append(
             (
                 name,
+                setting(findings.trained[name]),
                 verdict.text if verdict else "",
                 str(len(runs)),
                 f"{verdict.published_best:.4f}" if verdict else "",
@@ -98,14 +101,25 @@ def variants(findings: Findings) -> Table:
             )
         )
     columns: tuple[str, ...] = (
-        "variant", "verdict", "seeds", "report's best", "our best", "our last epoch, mean",
+        "variant", "trained on", "verdict", "seeds",
+        best_of("report's best", published_epochs(findings.study)), "our best",
+        "our last epoch, mean",
     )  # fmt: skip
     if not findings.verdicts:  # nobody published figures
-        own = (0, 2, 5)
+        own = (0, 1, 3, 6)
         columns = tuple(columns[place] for place in own)
         rows = [tuple(row[place] for place in own) for row in rows]
-        return Table(columns=columns, rows=rows)
-    return Table(columns=columns, rows=rows, texts=2)
+        return Table(columns=columns, rows=rows, texts=2)
+    return Table(columns=columns, rows=rows, texts=3)
+
+
+def compared(findings: Findings) -> str:
+    """Return what the table of variants compares, and by which rule; empty if nothing."""
+    if not findings.verdicts:
+        return ""
+    captions = dict.fromkeys(caption(findings.trained[name]) for name in findings.verdicts)
+    rule = [] if all(one.incomparable for one in findings.verdicts.values()) else [RULE]
+    return " ".join([*captions, *rule])
 
 
 def savings(findings: Findings) -> Table:
@@ -140,7 +154,7 @@ def failures(findings: Findings) -> Table:
 
 def environments(findings: Findings) -> Table:
     """Return where trials were trained, and how many on each."""
-    names = ("device", "threads", "torch", "cuda", "code")
+    names = ("device", "threads", "precision", "torch", "cuda", "code")
     number = Counter(
         tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
         for trial in findings.overview.trials

@@ -44,6 +44,13 @@ PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Published:
+    dataset: str | None
+    """None for that of the study, whichever it is."""
+    figures: PublishedFigures
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """One search: what is trained, on which images, how long, and what is tried.
 
@@ -74,7 +81,8 @@ class Study:
     pruner: BasePruner = field(default_factory=SuccessiveHalving)
     published: Path | None = None
     """A CSV file (variant, epoch, and the columns `PUBLISHED`) of figures that somebody else
-    published for the variants; None if nobody did."""
+    published for the variants, trained on all images of the dataset; None if nobody did. A column
+    `dataset` names it where the file may come to stand beside another one."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -170,12 +178,53 @@ class Study:
         }
 
     def defined(self, definition: Definition | None) -> Self:
-        """Return this study with the epochs, batch size, images, split and seed of a definition."""
+        """Return this study with the epochs, batch size, images, split and seed of a definition.
+
+        Raises:
+            UserError: the definition is of another dataset.
+        """
         if definition is None:
             return self
+        if definition["dataset"] != self.dataset:
+            raise UserError(
+                f"--name {self.name}: the study of this name differs: dataset is "
+                f"{definition['dataset']!r} in the database and {self.dataset!r} here. Give the "
+                "--study that it was made with"
+            )
         names = ("epochs", "batch_size", "images", "select", "seed")
         fields: dict[str, Any] = {name: definition[name] for name in names}
         return replace(self, **fields)
+
+    @property
+    def trained_on(self) -> str:
+        """Which of the training images a trial is trained on, in words."""
+        images = f"{self._total} images" if self._total else "images"
+        if self._is_on_part:
+            return f"the first {self.images} {f'of {images}' if self._total else 'images'}"
+        if self.select == "validation":
+            return f"all {images} but the last tenth, held out for validation"
+        return f"all {images}"
+
+    @property
+    def incomparable(self) -> str | None:
+        """Why the published figures are none that a trial could reach, in words.
+
+        None if they can be compared, epoch by epoch, or if nothing was published.
+        """
+        reasons = []
+        if self._published.dataset not in (None, self.dataset):
+            reasons.append(f"{self.dataset} and not {self._published.dataset}")
+        if self._is_on_part or self.select == "validation":
+            reasons.append(self.trained_on)
+        return f"trained on {'; on '.join(reasons)}" if self.published_figures and reasons else None
+
+    @property
+    def _total(self) -> int | None:
+        return DatasetName.parse(self.dataset).n_train
+
+    @property
+    def _is_on_part(self) -> bool:
+        return self.images not in (None, self._total)
 
     @property
     def caution(self) -> str:
@@ -194,19 +243,24 @@ class Study:
         figures = self.published_figures.items()
         return {epoch: found for (name, epoch), found in figures if name == variant}
 
-    @cached_property
+    @property
     def published_figures(self) -> PublishedFigures:
         """Published figures by variant and epoch; empty where nothing was published."""
+        return self._published.figures
+
+    @cached_property
+    def _published(self) -> "_Published":
         if self.published is None:
-            return {}
+            return _Published(dataset=None, figures={})
         try:
             with self.published.open(newline="") as lines:
-                return {
-                    (row["variant"], int(row["epoch"])): {
-                        name: float(row[name]) for name in PUBLISHED
-                    }
-                    for row in csv.DictReader(lines)
-                }
+                rows = list(csv.DictReader(lines))
+            figures = {
+                (row["variant"], int(row["epoch"])): {name: float(row[name]) for name in PUBLISHED}
+                for row in rows
+            }
+            (dataset,) = {row.get("dataset") or None for row in rows} or {None}
+            return _Published(dataset=dataset, figures=figures)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"published: {self.published} is no CSV file with the columns variant, epoch, "

@@ -23,6 +23,8 @@ def summary(overview: Overview, study: Study) -> RenderableType:
         parts.append(_best(overview, study))
     if study.variants:
         parts.append(_variants(overview, study))
+        if study.published_figures:
+            parts.append(variants.caption(study))
     parts.append(_counts(overview, study))
     if overview.ranked:
         parts.append(study.caution)

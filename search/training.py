@@ -8,7 +8,6 @@ number of the epoch, so that a training resumed after any epoch goes on as if it
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from search.choices import Choices
 from search.data import Dataset, Images
+from search.device import autocast
 from search.epoch import Epoch
 from search.network import Network, build
 from search.pictures import Whites
@@ -170,7 +170,7 @@ class Training:
         losses, hits = [], []
         self.network.eval()
         for pixels, labels in images.batches(EVALUATED_AT_ONCE, dtype=self._dtype):
-            with self._autocast():
+            with autocast(self._device):
                 scores = self.network(pixels)
                 losses.append(F.cross_entropy(scores, labels, reduction="sum"))
             hits.append((scores.argmax(1) == labels).sum())
@@ -181,13 +181,8 @@ class Training:
         self, images: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
     ) -> Tensor:
         """Return the cross-entropy of a batch as a scalar tensor, in bfloat16 autocast on CUDA."""
-        with self._autocast():
+        with autocast(self._device):
             return F.cross_entropy(self.network(images), labels, reduction=reduction)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
 
 
 def make_network(choices: Choices, splits: Splits, *, seed: int, device: torch.device) -> Network:

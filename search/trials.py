@@ -39,7 +39,10 @@ SECONDS = "seconds_per_epoch"
 TRACEBACK = "traceback"
 """User attribute of a failed trial: the end of its error's traceback."""
 ENVIRONMENTS = "environments"
-"""User attribute of a trial: where it was trained; several if it was taken over elsewhere."""
+"""User attribute of a trial: where it was trained, the last place last; several if it was taken
+over elsewhere."""
+MEASURED_TRAIN = "measured_train"
+"""User attribute of a trial: true if it was begun with --measure-train."""
 CRASH = "crash"
 """User attribute of a trial that stopped a worker: the end of that error's traceback."""
 
@@ -97,6 +100,11 @@ def rank(accuracy: float, number: int) -> tuple[float, int]:
 
 def is_fixed(trial: FrozenTrial) -> bool:
     return fixed_name(trial) is not None
+
+
+def measures_train(trial: FrozenTrial) -> bool:
+    """Return whether each epoch of the trial has its train loss and accuracy measured."""
+    return is_fixed(trial) or MEASURED_TRAIN in trial.user_attrs
 
 
 def is_spared(trial: FrozenTrial) -> bool:

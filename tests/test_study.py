@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, create_trial
@@ -111,6 +112,50 @@ def test_the_reports_best_accuracies_are_kept() -> None:
     }
     with (Path(studies.__path__[0]) / "cifar.csv").open() as lines:
         assert {row["variant"] for row in csv.DictReader(lines)} == set(best)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"images": 50_000}, None),
+        ({"epochs": 2, "seed": 7}, None),
+        ({"images": 500}, "trained on the first 500 of 50000 images"),
+        (
+            {"select": "validation"},
+            "trained on all 50000 images but the last tenth, held out for validation",
+        ),
+        ({"images": 500, "select": "validation"}, "trained on the first 500 of 50000 images"),
+        ({"dataset": "digits"}, "trained on digits and not cifar10"),
+        (
+            {"dataset": "folder:mine", "images": 9},
+            "trained on folder:mine and not cifar10; on the first 9 images",
+        ),
+        ({"images": 500, "published": None}, None),
+    ],
+)
+def test_published_figures_compare_with_trials_on_all_images_of_their_dataset(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    assert dataclasses.replace(load("cifar"), **changes).incomparable == reason
+
+
+def test_published_figures_that_name_no_dataset_are_of_the_studys(tmp_path: Path) -> None:
+    path = tmp_path / "figures.csv"
+    columns = "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy"
+    path.write_text(f"{columns}\nbase,1,1,0.5,1,0.5\n")
+    own = dataclasses.replace(load("digits"), published=path)
+    assert own.incomparable is None
+    path.write_text(f"{columns},dataset\nbase,1,1,0.5,1,0.5,digits\nbase,2,1,0.5,1,0.5,cifar10\n")
+    with pytest.raises(UserError, match="published: "):
+        dataclasses.replace(own, published=path)
+
+
+def test_a_study_of_another_dataset_is_not_taken_for_this_one() -> None:
+    definition = load("cifar").definition("digest")
+    assert load("cifar").defined({**definition, "images": 500}).images == 500
+    with pytest.raises(UserError, match="dataset is 'cifar10' in the database and 'digits' here"):
+        load("digits").defined(definition)
 
 
 def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
