@@ -91,8 +91,7 @@ class Choices:
         return asdict(self)
 
     def __str__(self) -> str:
-        """The choices for a reader, numbers at six digits."""
-        return " ".join(f"{name}={_text(value)}" for name, value in self.params().items())
+        return in_words(self.params())
 
 
 FIELDS = tuple(field.name for field in fields(Choices))
@@ -201,6 +200,15 @@ def parse_params(text: str, ranges: Ranges) -> dict[str, Value]:
         raise UserError(f"no parameter in {text!r}; write for example 'optimizer=SGD lr=0.02'")
     check_params(params, ranges)
     return {name: params[name] for name in FIELDS if name in params}
+
+
+def in_words(params: Mapping[str, Value]) -> str:
+    """Return `params` for a reader, numbers at six digits.
+
+    In the order of the fields; those that are none, which only others give a trial, come last.
+    """
+    names = [*(name for name in FIELDS if name in params), *sorted(params.keys() - set(FIELDS))]
+    return " ".join(f"{name}={_text(params[name])}" for name in names)
 
 
 def written(params: Mapping[str, Value]) -> str:

@@ -13,7 +13,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import FrozenTrial, TrialState
 
 from search import roster, variants
-from search.choices import FIELDS, Choices, spelled
+from search.choices import FIELDS, in_words, spelled
 from search.epoch import Epoch
 from search.identity import study_ref
 from search.pruning import SuccessiveHalving
@@ -21,7 +21,7 @@ from search.roster import StudyRef
 from search.storage import Database
 from search.store import Store
 from search.study import Study
-from search.trials import FINISHED, label
+from search.trials import FINISHED, label, readable
 from search.writing import template
 
 BEST = 5
@@ -35,8 +35,8 @@ class Progress:
     """A study at one moment, as far as its note tells of it."""
 
     counts: Counter[TrialState]
-    best: Sequence[FrozenTrial]
-    """The completed ones, the best first."""
+    best: Sequence[tuple[FrozenTrial, float]]
+    """The completed ones with the accuracies that were recorded, the best first."""
     variants: Mapping[str, FrozenTrial]
     """By name; of several trials of one variant the last."""
     epochs: Mapping[int, Sequence[Epoch]]
@@ -49,11 +49,14 @@ class Progress:
             best = roster.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = roster.fixed(connection, ref)
         ids = {entry.name: entry.trial_id for entry in fixed}
-        find = database.optuna.get_trial
+
+        def find(trial_id: int) -> FrozenTrial:
+            return readable(database.optuna.get_trial(trial_id))
+
         found = {name: find(ids[name]) for name in study.variants if name in ids}
         return cls(
             counts=counts,
-            best=[find(place.trial_id) for place in best],
+            best=[(find(place.trial_id), place.accuracy) for place in best],
             variants=found,
             epochs=database.epochs_of_study(ref.key, [t.number for t in found.values()]),
         )
@@ -137,10 +140,10 @@ def text(study: Study, progress: Progress) -> str:
         best=[
             {
                 "label": label(trial),
-                "accuracy": variants.fraction(trial.values[0]),
-                "choices": str(Choices(**trial.params)),
+                "accuracy": variants.fraction(accuracy),
+                "choices": in_words(trial.params),
             }
-            for trial in progress.best
+            for trial, accuracy in progress.best
         ],
         caution=study.caution,
         columns=variants.columns(study),

@@ -31,7 +31,7 @@ def html(findings: Findings) -> str:
         study=findings.study,
         database=findings.database,
         answer=sections.answer(findings),
-        caution=findings.study.caution,
+        caution=findings.caution,
         rerun=sections.needs_rerun(findings),
         sections=[section for section in _sections(findings) if section.table or section.charts],
         plotly=get_plotlyjs(),
@@ -55,6 +55,11 @@ def _sections(findings: Findings) -> list[Section]:
         Section(
             title="Failed and diverged trials",
             table=sections.failures(findings) if findings.failures else None,
+        ),
+        Section(
+            title="Ended by somebody else",
+            text="Others can end trials with Optuna and its dashboard. These are not ranked.",
+            table=sections.told(findings) if findings.overview.told else None,
         ),
         Section(title="Where it ran", table=sections.environments(findings)),
     ]

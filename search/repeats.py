@@ -20,6 +20,7 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.files import write_out
 from search.overview import Overview
+from search.storage import Database
 from search.study import Study
 from search.trials import FINISHED, REPEAT, SEED, origin_name
 
@@ -30,6 +31,8 @@ REPRODUCED = "-reproduced"
 """After a study's name: the name of the study that holds the re-runs of its variants."""
 RERUN = "-rerun"
 """After a study's name: the name of the study that holds the re-runs of its best trials."""
+ORIGIN_KEY = "origin"
+"""User attribute of a study of re-runs: the own key of the study whose trials they are."""
 FIGURES = tuple(field.name for field in fields(Epoch))
 TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
 """Fields of the study that the figures of its re-runs depend on."""
@@ -85,6 +88,15 @@ def repeats(overview: Overview) -> Repeats:
             name = str(origin_name(attributes))
             found.setdefault(name, {})[attributes[REPEAT]] = overview.of(trial)
     return found
+
+
+def rerun_study(database: Database, study_key: str) -> str | None:
+    """Return the name of the study that holds the re-runs of a study's best trials; None if there
+    is none. It is found by the study's own key, which outlives its name."""
+    for study in database.optuna.get_all_studies():
+        if study.user_attrs.get(ORIGIN_KEY) == study_key:
+            return study.study_name
+    return None
 
 
 def write(overview: Overview, path: Path, study: Study) -> None:

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search import again
+from search.answer import answer
 from search.artifacts import Artifacts
 from search.comparison import comparison
 from search.errors import UserError
+from search.identity import identify
 from search.joining import stored_definition
 from search.machine import Machine
 from search.overview import Overview
-from search.repeats import REPRODUCED, RERUN, repeats, write
+from search.repeats import REPRODUCED, RERUN, repeats, rerun_study, write
 from search.reruns import Reruns
 from search.storage import Database
 from search.study import Study
@@ -91,7 +94,7 @@ class Reproduction:
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
         study, search, digest = self._search()
-        best = [search.find(which)] if isinstance(which, str) else search.ranked[:which]
+        best = [self._find(search, which)] if isinstance(which, str) else search.ranked[:which]
         if not best:
             raise UserError(f"--top {which}: no trial of the study is complete yet")
         for trial in best:
@@ -100,7 +103,9 @@ class Reproduction:
                     f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
                     "has an accuracy to compare; without --repeats it is compared with itself"
                 )
-        reruns = self._reruns(study, study.name + RERUN, digest)
+        key = self._key()
+        name = rerun_study(self.database, key) or study.name + RERUN
+        reruns = self._reruns(study, name, digest, origin=key)
         overview = reruns.train_best(best, n_repeats, self.stop)
         self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
@@ -114,7 +119,7 @@ class Reproduction:
             UserError: there is no such trial, or it has no figures to compare.
         """
         study, search, digest = self._search()
-        trial = search.find(number)
+        trial = self._find(search, number)
         stored = search.of(trial)
         again.check(trial, stored)
         device_name, threads = again.place(trial, self.device_name, self.threads)
@@ -142,6 +147,17 @@ class Reproduction:
         self._say(str(compared))
         return 0 if compared.is_same else 1
 
+    def _find(self, search: Overview, number: str) -> FrozenTrial:
+        """Return the trial of that number; `best` is the best by re-run mean, if there are any."""
+        best = answer(self.database, search, self.study.name).best
+        return best if number == "best" and best is not None else search.find(number)
+
+    def _key(self) -> str:
+        with self.database.engine.connect() as connection:
+            found = identify(connection, self.study.name)
+        assert found is not None, "its trials have been read"
+        return found.ref.key
+
     def _search(self) -> tuple[Study, Overview, object]:
         """Return the study as the database has it, its trials, and the digest of its images."""
         name = self.study.name
@@ -154,7 +170,9 @@ class Reproduction:
         overview = Overview.of_study(self.database, name)
         return self.study.defined(definition), overview, definition["data"]
 
-    def _reruns(self, study: Study, name: str, digest: object = None) -> Reruns:
+    def _reruns(
+        self, study: Study, name: str, digest: object = None, *, origin: str | None = None
+    ) -> Reruns:
         study = dataclasses.replace(study, name=name, variants={})
         return Reruns(
             study=study,
@@ -164,6 +182,7 @@ class Reproduction:
             ),
             artifacts=self.artifacts,
             out=self.out,
+            origin=origin,
         )
 
     def _machine(

@@ -139,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
+    from search.answer import answer
     from search.claims import StudyGone
     from search.cluster import KeepsDying
     from search.crew import hired
@@ -211,7 +212,9 @@ def run(options: argparse.Namespace) -> int:
         is_done = len(observer.look().finished) >= study.trials
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; the same command goes on where it was.")
-        out.print(summary(observer.look(), study))
+        overview = observer.look()
+        honest = answer(database, overview, study.name).text
+        out.print(summary(overview, study, honest=honest))
     if is_done:
         return 0
     return stop.exit_status if stop.is_asked() else 1

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from search import variants
-from search.choices import Choices
+from search.choices import in_words
 from search.note import BEST
 from search.overview import Overview
 from search.savings import Savings
@@ -16,8 +16,11 @@ from search.trials import VARIANT, label
 from search.variants import fraction
 
 
-def summary(overview: Overview, study: Study) -> RenderableType:
-    """Return the best trials, the variants, and what pruning saved."""
+def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
+    """Return the best trials, the variants, and what pruning saved.
+
+    `honest` is what re-runs with fresh seeds have shown; None if there are none.
+    """
     parts: list[RenderableType] = []
     if overview.ranked:
         parts.append(_best(overview, study))
@@ -26,8 +29,10 @@ def summary(overview: Overview, study: Study) -> RenderableType:
         if study.published_figures:
             parts.append(variants.caption(study))
     parts.append(_counts(overview, study))
+    if overview.told:
+        parts.append(_told(overview))
     if overview.ranked:
-        parts.append(study.caution)
+        parts.append(honest or study.caution)
     return Group(*parts)
 
 
@@ -48,7 +53,7 @@ def _best(overview: Overview, study: Study) -> Table:
     table.add_column("choices", overflow="fold")
     for trial in overview.ranked[:BEST]:
         test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        table.add_row(label(trial), fraction(trial.values[0]), *test, str(Choices(**trial.params)))
+        table.add_row(label(trial), fraction(trial.values[0]), *test, in_words(trial.params))
     return table
 
 
@@ -65,12 +70,14 @@ def _counts(overview: Overview, study: Study) -> str:
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
     }
     ended = overview.finished
+    begun = sum(trial.state == TrialState.RUNNING for trial in overview.trials)
     waiting = count[TrialState.WAITING]
     return (
         f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
-        + (" for a higher --trials" if waiting and len(ended) >= study.trials else "")
+        + (f"; {begun} interrupted" if begun else "")
+        + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
         + f".\nEpochs: {Savings.of(overview, study.epochs)}."
     )
 
@@ -78,6 +85,12 @@ def _counts(overview: Overview, study: Study) -> str:
 def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
     """Return each variant's trial; of several the last, since those before it failed."""
     return {t.user_attrs[VARIANT]: t for t in overview.trials if VARIANT in t.user_attrs}
+
+
+def _told(overview: Overview) -> str:
+    """Return a line for each trial that somebody else ended."""
+    trials = {trial.number: trial for trial in overview.trials}
+    return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -3,7 +3,8 @@
 A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
 """
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -47,6 +48,30 @@ CRASH = "crash"
 """User attribute of a trial that stopped a worker: the end of that error's traceback."""
 
 
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
+    CUTOFF: (int, float), DIVERGED: int, SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list,
+    MEASURED_TRAIN: bool, CRASH: str,
+}  # fmt: skip
+
+
+def readable(trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial without those attributes of ours that are of another type.
+
+    Anyone can set attributes with Optuna and its dashboard.
+    """
+    odd = [
+        name
+        for name, value in trial.user_attrs.items()
+        if name in _TYPES and not isinstance(value, _TYPES[name])
+    ]
+    if not odd:
+        return trial
+    found = copy.copy(trial)
+    found.user_attrs = {k: value for k, value in trial.user_attrs.items() if k not in odd}
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
     """A trial that is enqueued in its study once, with all its values."""
@@ -85,12 +110,6 @@ def name_of(attributes: Mapping[str, Value]) -> str | None:
     if name is None:
         return None
     return name if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
-
-
-def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the completed ones of `trials`, best first; of equals the earlier one."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: rank(trial.values[0], trial.number))
 
 
 def rank(accuracy: float, number: int) -> tuple[float, int]:

@@ -82,7 +82,8 @@ class _Lines:
                 self._ended.add(trial.number)
                 outcome = trial.user_attrs.get(REASON, "no reason is known")
                 if trial.state == TrialState.COMPLETE:
-                    outcome = f"accuracy {trial.values[0]:.4f}"
+                    outcome = f"accuracy {overview.score(trial) or 0.0:.4f}"
+                outcome = overview.told.get(trial.number, outcome)
                 ran = f"after {len(recorded)} of {self._possible} epochs"
                 self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
 
