@@ -5,9 +5,9 @@ Nothing slow is imported here, so that `--help` and a mistyped option answer at 
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from search import output, signals
@@ -84,20 +84,13 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
     that has stopped it.
     """
 
-    def main() -> int:
-        with signals.raised() as asked, output.kept():
-            try:
-                status = _status(parser, run)
-                output.finish(None if status < 128 else output.END_SECONDS)
-                return status
-            except BaseException as error:
-                if asked:  # whatever a library has made of the interruption
-                    return 128 + asked[0]
-                if isinstance(error, KeyboardInterrupt):
-                    return 128 + signal.SIGINT
-                raise
+    def work() -> int:
+        with output.kept():
+            status = _status(parser, run)
+            output.finish(None if status < 128 else output.END_SECONDS)
+            return status
 
-    return main
+    return partial(signals.interruptible, work)
 
 
 def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
