@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
+from search.fitted import FittedTable
 from search.repeats import Repeats, Spread
 from search.study import PUBLISHED, PublishedFigures, Study
 from search.variants import best_of, caption, published_epochs, setting
@@ -110,45 +110,55 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     return Group(*parts)
 
 
-def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
+def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     n = len(runs[variant])
     title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
     if study.incomparable:
         title += "; not comparable with the report"
-    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
-    table.add_column("figure")
-    for column in ("epoch", "report", "our mean", "sd", "lowest", "highest"):
-        table.add_column(column, justify="right")
+    rows = []
     for figure in PUBLISHED:
         for number, ours in spreads(runs, variant, figure).items():
             theirs = study.published_figures.get((variant, number), {}).get(figure)
-            table.add_row(
-                figure.replace("_", " "),
-                str(number),
-                "" if theirs is None else f"{theirs:.4f}",
-                f"{ours.mean:.4f}",
-                "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
-                f"{ours.lowest:.4f}",
-                f"{ours.highest:.4f}",
+            rows.append(
+                [
+                    figure.replace("_", " "),
+                    str(number),
+                    "" if theirs is None else f"{theirs:.4f}",
+                    f"{ours.mean:.4f}",
+                    "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
+                    f"{ours.lowest:.4f}",
+                    f"{ours.highest:.4f}",
+                ]
             )
-    return table
+    return FittedTable(
+        title=title,
+        columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
+        rows=rows,
+        droppable=["highest", "lowest", "sd"],
+        box=box.MARKDOWN,
+    )
 
 
-def _verdicts(verdicts: list[Verdict], study: Study) -> Table:
-    table = Table(title="Report against ours", title_justify="left", box=box.MARKDOWN)
-    for column in ("variant", "verdict"):
-        table.add_column(column)
-    table.add_column("seeds", justify="right")
-    table.add_column(best_of("report's best", published_epochs(study)), justify="right")
-    table.add_column(best_of("our best", study.epochs), justify="right", no_wrap=True)
-    table.add_column("epochs within our range", justify="right")
-    for one in verdicts:
-        table.add_row(
+def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
+    theirs = best_of("report's best", published_epochs(study))
+    ours, within = best_of("our best", study.epochs), "epochs within our range"
+    rows = [
+        [
             one.variant,
             one.text,
             str(one.n),
             f"{one.published_best:.4f}",
             str(one.best),
             "" if one.incomparable else f"{one.within} of {one.compared}",
-        )
-    return table
+        ]
+        for one in verdicts
+    ]
+    return FittedTable(
+        title="Report against ours",
+        columns=["variant", "verdict", "seeds", theirs, ours, within],
+        rows=rows,
+        texts=["verdict"],
+        foldable=["verdict", ours],
+        droppable=[within, theirs, ours, "seeds"],
+        box=box.MARKDOWN,
+    )

@@ -15,6 +15,14 @@ def columns(study: Study) -> Sequence[str]:
     return (*own, "report, same epoch", best_of("report's best", published_epochs(study)))
 
 
+def least_important(study: Study) -> Sequence[str]:
+    """Return the columns that a narrow terminal has no room for, the first to go first; figures
+    stand beside their epochs."""
+    ours, theirs = best_of("best", study.epochs), best_of("report's best", published_epochs(study))
+    every = (ours, "trial", theirs, "state", "report, same epoch", "epochs")
+    return [name for name in every if name in columns(study)]
+
+
 def best_of(what: str, n_epochs: int) -> str:
     """Return a column's title, such as `best of 2 epochs`."""
     return f"{what} of {_epochs(n_epochs)}"
