@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = optuna.storages.RDBStorage(f"sqlite:///{made / 'search.db'}")
     study = optuna.load_study(study_name="digits", storage=storage)
     study.tell(study.ask(), INVENTED)  # trial 7: no params, no epochs
-    for values in (
+    others: tuple[dict[str, Any], ...] = (
         {"value": math.inf, "params": {"lr": 5.0},
          "distributions": {"lr": FloatDistribution(1e-4, 10.0, log=True)}},
         {"value": 0.5, "params": {"momentum": 0.9},
@@ -47,7 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"state": TrialState.WAITING, "system_attrs": {"fixed_params": {"lr": 7.0}}},
         {"state": TrialState.RUNNING, "params": {"x": 1.0},
          "distributions": {"x": FloatDistribution(0, 2)}},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for values in others:
         study.add_trial(create_trial(**{"state": TrialState.COMPLETE} | values))
     storage.engine.dispose()
     with closing(sqlite3.connect(made / "search.db")) as connection, connection:
