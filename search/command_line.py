@@ -4,13 +4,15 @@ Nothing slow is imported here, so that `--help` and a mistyped option answer at 
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
+from search import output, signals
 from search.errors import UserError
+from search.numerals import decimal_number, whole_number
 
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
 """Set where a shell runs the command to ask what may come next in its line."""
@@ -35,6 +37,9 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Help,
         )
 
+    def print_help(self, file: Any = None) -> None:
+        output.deliver(self.format_help())
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}{self._way_out(message)}\n")
 
@@ -56,11 +61,8 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
 
     def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = lowest - 1
-        if number < lowest or (highest is not None and number > highest):
+        number = whole_number(text)
+        if number is None or number < lowest or (highest is not None and number > highest):
             raise argparse.ArgumentTypeError(f"a whole number {rule} is needed, not {text!r}")
         return number
 
@@ -69,11 +71,8 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
 
 def seconds(text: str) -> float:
     """Return a positive, finite number of seconds."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+    number = decimal_number(text)
+    if number is None or number <= 0:
         raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
     return number
 
@@ -81,42 +80,52 @@ def seconds(text: str) -> float:
 def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callable[[], int]:
     """Return the command's entry point, which turns errors into one line and an exit status.
 
-    0: done; 1: the work failed; 2: what was asked cannot be done; 130: interrupted.
+    0: done; 1: the work failed; 2: what was asked cannot be done; 128 and the number of the signal
+    that has stopped it.
     """
 
-    def main() -> int:
-        try:
-            if COMPLETION_VARIABLE in os.environ:
-                from search.completion import answer
+    def work() -> int:
+        with output.kept():
+            status = _status(parser, run)
+            output.finish(None if status < 128 else output.END_SECONDS)
+            return status
 
-                answer(parser)
-            return run(parser.parse_args())
-        except UserError as error:
-            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+    return partial(signals.interruptible, work)
+
+
+def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
+    try:
+        if COMPLETION_VARIABLE in os.environ:
+            from search.completion import answer
+
+            answer(parser)
+        return run(parser.parse_args())
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except output.NotDelivered as error:
+        if not isinstance(error.__cause__, BrokenPipeError):  # whose reader has seen enough
+            print(f"{parser.prog}: error: standard output: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("search"):
+            raise
+        package = error.name.partition(".")[0]
+        print(
+            f"{parser.prog}: error: the package {package} is not installed for "
+            f"{sys.executable}; use the Python of the environment that this project was "
+            "installed in, such as .venv/bin/python",
+            file=sys.stderr,
+        )
+        return 2
+    except Exception as error:
+        from search.outage import first_line, is_outage, is_refusal
+
+        cause = first_line(error)
+        if is_refusal(error):
+            print(f"{parser.prog}: error: --storage: {cause}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
-            return 130
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("search"):
-                raise
-            package = error.name.partition(".")[0]
-            print(
-                f"{parser.prog}: error: the package {package} is not installed for "
-                f"{sys.executable}; use the Python of the environment that this project was "
-                "installed in, such as .venv/bin/python",
-                file=sys.stderr,
-            )
-            return 2
-        except Exception as error:
-            from search.outage import first_line, is_outage, is_refusal
-
-            cause = first_line(error)
-            if is_refusal(error):
-                print(f"{parser.prog}: error: --storage: {cause}", file=sys.stderr)
-                return 2
-            if not is_outage(error):
-                raise
-            print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
-            return 1
-
-    return main
+        if not is_outage(error):
+            raise
+        print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
+        return 1

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from search.fitted import FittedTable
 from search.repeats import Repeats, Spread
 from search.study import PUBLISHED, PublishedFigures, Study
+from search.variants import best_of, caption, published_epochs, setting
 
 LEVEL = 0.95
 RULE = (
@@ -34,9 +35,13 @@ class Verdict:
     best: Spread
     """Over our runs: the highest test accuracy of any epoch."""
     published_best: float
+    incomparable: str | None = None
+    """Why the two cannot be compared, as `Study.incomparable` says; then there is no verdict."""
 
     @property
     def text(self) -> str:
+        if self.incomparable:
+            return f"not comparable: {self.incomparable}"
         if self.n < 2:
             return "one seed: no verdict"
         if not self.outside:
@@ -55,7 +60,9 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict | None:
+def verdict(
+    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
+) -> Verdict | None:
     """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
     theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
     ours = spreads(runs, variant, "test_accuracy")
@@ -81,23 +88,33 @@ def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict
         outside=outside,
         best=Spread.of(best),
         published_best=max(theirs.values()),
+        incomparable=incomparable,
     )
 
 
 def comparison(runs: Repeats, study: Study) -> RenderableType:
-    """Return a table of every epoch for each variant, and one of the verdicts."""
+    """Return a table of every epoch for each variant, and one of the verdicts.
+
+    `study` is the one that the runs were trained as.
+    """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
+    published, incomparable = study.published_figures, study.incomparable
     verdicts = [
-        found for name in variants if (found := verdict(runs, study.published_figures, name))
+        found for name in variants if (found := verdict(runs, published, name, incomparable))
     ]
     if verdicts:
-        parts += [_verdicts(verdicts), RULE]
+        parts += [_verdicts(verdicts, study), caption(study)]
+    if verdicts and not incomparable:
+        parts.append(RULE)
     return Group(*parts)
 
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     n = len(runs[variant])
+    title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
+    if study.incomparable:
+        title += "; not comparable with the report"
     rows = []
     for figure in PUBLISHED:
         for number, ours in spreads(runs, variant, figure).items():
@@ -114,7 +131,7 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
                 ]
             )
     return FittedTable(
-        title=f"{variant}, {n} seed{'s' if n > 1 else ''}",
+        title=title,
         columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
         rows=rows,
         droppable=["highest", "lowest", "sd", "report"],
@@ -122,7 +139,9 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     )
 
 
-def _verdicts(verdicts: list[Verdict]) -> FittedTable:
+def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
+    theirs = best_of("report's best", published_epochs(study))
+    ours, within = best_of("our best", study.epochs), "epochs within our range"
     rows = [
         [
             one.variant,
@@ -130,18 +149,16 @@ def _verdicts(verdicts: list[Verdict]) -> FittedTable:
             str(one.n),
             f"{one.published_best:.4f}",
             str(one.best),
-            f"{one.within} of {one.compared}",
+            "" if one.incomparable else f"{one.within} of {one.compared}",
         ]
         for one in verdicts
     ]
     return FittedTable(
         title="Report against ours",
-        columns=[
-            "variant", "verdict", "seeds", "report's best", "our best", "epochs within our range",
-        ],
+        columns=["variant", "verdict", "seeds", theirs, ours, within],
         rows=rows,
         texts=["verdict"],
-        foldable=["verdict", "our best"],
-        droppable=["epochs within our range", "report's best", "our best", "seeds"],
+        foldable=["verdict", ours],
+        droppable=[within, theirs, ours, "seeds"],
         box=box.MARKDOWN,
-    )  # fmt: skip
+    )

@@ -39,7 +39,7 @@ examples:
   {TOKEN_VARIABLE}=... python -m search.dashboard --host 0.0.0.0
 
 exit status: 1 the database went away at the start, 2 what was asked cannot be done,
-130 and 143 stopped by SIGINT and SIGTERM
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM
 """
 
 

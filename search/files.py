@@ -1,26 +1,115 @@
 """Files that are written whole or not at all, and removed without a fuss; and where to."""
 
+import errno
 import hashlib
 import os
+import re
+import secrets
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from search.errors import UserError
 
+_DESCRIPTORS = re.compile(r"/proc/(?P<process>\d+)(/task/\d+)?/fd|/dev/fd")
+"""Folders whose entries are open files: of one process, and of the one that looks."""
+
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write the file under another name and rename it; processes may do so at once.
+    """Give the file at `path` this content, or leave it as it was; processes may do so at once.
+
+    A file keeps its mode, and a new one gets the umask's. A symbolic link stays, and its target is
+    written. What `is_stream` is written to, and not replaced.
 
     Raises:
-        OSError: the folder is full or not writable; nothing of the file is left.
+        OSError: the folder is full or not writable, or the file is not; nothing new is left.
     """
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    if (descriptor := _descriptor(path)) is not None:
+        _write_all(descriptor, content)
+    elif is_stream(path):
+        with path.open("wb", buffering=0) as stream:
+            _write_all(stream.fileno(), content)
+    else:
+        _replace(Path(os.path.realpath(path)), content)
+
+
+def write_out(path: Path, content: bytes) -> bool:
+    """Write what `--out` names, as `write_whole` does; return whether it `is_stream`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
-        scratch.write_bytes(content)
+        has_reader = is_stream(path)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+    return has_reader
+
+
+def _replace(path: Path, content: bytes | memoryview) -> None:
+    there = _status(path)
+    if there is not None:
+        if not stat.S_ISREG(there.st_mode):
+            fault = errno.EISDIR if stat.S_ISDIR(there.st_mode) else errno.EINVAL
+            raise OSError(fault, os.strerror(fault))
+        if not os.access(path, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    # The process's id would not do: processes of several containers may have the same. Shortened,
+    # since the name may be as long as names can be.
+    scratch = path.with_name(f"{path.name[:55]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with scratch.open("xb", buffering=0) as file:
+            _write_all(file.fileno(), content)
+            if there is not None:
+                with suppress(PermissionError):  # only root may give files away
+                    os.fchown(file.fileno(), there.st_uid, there.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
         scratch.replace(path)
-    except OSError:
+    except BaseException:
         remove(scratch)
         raise
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether `path` leads to a pipe, a terminal or the like, or to an open file of this
+    process, as /dev/stdout does: somebody reads there what is written.
+
+    Raises:
+        OSError: that cannot be told.
+    """
+    there = _status(path)
+    kinds = (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK)
+    return there is not None and (
+        any(is_of(there.st_mode) for is_of in kinds) or _descriptor(path) is not None
+    )
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return which open file of this process `path` leads to; None if to none."""
+    for _ in range(40):  # so many links the kernel follows
+        folder = _DESCRIPTORS.fullmatch(os.path.realpath(path.parent))
+        if folder is not None and path.name.isdecimal():
+            return int(path.name) if folder["process"] in (None, str(os.getpid())) else None
+        if not path.is_symlink():
+            return None
+        path = path.parent / path.readlink()
+    return None
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the status of what `path` leads to; None if there is nothing."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import FrozenTrial, TrialState
 
 from search import roster, variants
-from search.choices import FIELDS, Choices, spelled
+from search.choices import FIELDS, in_words, spelled
 from search.epoch import Epoch
 from search.identity import study_ref
 from search.pruning import SuccessiveHalving
@@ -21,7 +21,7 @@ from search.roster import StudyRef
 from search.storage import Database
 from search.store import Store
 from search.study import Study
-from search.trials import FINISHED, label
+from search.trials import FINISHED, label, readable
 from search.writing import template
 
 BEST = 5
@@ -35,8 +35,8 @@ class Progress:
     """A study at one moment, as far as its note tells of it."""
 
     counts: Counter[TrialState]
-    best: Sequence[FrozenTrial]
-    """The completed ones, the best first."""
+    best: Sequence[tuple[FrozenTrial, float]]
+    """The completed ones with the accuracies that were recorded, the best first."""
     variants: Mapping[str, FrozenTrial]
     """By name; of several trials of one variant the last."""
     epochs: Mapping[int, Sequence[Epoch]]
@@ -49,11 +49,14 @@ class Progress:
             best = roster.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = roster.fixed(connection, ref)
         ids = {entry.name: entry.trial_id for entry in fixed}
-        find = database.optuna.get_trial
+
+        def find(trial_id: int) -> FrozenTrial:
+            return readable(database.optuna.get_trial(trial_id))
+
         found = {name: find(ids[name]) for name in study.variants if name in ids}
         return cls(
             counts=counts,
-            best=[find(place.trial_id) for place in best],
+            best=[(find(place.trial_id), place.accuracy) for place in best],
             variants=found,
             epochs=database.epochs_of_study(ref.key, [t.number for t in found.values()]),
         )
@@ -128,7 +131,6 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     rows = variants.rows(study, progress.variants, progress.epochs)
-    images = "all images" if study.images is None else f"the first {study.images} images"
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -138,18 +140,19 @@ def text(study: Study, progress: Progress) -> str:
         best=[
             {
                 "label": label(trial),
-                "accuracy": variants.fraction(trial.values[0]),
-                "choices": str(Choices(**trial.params)),
+                "accuracy": variants.fraction(accuracy),
+                "choices": in_words(trial.params),
             }
-            for trial in progress.best
+            for trial, accuracy in progress.best
         ],
         caution=study.caution,
         columns=variants.columns(study),
         variants=list(rows),
+        compared=variants.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
-        images=images,
+        images=study.trained_on,
         ranges=[(name, spelled(study.ranges[name])) for name in FIELDS],
     )
 
@@ -163,6 +166,7 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         curves=curves,
         ours=_best(ours),
         published=_best(variants.published(study, name)),
+        compared=variants.caption(study),
     )
 
 

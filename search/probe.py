@@ -37,7 +37,7 @@ examples:
   python -m search.probe --study cifar --show probes.csv       train nothing
 
 exit status: 0 done, 2 what was asked cannot be done,
-130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command goes on)
 """
 
 

@@ -5,23 +5,31 @@ moment and shares its memory; that server never computes anything.
 """
 
 import multiprocessing
+import os
 import signal
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 
+from search import output
 from search.cluster import End, Fate
 from search.errors import UserError
 from search.job import Job
+from search.signals import STOPPING
 from search.worker import Stop
 
 PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
 """What the server imports; the latter two are what a worker's first optimizer and its database
 would import, which takes a second."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking into the current folder first, where a user's random.py would hide the
+library's from the server."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -33,13 +41,25 @@ def warm_up() -> None:
         UserError: the temporary folder's path is too long for a socket in it.
     """
     _CONTEXT.set_forkserver_preload([*PRELOAD])
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
     try:
-        forkserver.ensure_running()
+        # What a terminal sends to all its processes is for this one alone to pass on: the server
+        # inherits the mask, and so does each worker, until it has handlers.
+        with _blocked():
+            resource_tracker.ensure_running()  # which lifts a part of the mask from this process
+        with _blocked():
+            forkserver.ensure_running()
     except OSError as error:
         raise UserError(
             f"--workers: {error} in the temporary folder {tempfile.gettempdir()}; name another, "
             "as by `export TMPDIR=/tmp`"
         ) from error
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 class Process:
@@ -81,14 +101,28 @@ def _died_of(status: int) -> str:
     return f"was ended by {name}{hint}"
 
 
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Put off the signals that ask to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(job: Job, lines: "Connection[str, str]") -> None:
     """Be a worker; exit with status 1 after an error."""
     stop = Stop()
-    # Of a terminal's Ctrl-C the parent passes on the first; a second must not end all at once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent passes on what a terminal sends to all, as SIGTERM.
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
-    if not job.serve(stop, partial(_send, lines)):
+    with output.kept():
+        is_well = job.serve(stop, partial(_send, lines))
+    if not is_well:
         sys.exit(1)
 
 

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search import output
 from search.command_line import Parser, command
 from search.errors import UserError
-from search.files import write_whole
+from search.files import write_out
 from search.options import add_study, given
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ examples:
   python -m search.report --study cifar --format markdown      writes report.md
   python -m search.report --study cifar --format json --out -  to standard output
 
-exit status: 0 done, 1 the database does not answer, 2 what was asked cannot be done
+exit status: 0 done, 1 the database or standard output fails, 2 what was asked cannot be done
 """
 
 
@@ -76,11 +77,11 @@ def run(options: argparse.Namespace) -> int:
     with closing(Database(options.storage, may_create=False)) as database:
         text = _written(Findings.of(database, study, _named(options)), options.format)
     out = options.out or f"report.{FORMATS[options.format]}"
+    content = text.encode(errors="surrogateescape")
     if out == "-":
-        sys.stdout.write(text)
-    else:
-        _write(Path(out), text)
-        print(f"{out}: {len(text.encode()) / 1e6:.1f} MB")
+        output.deliver(content)
+    elif not write_out(Path(out), content):
+        print(f"{out}: {len(content) / 1e6:.1f} MB")
     return 0
 
 
@@ -105,13 +106,6 @@ def _named(options: argparse.Namespace) -> str:
     """Return the options that name the study; the database's URL may hold a password."""
     named = {"--study": options.study, "--name": options.name}
     return " ".join(f"{option} {shlex.quote(v)}" for option, v in named.items() if v is not None)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text.encode())
-    except OSError as error:
-        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
 
 
 main = command(parser(), run)

@@ -41,7 +41,8 @@ examples:
   python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best, over seeds?
 
 exit status: 0 done, with --trial the same figures; 1 the work failed, or other figures; 2 what
-was asked cannot be done; 130 and 143 stopped by SIGINT and SIGTERM (the same command goes on)
+was asked cannot be done; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command
+goes on)
 """
 
 
@@ -68,7 +69,9 @@ def parser() -> Parser:
         "--trial",
         metavar="N",
         help="a trial of the study by its number, or `best`: train it again from its own seed, as "
-        "the study has it, and compare every figure; with --repeats, train it with fresh seeds "
+        "the study has it, and compare every figure; on the device and with the threads that it "
+        "was trained with, unless --device or --threads is given; with --repeats, train it with "
+        "fresh seeds "
         "(default: none)",
     )
     what.add_argument(
@@ -161,9 +164,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
     from search.comparison import comparison
-    from search.repeats import merged, read
+    from search.repeats import merged, read, trained_as
 
-    out.print(comparison(merged([read(path) for path in options.compare]), study))
+    runs = merged([read(path) for path in options.compare])
+    out.print(comparison(runs, trained_as(options.compare, study)))
     return 0
 
 

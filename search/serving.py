@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from search import signals
 from search.errors import UserError
 
 THREADS = 8
@@ -95,9 +96,10 @@ def serve(
     max_body_bytes: int,
     ready: Callable[[], None],
 ) -> int:
-    """Serve until SIGINT or SIGTERM; return 128 and its number, as shells have it.
+    """Serve until a signal of `search.signals`; return 128 and its number, as shells have it.
 
-    `ready` is called once requests are answered. A second signal ends the process at once.
+    `ready` is called once requests are answered. The same signal again ends the process at once,
+    but for SIGHUP.
     """
     import waitress
 
@@ -114,7 +116,8 @@ def serve(
     statuses: SimpleQueue[int] = SimpleQueue()  # which a signal may use at any moment
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGHUP:  # which comes twice where a shell and its terminal end
+            signal.signal(number, signal.SIG_DFL)
         statuses.put(128 + number)
 
     def run() -> None:
@@ -123,11 +126,10 @@ def serve(
         finally:
             statuses.put(1)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    # In a thread of its own: an exception that a signal raised in there could get lost.
-    threading.Thread(target=run, name="server", daemon=True).start()
-    ready()
-    status = statuses.get()
-    server.task_dispatcher.shutdown(timeout=END_SECONDS)
-    return status
+    with signals.handled(end):
+        # In a thread of its own: an exception that a signal raised in there could get lost.
+        threading.Thread(target=run, name="server", daemon=True).start()
+        ready()
+        status = statuses.get()
+        server.task_dispatcher.shutdown(timeout=END_SECONDS)
+        return status

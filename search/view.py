@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from search import output
 from search.fitted import FittedTable
 from search.outage import tolerating_outage
 from search.overview import Observer, Overview
@@ -38,6 +39,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
 
         def follow() -> None:
             while not ended.wait(POLL_SECONDS):
+                if output.is_stuck():
+                    continue  # what is new meanwhile is shown once the reader reads again
                 with tolerating_outage():  # the worker meets it too, and is the one to say so
                     view.update(observer.look())
 
@@ -85,7 +88,8 @@ class _Lines:
                 self._ended.add(trial.number)
                 outcome = trial.user_attrs.get(REASON, "no reason is known")
                 if trial.state == TrialState.COMPLETE:
-                    outcome = f"accuracy {trial.values[0]:.4f}"
+                    outcome = f"accuracy {overview.score(trial) or 0.0:.4f}"
+                outcome = overview.told.get(trial.number, outcome)
                 ran = f"after {len(recorded)} of {self._possible} epochs"
                 self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
 
@@ -102,19 +106,19 @@ class _Screen:
         self._budget = budget
         self._start = time.monotonic()
         self._ran_before = sum(map(len, first.epochs.values()))
-        self._live = Live(
-            self._status(first), console=console, refresh_per_second=4, transient=True
-        )
+        self._console = console
+        self._live = Live(self._status(first), console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "_Screen":
-        self._live.start()
+        self._live.start(refresh=True)
+        self._console.show_cursor(True)  # a kill must not leave the terminal without one
         return self
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
 
     def update(self, overview: Overview) -> None:
-        self._live.update(self._status(overview))
+        self._live.update(self._status(overview), refresh=True)
 
     def _status(self, overview: Overview) -> "Status":
         return Status(

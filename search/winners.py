@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from scipy.special import stdtr
 
-from search.choices import Choices
+from search.choices import in_words
 from search.fitted import FittedTable
 from search.repeats import Repeats, Spread
 from search.trials import label
@@ -111,7 +111,7 @@ def table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> Rende
         box=box.MARKDOWN,
     )
     lines = [
-        f"trial {label(trials[one.trial])}: {Choices(**trials[one.trial].params)}" for one in found
+        f"trial {label(trials[one.trial])}: {in_words(trials[one.trial].params)}" for one in found
     ]
     return Group(made, *lines, *([RULE] if len(found) > 1 else []))
 

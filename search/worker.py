@@ -15,6 +15,7 @@ from types import FrameType
 
 from optuna.trial import TrialState
 
+from search import signals
 from search.claims import Claim, Claims, Standing
 from search.objective import Objective
 from search.outage import Outage, is_outage, tolerating_outage
@@ -47,7 +48,7 @@ class Stop:
     deadline: float | None = None
     """In `time.monotonic()`; None for no time limit."""
     signal: int | None = None
-    """The signal that asked, as `SIGINT` or `SIGTERM`; None if none did."""
+    """The first signal that asked, such as `SIGTERM`; None if none did."""
     _asked: threading.Event = field(default_factory=threading.Event)
 
     def is_asked(self) -> bool:
@@ -73,19 +74,17 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM ask to stop; a second one ends the process at once."""
+        """Let the signals of `search.signals` ask to stop; the same one again ends the process at
+        once, but for SIGHUP."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self.signal = number
+            self.signal = self.signal or number
             self.ask()
-            signal.signal(number, signal.SIG_DFL)
+            if number != signal.SIGHUP:  # which comes twice where a shell and its terminal end
+                signal.signal(number, signal.SIG_DFL)
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with signals.handled(ask):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def work(objective: Objective, claims: Claims, stop: Stop) -> None:

@@ -90,7 +90,7 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
         subprocess.Popen(
             [*command, *more], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
         )
-        for more in ((), ())
+        for more in ((), ("--workers", "1"))
     ]
     for process in workers:
         shown, _ = process.communicate(timeout=90)

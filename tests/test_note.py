@@ -69,6 +69,10 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     first, second = _rows(note, "variant")
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
     assert second[0] == "question-3"
+    assert (
+        "\nOurs: the first 160 of 1438 images, 5 epochs. Report: up to 10 epochs. Not comparable: "
+        "ours are trained on digits and not cifar10; on the first 160 of 1438 images.\n"
+    ) in note
     assert "on a rung (epochs 1, 4)" in note
     assert "The best of many trials on the test set is optimistic" in note
 
@@ -80,6 +84,7 @@ def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> No
     note = get_note_from_system_attrs(attributes, variant._trial_id)["body"]
     assert note.startswith("# question-1\n")
     assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
+    assert "Not comparable: ours are trained on digits and not cifar10; on the first 160" in note
     sampled = notes.joined.get_trials()[3]
     assert get_note_from_system_attrs(attributes, sampled._trial_id)["body"] == ""
 
@@ -116,6 +121,17 @@ def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str)
     theirs.update_unless_busy()
     assert get_note(notes.joined).startswith("# small")
     other.close()
+
+
+def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:
+    nothing = Progress(counts=Counter(), best=[], variants={}, epochs={})
+    comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
+    note = text(comparable, nothing)
+    assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
+    assert "Compare figures after the same epoch, not the best ones." in note
+    assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
+    unpublished = text(dataclasses.replace(comparable, published=None), nothing)
+    assert "Report:" not in unpublished
 
 
 def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:

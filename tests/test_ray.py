@@ -69,7 +69,7 @@ def _until_two_run(folder: Path) -> None:
 def test_a_worker_that_dies_with_its_node_is_replaced(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add(num_cpus=1)
     process = _start(
-        tmp_path, "--ray", nodes.address, "--workers", 2, "--epochs", 60, "--trials", 7
+        tmp_path, "--ray", nodes.address, "--workers", "auto", "--epochs", 60, "--trials", 7
     )
     _until_two_run(tmp_path)
     time.sleep(1)

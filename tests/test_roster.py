@@ -16,7 +16,7 @@ from search.pruning import SuccessiveHalving
 from search.rungs import Recorded
 from search.storage import Database
 from search.study import Study
-from search.trials import fixed_name, ranked
+from search.trials import fixed_name
 from tests.made_up import made_up
 
 FINAL = 5
@@ -60,12 +60,17 @@ def test_counts_and_unfinished_trials_are_optunas(
     assert fixed == unfinished[:2]
 
 
+def _ranked(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+
+
 def test_the_best_trials_are_those_that_are_ranked_first(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
     with database.engine.connect() as connection:
         best = roster.best(connection, study_ref(joined), epochs=FINAL, n=7)
-    expected = [(t._trial_id, t.number, t.value) for t in ranked(trials)[:7]]
+    expected = [(t._trial_id, t.number, t.value) for t in _ranked(trials)[:7]]
     assert [(place.trial_id, place.number, place.accuracy) for place in best] == expected
     assert len({place.accuracy for place in best}) < 7  # some are equal
 

@@ -148,7 +148,10 @@ def test_help_explains_every_option(search: Command) -> None:
         (["--study", "digits", "--device", "cuda:300"], "give auto, cuda, cuda:1, mps or cpu"),
         (["--study", "digits", "--storage", "sqlite:///s.db?timeout=x"], "takes nothing after a ?"),
         (["--study", "cifar", "--images", "50001"], "there are 50000 images to train on"),
-        (["--study", "digits", "--seed", "-1"], "--seed: a whole number of 0 or more"),
+        (
+            ["--study", "digits", "--seed", "-1"],
+            "--seed: a whole number from 0 to 9223372036854775807",
+        ),
         (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
         (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
         (
@@ -169,10 +172,6 @@ def test_help_explains_every_option(search: Command) -> None:
 def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
     search: Command, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
-    if "cuda:7" in options:
-        import torch
-
-        assert not torch.cuda.is_available(), "this test is for a machine without CUDA"
     (tmp_path / "text").write_text("no database, no folder" * 50)
     done = search("run", *options)
     assert done.returncode == 2, done.stderr

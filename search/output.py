@@ -1,0 +1,183 @@
+"""Standard output and standard error of a command, which may be closed, full, hung up or stopped.
+
+A command whose work is elsewhere goes on when nobody can listen: what cannot be written is dropped,
+and a reader that does not read, as a terminal after Ctrl-S, is not waited for. Characters that the
+reader's encoding lacks are replaced. A command whose work is what it prints uses `deliver`.
+"""
+
+import codecs
+import errno
+import io
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+PATIENCE_SECONDS = 0.2
+"""So long a writer waits for a reader, and then no more until it has read everything."""
+END_SECONDS = 2.0
+"""So long a command that was asked to stop waits for its readers at the end."""
+CHUNK_BYTES = 65536
+PLAIN = {"±": "+/-", "…": "...", "×": "x", "–": "-", "—": "-", "−": "-", "√": "sqrt "}
+"""What stands for characters of our own in an encoding that lacks them."""
+
+
+class NotDelivered(Exception):
+    """What a command was asked for could not be printed; raised from the system's error."""
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeEncodeError), "it is for writing"
+    if plain := PLAIN.get(error.object[error.start]):
+        return plain, error.start + 1
+    end = next(
+        (i for i in range(error.start, error.end) if error.object[i] in PLAIN), error.end
+    )  # an error may be of several characters
+    escaped = UnicodeEncodeError(error.encoding, error.object, error.start, end, error.reason)
+    return codecs.backslashreplace_errors(escaped)
+
+
+PLAINLY = "search.plainly"
+"""An error handler for `str.encode`."""
+codecs.register_error(PLAINLY, _plainly)
+
+
+class Channel(io.RawIOBase):
+    """A file descriptor that takes everything at once, and writes it in a thread of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._pending = bytearray()
+        self._changed = threading.Condition()
+        self.error: OSError | None = None
+        """Of what could not be written, the first."""
+        self.is_stuck = False
+        """Whether the reader does not read."""
+        threading.Thread(target=self._pass_on, name="output", daemon=True).start()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: Any) -> int:
+        with self._changed:
+            self._pending += data
+            self._changed.notify_all()
+            if not self.is_stuck:
+                self.is_stuck = not self.wait(PATIENCE_SECONDS)
+        return len(data)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until everything is written or dropped, for ever if None; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._pending, seconds)
+
+    def _pass_on(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending)
+                chunk = bytes(self._pending[:CHUNK_BYTES])
+            written = self._written(chunk)
+            with self._changed:
+                del self._pending[:written]
+                if not self._pending:
+                    self.is_stuck = False
+                    self._changed.notify_all()
+
+    def _written(self, chunk: bytes) -> int:
+        """Write some of the chunk; return how much is dealt with."""
+        try:
+            return os.write(self._descriptor, chunk)
+        except BlockingIOError:  # another process has made the terminal so
+            select.select((), (self._descriptor,), ())
+            return 0
+        except OSError as error:
+            self.error = self.error or error
+            return len(chunk)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Let nothing that happens to standard output or standard error end what is done within.
+
+    Streams that somebody has put in their place are left as they are. At the end the readers are
+    waited for, but not for long.
+    """
+    closed = _fill_closed_descriptors()
+    before = sys.stdout, sys.stderr
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(1, sys.stdout, closed)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(2, sys.stderr, closed)
+    try:
+        yield
+    finally:
+        finish(END_SECONDS)
+        sys.stdout, sys.stderr = before
+
+
+def finish(seconds: float | None = None) -> None:
+    """Wait until the readers have everything, as long as they take if None."""
+    for stream in (sys.stdout, sys.stderr):
+        if channel := _channel(stream):
+            stream.flush()
+            channel.wait(seconds)
+
+
+def is_stuck() -> bool:
+    """Return whether standard output has a reader that does not read."""
+    channel = _channel(sys.stdout)
+    return channel is not None and channel.is_stuck
+
+
+def deliver(content: bytes | str) -> None:
+    """Print what the command was asked for; wait until its reader has it.
+
+    Raises:
+        NotDelivered: it cannot be written.
+    """
+    if isinstance(content, str):
+        sys.stdout.write(content)
+        sys.stdout.flush()
+    else:
+        sys.stdout.buffer.write(content)
+    if channel := _channel(sys.stdout):
+        channel.wait()
+        if channel.error is not None:
+            raise NotDelivered(channel.error.strerror) from channel.error
+
+
+def _fill_closed_descriptors() -> set[int]:
+    """Open the null device in place of the standard streams that are closed, which a database
+    might be opened as; return which they were."""
+    closed = set()
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            closed.add(descriptor)
+    return closed
+
+
+def _stream(descriptor: int, before: TextIO | None, closed: set[int]) -> TextIO:
+    channel = Channel(descriptor)
+    if descriptor in closed:
+        channel.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
+    encoding = "utf-8" if before is None else before.encoding
+    if before is not None:
+        before.flush()
+    return io.TextIOWrapper(channel, encoding, PLAINLY, line_buffering=True)  # type: ignore
+
+
+def _channel(stream: TextIO) -> Channel | None:
+    buffer = getattr(getattr(stream, "rich_proxied_file", stream), "buffer", None)
+    return buffer if isinstance(buffer, Channel) else None
