@@ -28,7 +28,7 @@ from search.writing import template
 BEST = 5
 """So many of the best trials are in the note, and in a search's last table."""
 WRITTEN = "search:note:"
-"""Begins the study's system attribute with the sums of a note's parts as this service wrote them."""
+"""Begins the study's system attribute with the sums of a note's parts as they were written."""
 NOTE_LENGTH = 2045
 """Characters of an attribute that is a part of a note."""
 

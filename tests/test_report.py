@@ -233,7 +233,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     assert variant["verdict"] == f"not comparable: {reason}"
     assert (variant["images"], variant["epochs"], variant["incomparable"]) == (160, 1, reason)
     assert search("report", "--study", "mine.py").returncode == 0
-    page = (tmp_path / "report-digits.html").read_text()
+    page = (tmp_path / "report-mine.html").read_text()
     assert "test, report, not comparable" in page
     assert f"Not comparable: ours are {reason}." in page
     assert "0.0123" in page
