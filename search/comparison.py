@@ -134,7 +134,7 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
         title=title,
         columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
         rows=rows,
-        droppable=["highest", "lowest", "sd"],
+        droppable=["highest", "lowest", "sd", "report"],
         box=box.MARKDOWN,
     )
 
