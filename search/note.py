@@ -3,6 +3,7 @@
 Written when a trial ends, from a few queries whose cost hardly grows with the study.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from search.writing import template
 
 BEST = 5
 """So many of the best trials are in the note, and in a search's last table."""
+WRITTEN = "search:note:"
+"""Begins the study's system attribute with the sums of a note's parts as they were written."""
 NOTE_LENGTH = 2045
 """Characters of an attribute that is a part of a note."""
 
@@ -106,9 +109,28 @@ class Notes:
             notes[trial._trial_id] = variant_text(self.study, name, epochs, self._curves(trial))
         there = storage.get_study_system_attrs(study_id)
         for trial_id, now in notes.items():
+            if not _is_ours(there, trial_id):
+                continue
             for key, value in _attributes(there, trial_id, now).items():
                 if there.get(key) != value:
                     storage.set_study_system_attr(study_id, key, value)
+
+
+def _is_ours(there: Mapping[str, Any], trial_id: int | None) -> bool:
+    """Return whether the note that stands, if any, is one that this service wrote, part by part; a
+    user's own stays."""
+    known = there.get(f"{WRITTEN}{trial_id}", ())
+    prefix = f"{_prefix(trial_id)}note_str:"
+    parts = [str(value) for key, value in there.items() if key.startswith(prefix)]
+    return all(_sum(part) in known for part in parts if part)
+
+
+def _prefix(trial_id: int | None) -> str:
+    return "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+
+
+def _sum(part: str) -> str:
+    return hashlib.sha256(part.encode()).hexdigest()[:16]
 
 
 def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> dict[str, Any]:
@@ -117,12 +139,15 @@ def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> di
 
     That module would take every worker a second to import, with all of the dashboard.
     """
-    prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+    prefix = _prefix(trial_id)
     parts = [note[at : at + NOTE_LENGTH] for at in range(0, len(note), NOTE_LENGTH)]
     before = sum(key.startswith(f"{prefix}note_str:") for key in there)
     parts += [""] * (before - len(parts))
-    found: dict[str, Any] = {f"{prefix}note_str:{n}": part for n, part in enumerate(parts)}
-    if any(there.get(key) != part for key, part in found.items()):
+    strings = {f"{prefix}note_str:{n}": part for n, part in enumerate(parts)}
+    # First, and with the parts that stand: a process may be killed before it has written all.
+    sums = {_sum(part) for key in strings for part in (strings[key], there.get(key)) if part}
+    found: dict[str, Any] = {f"{WRITTEN}{trial_id}": sorted(sums), **strings}
+    if any(there.get(key) != part for key, part in strings.items()):
         found[f"{prefix}note_ver"] = there.get(f"{prefix}note_ver", 0) + 1
     return found
 

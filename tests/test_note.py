@@ -1,15 +1,17 @@
 """The notes that a study has in the dashboard, read as the dashboard reads them."""
 
 import dataclasses
+import itertools
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from optuna_dashboard import get_note
+from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.choices import Choices
@@ -97,6 +99,44 @@ def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
     notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
     notes.update()
     assert _attributes(notes)["dashboard:note_ver"] == 2
+    assert "1 failed" in get_note(notes.joined)
+
+
+def test_a_note_that_a_user_wrote_or_edited_is_left_alone(notes: Notes) -> None:
+    variant = notes.joined.get_trials()[0]
+    save_note(optuna.Trial(notes.joined, variant._trial_id), "mine")
+    notes.update()
+    assert get_note(notes.joined).startswith("# small")
+    assert get_note_from_system_attrs(_attributes(notes), variant._trial_id)["body"] == "mine"
+    save_note(notes.joined, get_note(notes.joined) + "\n\nand my own line")
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    notes.update()
+    assert get_note(notes.joined).endswith("and my own line")
+    assert "0 failed" in get_note(notes.joined)
+    save_note(notes.joined, "")
+    notes.update()
+    assert "1 failed" in get_note(notes.joined)
+
+
+@pytest.mark.parametrize("write", range(1, 8))
+def test_a_note_that_was_cut_off_in_the_middle_is_still_the_services(
+    notes: Notes, write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes.update()
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    storage = notes.database.optuna
+    real, done = storage.set_study_system_attr, itertools.count(1)
+
+    def killed(study_id: int, key: str, value: Any) -> None:
+        if next(done) == write:
+            raise InterruptedError
+        real(study_id, key, value)
+
+    monkeypatch.setattr(storage, "set_study_system_attr", killed)
+    with suppress(InterruptedError):
+        notes.update()
+    monkeypatch.undo()
+    notes.update()
     assert "1 failed" in get_note(notes.joined)
 
 
