@@ -50,9 +50,11 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
 def needs_rerun(findings: Findings) -> str | None:
     """Return the command that trains the trial that the search ranks first with fresh seeds; None
     if that was done."""
-    if findings.answer.unproven is None:
+    unproven = findings.answer.unproven
+    if unproven is None:
         return None
-    return RERUN.format(options=findings.options, trial=findings.answer.unproven.number)
+    trial = str(unproven.number) if findings.standings else "best"
+    return RERUN.format(options=findings.options, trial=trial)
 
 
 def counts(findings: Findings) -> str:
