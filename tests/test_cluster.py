@@ -19,6 +19,7 @@ from search.cluster import DEATHS, End, Fate, KeepsDying, Place, deal, supervise
 from search.errors import UserError
 from search.storage import Database
 from search.worker import Stop
+from tests.commands import leased_pids
 from tests.conftest import PASSWORD, Command
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--workers", "3")
@@ -55,8 +56,8 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 
 def _workers(folder: Path) -> list[int]:
-    """Return the process ids of the workers that are present."""
-    return [int(path.name.split("-")[-2]) for path in folder.glob("artifacts/*/workers/*-*-*")]
+    """Return the process ids of the workers that run a trial."""
+    return leased_pids(folder)
 
 
 def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
