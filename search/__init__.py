@@ -11,6 +11,11 @@ if sys.version_info < (3, 11):  # noqa: UP036  # a checkout can be run by any Py
     raise SystemExit(2)
 
 if sys.argv[:1] == ["-m"]:  # as Python has it before it runs a module of this package: a command
+    if not sys.flags.safe_path:
+        # Python looks into the current folder first, where a user's torch.py or studies.py would
+        # hide what is meant.
+        sys.path.append(sys.path.pop(0))
+
     from search.signals import end_at_once
 
     end_at_once()

@@ -1,19 +1,24 @@
-"""A stored trial trained again, and its figures compared with the stored ones bit for bit."""
+"""A stored trial trained again, and its figures compared with the stored ones bit for bit.
 
-from collections.abc import Callable
+They are the same on the same kind of device, in the same precision, with as many threads: those
+that are stored with the trial, unless the user asks for others.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from search import environment
+from search import device, environment
 from search.choices import Choices
+from search.environment import Environment
 from search.epoch import Epoch
 from search.errors import UserError
 from search.machine import Machine
 from search.study import Study
 from search.training import NonFiniteLoss
-from search.trials import DIVERGED, ENVIRONMENTS, FINISHED
+from search.trials import DIVERGED, ENVIRONMENTS, FINISHED, measures_train
 
 FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
 
@@ -41,6 +46,54 @@ class Comparison:
         return f"Other figures: at most apart are {apart}. In the environment differ: {where}."
 
 
+def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:
+    """Refuse a trial that cannot be trained again and compared.
+
+    Raises:
+        UserError: the trial has not ended, or has no epoch to compare.
+    """
+    if trial.state not in FINISHED or not (stored or DIVERGED in trial.user_attrs):
+        raise UserError(
+            f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
+            "a completed or pruned trial can be compared"
+        )
+
+
+def place(trial: FrozenTrial, device_name: str, threads: int | None) -> tuple[str, int | None]:
+    """Return the device and the number of CPU threads to replay `trial` with.
+
+    They are those that it was last trained with, as far as this machine has the device and the user
+    asks for nothing else: `device_name` is then `auto`, and `threads` None.
+    """
+    then = _last(trial)
+    if then is None:
+        return device_name, threads
+    kind = environment.device_type(then)
+    if device_name == "auto" and device.is_there(kind):
+        device_name = kind
+    if threads is None and device_name == kind:
+        threads = environment.threads(then)
+    return device_name, threads
+
+
+def told(trial: FrozenTrial, now: Environment, asked: Sequence[str]) -> str:
+    """Return in a line what `trial` is replayed with, and whether it was trained with the same.
+
+    `asked` are the options by which the user asked for something else.
+    """
+    line = f"Replaying trial {trial.number} {environment.described(now)}"
+    then = _last(trial)
+    if then is None:
+        return f"{line}; what it was trained with is not recorded."
+    n = len(trial.user_attrs[ENVIRONMENTS])
+    last = f" in the last of its {n} environments" if n > 1 else ""
+    if environment.described(then) == environment.described(now):
+        return f"{line}, as it was trained{last}."
+    why = f", as you ask by {' and '.join(asked)}" if asked else ""
+    lacks = "" if asked else ", which is not available here"
+    return f"{line}{why}; it was trained {environment.described(then)}{last}{lacks}."
+
+
 def train_again(
     study: Study,
     trial: FrozenTrial,
@@ -54,20 +107,16 @@ def train_again(
     A trial that diverged is trained into the epoch in which it did. Nothing is written.
 
     Raises:
-        UserError: the trial has not ended, or has no epoch to compare.
+        UserError: as `check` does.
     """
+    check(trial, stored)
     diverged = DIVERGED in trial.user_attrs
-    if trial.state not in FINISHED or not (stored or diverged):
-        raise UserError(
-            f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
-            "a completed or pruned trial can be compared"
-        )
     choices = Choices.suggest(optuna.trial.FixedTrial(trial.params), study.ranges)
     training = machine.training(
         study,
         choices,
         seed=study.trial_seed(trial),
-        measure_train=bool(stored) and stored[0].train_loss is not None,
+        measure_train=measures_train(trial),
         after_batch=after_batch,
     )
     ours: list[Epoch] = []
@@ -91,6 +140,12 @@ def train_again(
         ],
         epochs=len(stored),
     )
+
+
+def _last(trial: FrozenTrial) -> Environment | None:
+    """Return where the trial was last trained; None if that is not recorded."""
+    found: Sequence[Environment] = trial.user_attrs.get(ENVIRONMENTS, [])
+    return found[-1] if found else None
 
 
 def _apart(stored: list[Epoch], ours: list[Epoch]) -> dict[str, float]:

@@ -85,6 +85,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
     Ours is the mean over the seeds, in the band from the lowest to the highest; the published
     curve, of one run, is dashed.
     """
+    report = "report, not comparable" if findings.trained[name].incomparable else "report"
     made = go.Figure()
     highest = []
     for split, colour in (("train", TRAIN), (findings.study.select, TEST)):
@@ -114,7 +115,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
             highest += theirs.values()
             made.add_trace(
                 go.Scatter(
-                    x=list(theirs), y=list(theirs.values()), name=f"{split}, report",
+                    x=list(theirs), y=list(theirs.values()), name=f"{split}, {report}",
                     line={"color": colour, "dash": "dash"}, mode="lines",
                 )
             )  # fmt: skip

@@ -6,7 +6,7 @@ those a study samples (its ranges). What the values do is for `search.network` a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Literal, Self, get_args
@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 
 from search.errors import UserError
+from search.numerals import decimal_number
 
 Norm = Literal["off", "plain", "affine"]
 OptimizerName = Literal["SGD", "RMSprop", "Adagrad", "Adam", "AdamW", "Adamax"]
@@ -90,7 +91,7 @@ class Choices:
         return asdict(self)
 
     def __str__(self) -> str:
-        return written(self.params())
+        return in_words(self.params())
 
 
 FIELDS = tuple(field.name for field in fields(Choices))
@@ -164,9 +165,9 @@ def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool 
             case FloatDistribution(low=low, high=high):
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 inside = number and low <= value <= high  # type: ignore[operator]  # a number
-                rule = f"a number from {low:g} to {high:g}"
+                rule = f"a number from {_exact(low)} to {_exact(high)}"
         if not inside:
-            raise UserError(f"{name} is {rule}, not {_text(value)}")
+            raise UserError(f"{name} is {rule}, not {_exact(value)}")
     if complete and (missing := [name for name in FIELDS if name not in params]):
         raise UserError(f"no value for {_listed(missing)}; a variant names every parameter")
 
@@ -175,7 +176,7 @@ def spelled(distribution: BaseDistribution) -> str:
     """Return a range for a reader: its values, or its ends."""
     match distribution:
         case CategoricalDistribution(choices=options):
-            return _listed(options)
+            return _listed(options, _text)
         case FloatDistribution(low=low, high=high, log=log):
             return f"{low:g} to {high:g}{', log' if log else ''}"
     return str(distribution)
@@ -201,18 +202,30 @@ def parse_params(text: str, ranges: Ranges) -> dict[str, Value]:
     return {name: params[name] for name in FIELDS if name in params}
 
 
+def in_words(params: Mapping[str, Value]) -> str:
+    """Return `params` for a reader, numbers at six digits.
+
+    In the order of the fields; those that are none, which only others give a trial, come last.
+    """
+    names = [*(name for name in FIELDS if name in params), *sorted(params.keys() - set(FIELDS))]
+    return " ".join(f"{name}={_text(params[name])}" for name in names)
+
+
 def written(params: Mapping[str, Value]) -> str:
-    """Return `params` for a reader, numbers at six digits: `"optimizer=SGD lr=0.02"`."""
-    return " ".join(f"{name}={_text(value)}" for name, value in params.items())
+    """Return `params` as `parse_params` takes them: `"optimizer=SGD lr=0.02"`."""
+    return " ".join(f"{name}={_exact(value)}" for name, value in params.items())
 
 
 def _parsed(text: str) -> Value:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    number = decimal_number(text)
+    return text if number is None else number
+
+
+def _exact(value: object) -> str:
+    """Return a value for an error: a number with all of its digits."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else _text(value)
 
 
 def _text(value: object) -> str:
@@ -224,6 +237,5 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _listed(values: object) -> str:
-    assert isinstance(values, tuple | list)
-    return ", ".join(map(_text, values))
+def _listed(values: Sequence[object], text: Callable[[object], str] = _exact) -> str:
+    return ", ".join(map(text, values))

@@ -7,7 +7,8 @@ bytes. Knows neither Optuna nor a database.
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from search.choices import Choices
 from search.data import scaled
 from search.errors import UserError
 from search.network import Network
+from search.pictures import Picture, Whites
 
 METADATA = "search"
 """The one entry of the file's metadata: safetensors writes several in an order of chance."""
@@ -45,6 +47,8 @@ class About:
     """The names of the classes in their order; empty if they have none."""
     test_accuracy: float | None
     validation_accuracy: float | None
+    whites: Whites = field(default_factory=dict)
+    """What is white in pictures whose samples are not of 8 bits; see `search.pictures`."""
     pixels: str = PIXELS
     """How a pixel becomes the network's input."""
 
@@ -88,12 +92,13 @@ class Classifier:
         """Return the likeliest class of an image and its probability, from 0 to 1.
 
         A picture, or the path of one, may have any size and colours: its middle square is brought
-        to those of the network. A tensor is (channels, size, size), uint8. A class without a name
-        is called by its number.
+        to those of the network; of several frames or pages, the first is taken. Samples that are
+        not of 8 bits are scaled as those were that the network has learnt from. A tensor is
+        (channels, size, size), uint8. A class without a name is called by its number.
 
         Raises:
-            UserError: there is no picture at that path, it is corrupt, or the tensor is of another
-                form.
+            UserError: there is no picture at that path, it is corrupt, what is white in it cannot
+                be told, or the tensor is of another form.
         """
         pixels = image if isinstance(image, Tensor) else self._pixels(image)
         expected = (self.about.channels, self.about.size, self.about.size)
@@ -111,8 +116,15 @@ class Classifier:
     def _pixels(self, image: str | Path | Image.Image) -> Tensor:
         size, channels = self.about.size, self.about.channels
         try:
-            picture = image if isinstance(image, Image.Image) else pictures.opened(image, size)
-            return torch.from_numpy(pictures.square(picture, size, channels))
+            with (
+                nullcontext(Picture.of(image))
+                if isinstance(image, Image.Image)
+                else pictures.opened(image, size)
+            ) as picture:
+                pixels = pictures.square(picture, size, channels, self.about.whites)
+            return torch.from_numpy(pixels)
+        except UserError as error:
+            raise UserError(f"classify {image}: {error}") from error
         except Exception as error:
             raise UserError(f"classify {image}: {pictures.fault(error)}; name a picture") from error
 

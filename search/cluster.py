@@ -5,8 +5,6 @@ place. How one is started is for `search.processes` and `search.ray_workers`.
 """
 
 import itertools
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,9 @@ from typing import Protocol
 import torch
 
 from search import device
+from search.cpu import usable_cores
+from search.errors import UserError
+from search.options import MOST_WORKERS
 from search.outage import tolerating_outage
 from search.worker import Stop
 
@@ -67,29 +68,30 @@ class Place:
         return "CPU, 1 thread" if self.threads == 1 else f"CPU, {self.threads} threads"
 
 
-def deal(device_name: str, n_workers: int, *, threads: int | None) -> list[Place]:
-    """Return a place for each worker: CUDA devices in turn, and an equal part of the cores.
+def deal(device_name: str, n_workers: int | None, *, threads: int | None) -> list[Place]:
+    """Return a place for each worker, CUDA devices in turn.
 
-    `threads` is a number of them for each worker instead.
+    None workers stands for one on each device, or on a CPU for as many as there are cores for the
+    threads of each.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none.
+        UserError: PyTorch knows no such device, or this machine has none, or fewer cores than
+            `threads`.
     """
     chosen = device.choose(device_name)
+    each, cores = threads or device.THREADS, usable_cores()
+    if chosen.type == "cpu" and each > cores:
+        raise UserError(
+            f"--threads {each}: this process may use {cores} CPU core{'s' if cores > 1 else ''}, "
+            f"and threads on one core wait for each other; give --threads {cores} or less"
+        )
     names = [str(chosen)]
     if names == ["cuda"]:
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    each = threads or max(_n_cores() // n_workers, 1)
+    if n_workers is None:
+        n_workers = min(cores // each, MOST_WORKERS) if chosen.type == "cpu" else len(names)
     dealt = itertools.islice(itertools.cycle(names), n_workers)
     return [Place(device=name, threads=each) for name in dealt]
-
-
-def _n_cores() -> int:
-    """Return how many cores this process may run on, which a batch system may have limited."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    else:  # noqa: RET505  # for mypy, which knows this platform only
-        return os.cpu_count() or 1
 
 
 def supervise(

@@ -4,7 +4,6 @@ Nothing slow is imported here, so that `--help` and a mistyped option answer at 
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from search import output, signals
 from search.errors import UserError
+from search.numerals import decimal_number, whole_number
 
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
 """Set where a shell runs the command to ask what may come next in its line."""
@@ -61,11 +61,8 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
 
     def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = lowest - 1
-        if number < lowest or (highest is not None and number > highest):
+        number = whole_number(text)
+        if number is None or number < lowest or (highest is not None and number > highest):
             raise argparse.ArgumentTypeError(f"a whole number {rule} is needed, not {text!r}")
         return number
 
@@ -74,11 +71,8 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
 
 def seconds(text: str) -> float:
     """Return a positive, finite number of seconds."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+    number = decimal_number(text)
+    if number is None or number <= 0:
         raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
     return number
 

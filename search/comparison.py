@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
+from search.fitted import FittedTable
 from search.repeats import Repeats, Spread
 from search.study import PUBLISHED, PublishedFigures, Study
+from search.variants import best_of, caption, published_epochs, setting
 
 LEVEL = 0.95
 RULE = (
@@ -34,9 +35,13 @@ class Verdict:
     best: Spread
     """Over our runs: the highest test accuracy of any epoch."""
     published_best: float
+    incomparable: str | None = None
+    """Why the two cannot be compared, as `Study.incomparable` says; then there is no verdict."""
 
     @property
     def text(self) -> str:
+        if self.incomparable:
+            return f"not comparable: {self.incomparable}"
         if self.n < 2:
             return "one seed: no verdict"
         if not self.outside:
@@ -55,7 +60,9 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict | None:
+def verdict(
+    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
+) -> Verdict | None:
     """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
     theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
     ours = spreads(runs, variant, "test_accuracy")
@@ -81,56 +88,77 @@ def verdict(runs: Repeats, published: PublishedFigures, variant: str) -> Verdict
         outside=outside,
         best=Spread.of(best),
         published_best=max(theirs.values()),
+        incomparable=incomparable,
     )
 
 
 def comparison(runs: Repeats, study: Study) -> RenderableType:
-    """Return a table of every epoch for each variant, and one of the verdicts."""
+    """Return a table of every epoch for each variant, and one of the verdicts.
+
+    `study` is the one that the runs were trained as.
+    """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
+    published, incomparable = study.published_figures, study.incomparable
     verdicts = [
-        found for name in variants if (found := verdict(runs, study.published_figures, name))
+        found for name in variants if (found := verdict(runs, published, name, incomparable))
     ]
     if verdicts:
-        parts += [_verdicts(verdicts), RULE]
+        parts += [_verdicts(verdicts, study), caption(study)]
+    if verdicts and not incomparable:
+        parts.append(RULE)
     return Group(*parts)
 
 
-def _epochs(runs: Repeats, study: Study, variant: str) -> Table:
+def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     n = len(runs[variant])
-    title = f"{variant}, {n} seed{'s' if n > 1 else ''}"
-    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
-    table.add_column("figure")
-    for column in ("epoch", "report", "our mean", "sd", "lowest", "highest"):
-        table.add_column(column, justify="right")
+    title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
+    if study.incomparable:
+        title += "; not comparable with the report"
+    rows = []
     for figure in PUBLISHED:
         for number, ours in spreads(runs, variant, figure).items():
             theirs = study.published_figures.get((variant, number), {}).get(figure)
-            table.add_row(
-                figure.replace("_", " "),
-                str(number),
-                "" if theirs is None else f"{theirs:.4f}",
-                f"{ours.mean:.4f}",
-                "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
-                f"{ours.lowest:.4f}",
-                f"{ours.highest:.4f}",
+            rows.append(
+                [
+                    figure.replace("_", " "),
+                    str(number),
+                    "" if theirs is None else f"{theirs:.4f}",
+                    f"{ours.mean:.4f}",
+                    "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
+                    f"{ours.lowest:.4f}",
+                    f"{ours.highest:.4f}",
+                ]
             )
-    return table
+    return FittedTable(
+        title=title,
+        columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
+        rows=rows,
+        droppable=["highest", "lowest", "sd", "report"],
+        box=box.MARKDOWN,
+    )
 
 
-def _verdicts(verdicts: list[Verdict]) -> Table:
-    table = Table(title="Report against ours", title_justify="left", box=box.MARKDOWN)
-    for column in ("variant", "verdict"):
-        table.add_column(column)
-    for column in ("seeds", "report's best", "our best", "epochs within our range"):
-        table.add_column(column, justify="right")
-    for one in verdicts:
-        table.add_row(
+def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
+    theirs = best_of("report's best", published_epochs(study))
+    ours, within = best_of("our best", study.epochs), "epochs within our range"
+    rows = [
+        [
             one.variant,
             one.text,
             str(one.n),
             f"{one.published_best:.4f}",
             str(one.best),
-            f"{one.within} of {one.compared}",
-        )
-    return table
+            "" if one.incomparable else f"{one.within} of {one.compared}",
+        ]
+        for one in verdicts
+    ]
+    return FittedTable(
+        title="Report against ours",
+        columns=["variant", "verdict", "seeds", theirs, ours, within],
+        rows=rows,
+        texts=["verdict"],
+        foldable=["verdict", ours],
+        droppable=[within, theirs, ours, "seeds"],
+        box=box.MARKDOWN,
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from search.cluster import Place, Worker, deal, supervise
+from search.device import THREADS
 from search.errors import UserError
 from search.job import Job
 from search.overview import Observer
@@ -19,7 +20,7 @@ from search.workplace import Workplace
 class Crew:
     device: str
     """Where this process itself computes; workers elsewhere leave it the CPU."""
-    threads: int | None
+    threads: int
     places: Sequence[Place] = ()
     """Of the workers elsewhere; empty if this process is the worker."""
     start: Callable[[Job], Worker] = Process
@@ -62,10 +63,9 @@ def hired(options: argparse.Namespace) -> Iterator[Crew]:
             yield crew
     elif options.gpus_per_worker is not None:
         raise UserError("--gpus-per-worker: it is for --ray; give --device cuda, or cuda:1")
-    elif options.workers == 1:
-        yield Crew(device=options.device, threads=options.threads)
+    elif len(places := deal(options.device, options.workers, threads=options.threads)) == 1:
+        yield Crew(device=options.device, threads=places[0].threads)
     else:
-        places = deal(options.device, options.workers, threads=options.threads)
         warm_up()  # while this process has other things to do
         yield Crew(
             device="cpu",
@@ -88,14 +88,16 @@ def _on_ray(options: argparse.Namespace) -> Iterator[Crew]:
                 f"--storage: the Ray cluster has {machines} machines, and a SQLite file is on one; "
                 "give postgresql://USER:PASSWORD@HOST/DATABASE"
             )
-        threads, gpus = ray_workers.room(
-            options.workers, threads=options.threads, gpus=options.gpus_per_worker
+        threads = options.threads or THREADS
+        n_workers, gpus = ray_workers.room(
+            options.workers, threads=threads, gpus=options.gpus_per_worker
         )
         yield Crew(
             device="cpu",
             threads=threads,
-            places=[Place(device=options.device, threads=threads)] * options.workers,
+            places=[Place(device=options.device, threads=threads)] * n_workers,
             start=partial(ray_workers.RayWorker, gpus=gpus),
             where=f"a Ray cluster of {machines} machine{'s' if machines > 1 else ''}, "
-            f"{options.workers} workers (of each: CPUs {threads}, GPUs {gpus:g})",
+            f"{n_workers} worker{'s' if n_workers > 1 else ''} "
+            f"(of each: CPUs {threads}, GPUs {gpus:g})",
         )

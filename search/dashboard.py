@@ -71,9 +71,8 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-edits",
         action="store_true",
-        help="let those who reach it change and delete studies; notes on a study and on its "
-        "variants are written anew when a trial ends, those on other trials stay "
-        "(default: read-only)",
+        help="let those who reach it change and delete studies; a note that somebody edits is left "
+        "as it is from then on (default: read-only)",
     )
     made.add_argument(
         "--allowed-host",

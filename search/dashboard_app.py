@@ -7,11 +7,12 @@ store that does not answer, and what is not there, are told in one line.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
 from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
-from bottle import HTTPError, request
+from bottle import HTTPError, HTTPResponse, Route, request
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
@@ -29,6 +30,17 @@ from search.tables import studies, weights
 IDS = 2**31
 """No id is so large: PostgreSQL refuses one, and SQLite's driver one of more than 64 bits."""
 
+POLICY = "Content-Security-Policy"
+STYLE = """<style>
+#dashboard main { min-width: 0; overflow-wrap: anywhere; }
+#dashboard main th, #dashboard main td { overflow-wrap: normal; }
+#dashboard main .MuiCard-root .MuiTable-root { min-width: 0; }
+#dashboard main .MuiCard-root .MuiTableCell-body + td { overflow-wrap: anywhere; }
+#dashboard main p.MuiTypography-body1 { white-space: pre-wrap; }
+</style>
+"""
+"""Breaks long texts such as a trial's attributes, which would make a page wider than the window."""
+
 
 def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
     """Return the dashboard, with no rules about who may do what; the store may be empty."""
@@ -37,6 +49,7 @@ def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
     # The routes of its files take it for granted that a client names what it can unpack.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
+    app.install(_Styled())
     served: WSGIApplication = app
     return served
 
@@ -59,6 +72,27 @@ def _or_404(route: Callable[..., Any]) -> Callable[..., Any]:
             raise HTTPError(404, "there is no such study or trial") from error
 
     return answer
+
+
+class _Styled:
+    """Adds `STYLE` to the one HTML page; its security policy stays."""
+
+    api = 2
+    name = "styled"
+
+    def apply(self, route: Callable[..., Any], context: Route) -> Callable[..., Any]:
+        if not context.rule.startswith("/dashboard"):
+            return route
+        index = files(optuna_dashboard).joinpath("index.html").read_text(encoding="utf-8")
+        styled = index.replace("</head>", f"{STYLE}</head>", 1)
+
+        def answer(**asked: Any) -> HTTPResponse:
+            page = route(**asked)
+            page.close()
+            headers = {name: page.headers[name] for name in ("Content-Type", POLICY)}
+            return HTTPResponse(styled, headers=headers)
+
+        return answer
 
 
 class Attentive(_CachedStorage):

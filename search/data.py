@@ -7,7 +7,7 @@ to be there is for `search.cifar10`, `search.torchvision_data` and `search.image
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from search import cifar10, image_folder, torchvision_data
 from search.dataset_name import DatasetName
+from search.pictures import Whites
 from search.prepared import Prepared
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
-"""Training images of the datasets whose number is known before their files are there."""
 GATHERED_BATCHES = 64
 """Batches whose images are collected at once: one pass over the files' rows instead of 64."""
 
@@ -110,6 +109,8 @@ class Dataset:
     """What the images are, in one word: two datasets of one digest hold the same images."""
     classes: tuple[str, ...] = ()
     """The names of the classes by label; empty if they have none."""
+    whites: Whites = field(default_factory=dict)
+    """See `search.pictures`; empty if all pictures had samples of 8 bits."""
 
 
 def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
@@ -130,15 +131,6 @@ def load(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
     return _of(source.load(named.what, named.size, root, say))
 
 
-def n_train(name: str) -> int | None:
-    """Return how many training images the dataset `name` has; None if only its files tell.
-
-    Raises:
-        UserError: the name is unknown.
-    """
-    return N_TRAIN.get(DatasetName.parse(name).kind)
-
-
 def _of(prepared: Prepared) -> Dataset:
     everything = Images((prepared.images,), prepared.labels)
     return Dataset(
@@ -147,6 +139,7 @@ def _of(prepared: Prepared) -> Dataset:
         n_classes=len(prepared.classes),
         digest=prepared.digest,
         classes=prepared.classes,
+        whites=prepared.whites,
     )
 
 

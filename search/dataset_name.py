@@ -12,6 +12,8 @@ from search.errors import UserError
 Kind = Literal["cifar10", "digits", "torchvision", "folder"]
 SIZES = range(8, 257, 4)
 """The network halves a size twice; at 256, its first linear layer has 134 million weights."""
+N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
+"""Training images of the datasets whose number is known before their files are there."""
 SPLITS = {
     "CIFAR100": "train",
     "Country211": "split",
@@ -39,6 +41,11 @@ class DatasetName:
     """A class of `torchvision.datasets`, or the path of a folder; else empty."""
     size: int | None
     """Height and width in pixels; None for those that the dataset has by itself."""
+
+    @property
+    def n_train(self) -> int | None:
+        """Number of its training images; None if only its files tell."""
+        return N_TRAIN.get(self.kind)
 
     @classmethod
     def parse(cls, text: str) -> Self:

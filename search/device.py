@@ -3,9 +3,27 @@
 The settings are PyTorch's own globals, so they are made once per process, by a command.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from search.errors import UserError
+
+THREADS = 1
+"""Of PyTorch on a CPU, where nobody asks for another number. With one for each core, as PyTorch
+has it, the threads of two workers wait for each other; and figures would depend on the machine."""
+TYPES = ("cuda", "mps", "cpu")
+"""Of devices; `auto` takes the first that is there."""
+
+
+def is_there(kind: str) -> bool:
+    """Return whether PyTorch can use a device of that type here."""
+    match kind:
+        case "cuda":
+            return torch.cuda.is_available()
+        case "mps":
+            return torch.backends.mps.is_available()
+    return kind == "cpu"
 
 
 def choose(name: str) -> torch.device:
@@ -14,21 +32,16 @@ def choose(name: str) -> torch.device:
     Raises:
         UserError: PyTorch knows no such device, or this machine has none.
     """
-    has = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
     if name == "auto":
-        name = next(kind for kind, there in has.items() if there)
+        name = next(kind for kind in TYPES if is_there(kind))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
     # PyTorch takes `cuda:300` for `cuda:44`.
-    if device.type not in has or str(device) != name or (device.type == "cpu" and device.index):
+    if device.type not in TYPES or str(device) != name or (device.type == "cpu" and device.index):
         raise UserError(f"--device {name}: give auto, cuda, cuda:1, mps or cpu")
-    if not has[device.type]:
+    if not is_there(device.type):
         why = "that PyTorch can use; nvidia-smi tells whether its driver works"
         if device.type == "mps" or torch.version.cuda is None:
             why = f"for this PyTorch, {torch.__version__}"
@@ -46,19 +59,30 @@ def choose(name: str) -> torch.device:
 def prepare(device: torch.device, threads: int | None = None) -> None:
     """Set PyTorch up for `device`, before the first tensor of the process is computed.
 
-    On a CPU: `threads` threads (None for PyTorch's own choice), and numbers below the smallest
-    normal one are flushed to zero, since weights and optimizers fill with them, and on some
-    processors each costs a hundred times a normal one; threads take the setting over from the one
-    that starts them. On CUDA: TF32 where autocast leaves float32, and deterministic convolutions,
-    so that the same trial gives the same figures again.
+    On a CPU: `threads` threads, `THREADS` for None, and numbers below the smallest normal one are
+    flushed to zero, since weights and optimizers fill with them, and on some processors each costs
+    a hundred times a normal one; threads take the setting over from the one that starts them. On
+    CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the same trial
+    gives the same figures again.
     """
     torch.set_flush_denormal(True)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS if threads is None else threads)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context for a forward pass: bfloat16 where a float32 one would be far slower."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def precision(device: torch.device) -> str:
+    """Return in words what `autocast` computes in."""
+    return "bfloat16 autocast" if device.type == "cuda" else "float32"
 
 
 def describe(device: torch.device) -> str:

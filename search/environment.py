@@ -1,4 +1,4 @@
-"""What a trial's figures depend on besides its seed: the machine and the versions it ran on.
+"""What a trial's figures depend on besides its seed: machine, precision, and versions.
 
 Two runs with the same environment give the same figures bit for bit.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from search import device as devices
+
 Environment = dict[str, str | int | None]
 
 
@@ -18,12 +20,32 @@ def environment(device: torch.device, data_digest: str) -> Environment:
     return {
         "device": _device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "precision": devices.precision(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "data": data_digest,
         "code": _code_version(),
     }
+
+
+def device_type(of: Environment) -> str:
+    """Return the type of an environment's device: `cpu`, `cuda` or `mps`."""
+    if threads(of) is not None:
+        return "cpu"
+    return "cuda" if of["cuda"] is not None else "mps"
+
+
+def threads(of: Environment) -> int | None:
+    """Return an environment's number of CPU threads; None if its device is no CPU."""
+    return None if of["threads"] is None else int(of["threads"])
+
+
+def described(of: Environment) -> str:
+    """Return an environment's device in words, such as `with 2 threads`."""
+    if (n := threads(of)) is not None:
+        return f"with {n} thread{'s' if n != 1 else ''}"
+    return f"on {of['device']} in {of['precision']}"
 
 
 def differences(then: Environment, now: Environment) -> list[str]:

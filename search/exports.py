@@ -6,34 +6,36 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search import sections
 from search.choices import FIELDS
-from search.comparison import RULE
 from search.findings import Findings
 from search.trials import DIVERGED, REASON, VARIANT
 from search.writing import template
 
-COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", *FIELDS)
-"""Of the CSV: accuracy is that of the split that selects, empty unless the trial is complete;
-epochs those that it ran, and seconds their wall time."""
+COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", "told",
+           "honest_mean", "honest_n", *FIELDS)  # fmt: skip
+"""Of the CSV: accuracy is that of the split that selects, empty unless the trial was trained to its
+end here; epochs those that it ran, and seconds their wall time; told, what somebody else made of
+it; honest_mean and honest_n of its re-runs with fresh seeds."""
 
 
 def markdown(findings: Findings) -> str:
     """Return the report's words and tables."""
     tables = [
         ("The best trials", "", sections.best_trials(findings)),
-        ("The variants", RULE if findings.verdicts else "", sections.variants(findings)),
+        ("The variants", sections.compared(findings), sections.variants(findings)),
         ("Which parameters matter", "", _importances(findings)),
         ("What pruning saved", "", sections.savings(findings)),
         ("Failed and diverged trials", "", sections.failures(findings)),
+        ("Ended by somebody else", "", sections.told(findings)),
         ("Where it ran", "", sections.environments(findings)),
     ]
     return template("report.md").render(
         study=findings.study,
         answer=sections.answer(findings),
-        caution=findings.study.caution,
+        caution=findings.caution,
         rerun=sections.needs_rerun(findings),
         tables=[part for part in tables if part[2].rows],
     )
@@ -49,6 +51,8 @@ def comma_separated(findings: Findings) -> str:
         epochs = found.pop("epochs")
         row = found | found.pop("params") | {"epochs": len(epochs)}
         row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
+        if (standing := findings.standings.get(trial.number)) is not None:
+            row |= {"honest_mean": standing.honest.mean, "honest_n": standing.honest.n}
         table.writerow({name: row.get(name) for name in COLUMNS})
     return lines.getvalue()
 
@@ -56,10 +60,12 @@ def comma_separated(findings: Findings) -> str:
 def as_json(findings: Findings) -> str:
     """Return everything as one JSON object.
 
-    `study`, `select`, `epochs` and `seed` of the study; `best`, a trial's number or null;
-    `trials`, each with its params and epochs; `honest`, by a trial's number its accuracy with fresh
-    seeds; `variants`, by name our runs, the published epochs and the verdict; `importances`;
-    `savings`. A figure that is not a number is null.
+    `study`, `dataset`, `images` (null for all), `select`, `epochs` and `seed` of the study; `best`,
+    a trial's number or null, by re-run mean once there are re-runs; `trials`, each with its params
+    and epochs, and in `told` what somebody else made of it; `honest`, by a trial's
+    number its accuracy with fresh seeds; `variants`, by name our runs, the images and epochs that
+    they were trained for, the published epochs, why these cannot be compared (null if they can) and
+    the verdict; `importances`; `savings`. A figure that is not a number is null.
     """
     study = findings.study
     published: dict[str, dict[int, Any]] = {}
@@ -67,6 +73,8 @@ def as_json(findings: Findings) -> str:
         published.setdefault(name, {})[epoch] = dict(figures)
     found = {
         "study": study.name,
+        "dataset": study.dataset,
+        "images": study.images,
         "select": study.select,
         "epochs": study.epochs,
         "seed": study.seed,
@@ -79,7 +87,10 @@ def as_json(findings: Findings) -> str:
                     repeat: [asdict(epoch) for epoch in epochs]
                     for repeat, epochs in findings.reproduced[name].items()
                 },
+                "images": findings.trained[name].images,
+                "epochs": findings.trained[name].epochs,
                 "published": published.get(name, {}),
+                "incomparable": findings.trained[name].incomparable,
                 "verdict": verdict.text if (verdict := findings.verdicts.get(name)) else None,
             }
             for name in findings.variants
@@ -95,9 +106,10 @@ def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "variant": trial.user_attrs.get(VARIANT),
         "state": trial.state.name,
-        "accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        "accuracy": findings.overview.score(trial),
         "diverged": trial.user_attrs.get(DIVERGED),
         "reason": trial.user_attrs.get(REASON),
+        "told": findings.overview.told.get(trial.number),
         "params": trial.params,
         "epochs": [asdict(epoch) for epoch in findings.overview.of(trial)],
     }

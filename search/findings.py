@@ -6,19 +6,20 @@ from functools import cached_property
 from typing import Self
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.answer import Answer, answer
 from search.comparison import Verdict, verdict
 from search.epoch import Epoch
 from search.errors import UserError
 from search.joining import stored_definition
 from search.overview import Overview
-from search.repeats import REPRODUCED, RERUN, Repeats, repeats
+from search.repeats import REPRODUCED, Repeats, repeats
 from search.savings import Savings
 from search.storage import Database
 from search.study import Study
 from search.trials import DIVERGED, VARIANT
-from search.winners import Standing, accuracies, standings
+from search.winners import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,10 @@ class Findings:
     overview: Overview
     reproduced: Repeats
     """By variant: the re-runs of `search.reproduce`; where there are none, the search's trial."""
-    reruns: Repeats
-    """By `trial 17`: the re-runs of the best trials."""
+    trained: Mapping[str, Study]
+    """By variant: the study as the runs in `reproduced` were trained; re-runs may have other images
+    or epochs than the search."""
+    answer: Answer
 
     @classmethod
     def of(cls, database: Database, study: Study, options: str) -> Self:
@@ -56,25 +59,33 @@ class Findings:
                 f"--name {study.name}: no epoch of this study has ended, so there is nothing to "
                 "report; `python -m search.run` goes on with it"
             )
+        study = study.defined(definition)
+        of_search = _of_search(overview)
+        name = study.name + REPRODUCED
+        rerun = _repeats(database, name)
         return cls(
-            study=study.defined(definition),
+            study=study,
             database=str(database),
             options=options,
             overview=overview,
-            reproduced=_of_search(overview) | _repeats(database, study.name + REPRODUCED),
-            reruns=_repeats(database, study.name + RERUN),
+            reproduced=of_search | rerun,
+            trained=dict.fromkeys(of_search, study)
+            | dict.fromkeys(rerun, study.defined(stored_definition(database, name))),
+            answer=answer(database, overview, study.name),
         )
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The trial that ranks first; None while none is complete."""
-        return self.overview.ranked[0] if self.overview.ranked else None
+        """As `search.answer.Answer.best`."""
+        return self.answer.best
 
     @cached_property
     def copy(self) -> optuna.Study:
-        """The trials in a study in memory, for what Optuna works out of one."""
+        """The trials in a study in memory, for what Optuna works out of completed ones."""
         study = optuna.create_study(study_name=self.study.name, direction="maximize")
-        study.add_trials(self.overview.trials)
+        measured = {trial.number: trial for trial in self.overview.ranked}
+        other = create_trial(state=TrialState.FAIL)  # a number, and nothing to draw
+        study.add_trials(measured.get(trial.number, other) for trial in self.overview.trials)
         return study
 
     @cached_property
@@ -91,18 +102,24 @@ class Findings:
     def savings(self) -> Savings:
         return Savings.of(self.overview, self.study.epochs)
 
-    @cached_property
+    @property
     def standings(self) -> Mapping[int, Standing]:
         """Of the trials that were trained again with fresh seeds, by number."""
-        numbers = [t.number for t in self.overview.ranked if f"trial {t.number}" in self.reruns]
-        found = standings(accuracies(self.reruns, numbers, self.study.epochs))
-        return {standing.trial: standing for standing in found}
+        return self.answer.standings
+
+    @property
+    def caution(self) -> str:
+        """What a reader of the best trial's accuracy must know."""
+        return self.answer.text or self.study.caution
 
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         """By variant, where somebody published figures for it."""
         published = self.study.published_figures
-        found = {name: verdict(self.reproduced, published, name) for name in self.variants}
+        found = {
+            name: verdict(self.reproduced, published, name, self.trained[name].incomparable)
+            for name in self.variants
+        }
         return {name: one for name, one in found.items() if one is not None}
 
     @property

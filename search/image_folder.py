@@ -1,36 +1,34 @@
-"""A folder of pictures as a dataset: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`.
+"""A folder of pictures as a dataset: brought to one size, and to one range of brightness.
 
-The layout is that of `torchvision.datasets.ImageFolder`. Without folders `train` and `test`, a
-fifth of each class is the test set: those whose names have the lowest SHA-256. Images are in the
-order of these sums too, so that the first and the last ones are of all classes. Colours are kept
-if any picture has them.
+Where its pictures are, and to which class and split they belong, is for `search.folder_layout`.
+Colours are kept if any picture has them.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from search import pictures
 from search.errors import UserError
 from search.fetching import Say
-from search.prepared import Prepared, empty, kept
+from search.folder_layout import LAYOUT, Layout, Sample
+from search.pictures import Kind
+from search.prepared import FOLDER, Prepared, empty, kept
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of `torchvision.datasets.folder.IMG_EXTENSIONS`; other files are left alone."""
 SIZE = 32
 """Height and width of the images, in pixels, if none are given."""
-LAYOUT = "CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
-
-Sample = tuple[Path, int]
-"""A picture and the label of its class."""
+RULES = 2
+"""Another number for other rules of which files are pictures and how they become pixels."""
 
 
 def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
@@ -48,144 +46,161 @@ def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
             f"or an absolute path, that holds {LAYOUT}"
         )
     try:
-        found = _Found.in_folder(folder)
-        name = f"{folder.resolve().name}-{size or SIZE}-{found.key()[:16]}"
+        layout = Layout.of(folder, ours=root / FOLDER)
+        label = re.sub(r"[^\w.-]", "_", folder.resolve().name)[:40]
+        name = f"{label}-{size or SIZE}-{_key(layout)[:16]}"
     except OSError as error:
         raise UserError(f"dataset folder:{path}: {error.filename}: {error.strerror}") from error
-    return kept(root, name, lambda: _prepared(found, size or SIZE, say))
+    return kept(root, name, lambda: _prepared(layout, size or SIZE, say))
+
+
+def _key(layout: Layout) -> str:
+    """Return what is another one when a file has changed, as far as its folder tells.
+
+    The time of the last change of a file's content or rights cannot be set, as the one of its
+    content is when it is copied or unpacked.
+    """
+    sha256 = hashlib.sha256(f"{RULES}\n".encode())
+    for path, label in layout.train + layout.test:
+        stat = path.stat()
+        sha256.update(os.fsencode(path.relative_to(layout.folder)))
+        sha256.update(f"/{label}/{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}\n".encode())
+    return sha256.hexdigest()
+
+
+def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
+    samples = layout.train + layout.test
+    n, n_train = len(samples), len(layout.train)
+    say(_line(f"{layout.folder}: bringing {n} pictures to {size}×{size}"))
+    for remark in layout.remarks:
+        say(_line(remark))
+    # Pillow decodes outside Python's lock. It warns of what does no harm, such as odd EXIF data.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        looks = list(pool.map(partial(_look, size=size), samples))
+        if frames := sum(look.has_frames for look in looks):
+            say(f"{frames} pictures have several frames or pages: the first one is taken")
+        whites = _whites(looks, say)
+        channels = 1 if all(look.is_grey for look in looks) else 3
+        images, labels = empty(n, channels=channels, size=size)
+
+        def pixels(sample: Sample) -> np.ndarray:
+            with _opened(sample[0], size) as picture:
+                return pictures.square(picture, size, channels, whites)
+
+        for place, decoded in enumerate(pool.map(pixels, samples)):
+            images[place] = torch.from_numpy(decoded)
+            labels[place] = samples[place][1]
+    made = Prepared(
+        images=images,
+        labels=labels,
+        n_train=n_train,
+        classes=tuple(layout.classes),
+        whites=whites,
+    )
+    _tell_copies(made, samples, say)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The pictures of a folder, in the order in which a training takes them."""
+class _Look:
+    """What all pictures of a folder must be known for, before one is brought to its size."""
 
-    folder: Path
-    classes: list[str]
-    train: list[Sample]
-    test: list[Sample]
+    path: Path
+    is_grey: bool
+    has_frames: bool
+    kind: Kind | None
+    peak: float
+    """0 for a picture of 8 bits, whose white is 255 in any case."""
 
-    @classmethod
-    def in_folder(cls, folder: Path) -> "_Found":
-        if {"train", "test"} <= {path.name for path in _folders(folder)}:
-            parents = folder / "train", folder / "test"
-            train, test = map(_by_class, parents)
-            if unknown := test.keys() - train.keys():
-                raise UserError(
-                    f"{folder / 'test' / min(unknown)}: {folder / 'train'} has no class of this "
-                    "name; give both the same"
-                )
-        else:
-            parents = folder, folder
-            train, test = _split(_by_class(folder), folder)
-        if len(train) < 2:
-            raise UserError(
-                f"{folder}: classes are folders, and at least two are needed, not {len(train)}; "
-                f"a folder of images holds {LAYOUT}"
-            )
-        classes = list(train)
-        return cls(
-            folder=folder,
-            classes=classes,
-            train=_samples(train, classes, parents[0]),
-            test=_samples(test, classes, parents[1]),
+
+def _look(sample: Sample, *, size: int) -> _Look:
+    with _opened(sample[0], size) as picture:
+        return _Look(
+            path=sample[0],
+            is_grey=picture.is_grey,
+            has_frames=picture.has_frames,
+            kind=picture.kind,
+            peak=0 if picture.kind is None else picture.peak(),
         )
 
-    def key(self) -> str:
-        """Return what is another one when a file has changed, as far as its folder tells."""
-        sha256 = hashlib.sha256()
-        for path, label in self.train + self.test:
-            stat = path.stat()
-            sha256.update(os.fsencode(path.relative_to(self.folder)))
-            sha256.update(f"/{label}/{stat.st_size}/{stat.st_mtime_ns}\n".encode())
-        return sha256.hexdigest()
 
-
-def _folders(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
-    return sorted(found)
-
-
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Return the pictures of each class, in the order of their names' SHA-256.
+def _whites(looks: Sequence[_Look], say: Say) -> dict[str, float]:
+    """Return the value that becomes white in all pictures of a kind, for each kind.
 
     Raises:
-        UserError: a class has none.
+        UserError: too little would be left of the pictures of a kind, or of some of them.
     """
-    found = {}
-    for place in _folders(folder):
-        paths = [
-            path
-            for path in place.rglob("*")
-            if path.suffix.lower() in ENDINGS and path.name[0] != "." and path.is_file()
-        ]
-        if not paths:
+    whites: dict[str, float] = {}
+    for kind in sorted({look.kind for look in looks if look.kind is not None}):
+        ours = [look for look in looks if look.kind == kind]
+        brightest = max(ours, key=lambda look: look.peak)
+        with _named(brightest.path):
+            most = pictures.white(kind, brightest.peak)
+        whites[kind] = most
+        black = [look for look in ours if 0 < look.peak < most / 16]
+        if kind == "float" and black:
             raise UserError(
-                f"{place}: this class has no pictures ({', '.join(ENDINGS)}); add some, or remove "
-                "the folder"
+                f"{black[0].path}: its values end at {black[0].peak:g}, and those of "
+                f"{brightest.path} at {brightest.peak:g}; give all floats one range, such as 0 to 1"
             )
-        found[place.name] = sorted(paths, key=lambda path: _sum(path, folder))
-    return found
+        dark = f"; {len(black)} of them stay below a sixteenth of that" if black else ""
+        say(
+            f"{len(ours)} pictures have samples of more than 8 bits ({kind}): {most} is white{dark}"
+        )
+    return whites
 
 
-def _split(
-    by_class: Mapping[str, list[Path]], folder: Path
-) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Return the pictures to train on, and a fifth of each class to test on.
-
-    Raises:
-        UserError: a class has a single picture.
-    """
-    train, test = {}, {}
-    for name, paths in by_class.items():
-        if len(paths) == 1:
-            raise UserError(
-                f"{folder / name}: this class has one picture, and one to train on and one to "
-                "test on are needed; add some"
+def _tell_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
+    """Say how many test images are, pixel by pixel as they are kept, training images too."""
+    digests = [hashlib.sha256(image.numpy().data).digest() for image in made.images]
+    n_train = made.n_train
+    train = {digest: path for digest, (path, _) in zip(digests[:n_train], samples, strict=False)}
+    copies = [
+        (path, train[digest])
+        for digest, (path, _) in zip(digests[n_train:], samples[n_train:], strict=True)
+        if digest in train
+    ]
+    if copies:
+        here, there = copies[0]
+        say(
+            _line(
+                f"{len(copies)} of {len(samples) - n_train} test pictures are in the training set "
+                f"too, pixel by pixel, such as {here}, which is {there}: test accuracy is too high"
             )
-        n_test = max(len(paths) // 5, 1)
-        train[name], test[name] = paths[n_test:], paths[:n_test]
-    return train, test
-
-
-def _samples(by_class: Mapping[str, list[Path]], classes: list[str], folder: Path) -> list[Sample]:
-    """Return the pictures of all classes, in the order of their names' SHA-256."""
-    samples = [(path, classes.index(name)) for name, paths in by_class.items() for path in paths]
-    return sorted(samples, key=lambda sample: _sum(sample[0], folder))
-
-
-def _sum(path: Path, folder: Path) -> str:
-    return hashlib.sha256(os.fsencode(path.relative_to(folder))).hexdigest()
-
-
-def _prepared(found: _Found, size: int, say: Say) -> Prepared:
-    samples = found.train + found.test
-    say(f"{found.folder}: bringing {len(samples)} pictures to {size}×{size}")
-    channels = 1 if all(_is_grey(path) for path, _ in samples) else 3
-    images, labels = empty(len(samples), channels=channels, size=size)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        decoded = pool.map(lambda sample: _pixels(sample[0], size, channels), samples)
-        for place, pixels in enumerate(decoded):
-            images[place] = torch.from_numpy(pixels)
-            labels[place] = samples[place][1]
-    return Prepared(
-        images=images, labels=labels, n_train=len(found.train), classes=tuple(found.classes)
-    )
-
-
-def _is_grey(path: Path) -> bool:
-    with _blaming(path), Image.open(path) as picture:
-        return pictures.is_grey(picture)
-
-
-def _pixels(path: Path, size: int, channels: int) -> np.ndarray:
-    with _blaming(path):
-        return pictures.square(pictures.opened(path, size), size, channels)
+        )
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
+def _opened(path: Path, size: int) -> Iterator[pictures.Picture]:
+    """Open a picture, and blame it for whatever is wrong within.
+
+    Raises:
+        UserError: naming the file.
+    """
     try:
-        yield
+        with _named(path), pictures.opened(path, size) as picture:
+            yield picture
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}; make it readable, or remove it") from error
     except Exception as error:
         cause = pictures.fault(error)
-        raise UserError(f"{path}: this picture is corrupt ({cause}); mend or remove it") from error
+        raise UserError(
+            f"{path}: this picture is corrupt or of a kind that Pillow does not read ({cause}); "
+            "mend, convert or remove it"
+        ) from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _line(text: str) -> str:
+    """Return `text` as a terminal can show it: a name may have bytes that are no characters."""
+    return text.encode(errors="backslashreplace").decode()

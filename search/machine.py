@@ -8,6 +8,7 @@ import torch
 
 from search import data, device
 from search.choices import Choices
+from search.dataset_name import DatasetName
 from search.environment import Environment, environment
 from search.files import temporary_folder
 from search.network import Network
@@ -41,15 +42,21 @@ class Machine:
         temporary_folder()  # PyTorch looks for it when it makes its first optimizer
         where = device.choose(device_name)
         device.prepare(where, threads)
-        known = data.n_train(study.dataset)
+        known = DatasetName.parse(study.dataset).n_train
         if known is not None:
             study.n_train(known)  # so that what does not fit is refused before any fetching
         dataset = data.load(study.dataset, root, say)
         total = len(dataset.train)
-        n_train, n_held_out = study.n_train(total), study.n_held_out(total)
+        splits = Splits.of(
+            dataset,
+            n_train=study.n_train(total),
+            n_held_out=study.n_held_out(total),
+            n_test=study.n_test(len(dataset.test)),
+            device=where,
+        )
         return cls(
             device=where,
-            splits=Splits.of(dataset, n_train=n_train, n_held_out=n_held_out, device=where),
+            splits=splits,
             data_digest=dataset.digest,
             environment=environment(where, dataset.digest),
         )

@@ -3,6 +3,7 @@
 Written when a trial ends, from a few queries whose cost hardly grows with the study.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.trial import FrozenTrial, TrialState
 
 from search import roster, variants
-from search.choices import FIELDS, Choices, spelled
+from search.choices import FIELDS, in_words, spelled
 from search.epoch import Epoch
 from search.identity import study_ref
 from search.pruning import SuccessiveHalving
@@ -21,11 +22,13 @@ from search.roster import StudyRef
 from search.storage import Database
 from search.store import Store
 from search.study import Study
-from search.trials import FINISHED, label
+from search.trials import FINISHED, label, readable
 from search.writing import template
 
 BEST = 5
 """So many of the best trials are in the note, and in a search's last table."""
+WRITTEN = "search:note:"
+"""Begins the study's system attribute with the sums of a note's parts as they were written."""
 NOTE_LENGTH = 2045
 """Characters of an attribute that is a part of a note."""
 
@@ -35,8 +38,8 @@ class Progress:
     """A study at one moment, as far as its note tells of it."""
 
     counts: Counter[TrialState]
-    best: Sequence[FrozenTrial]
-    """The completed ones, the best first."""
+    best: Sequence[tuple[FrozenTrial, float]]
+    """The completed ones with the accuracies that were recorded, the best first."""
     variants: Mapping[str, FrozenTrial]
     """By name; of several trials of one variant the last."""
     epochs: Mapping[int, Sequence[Epoch]]
@@ -49,11 +52,14 @@ class Progress:
             best = roster.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = roster.fixed(connection, ref)
         ids = {entry.name: entry.trial_id for entry in fixed}
-        find = database.optuna.get_trial
+
+        def find(trial_id: int) -> FrozenTrial:
+            return readable(database.optuna.get_trial(trial_id))
+
         found = {name: find(ids[name]) for name in study.variants if name in ids}
         return cls(
             counts=counts,
-            best=[find(place.trial_id) for place in best],
+            best=[(find(place.trial_id), place.accuracy) for place in best],
             variants=found,
             epochs=database.epochs_of_study(ref.key, [t.number for t in found.values()]),
         )
@@ -103,9 +109,28 @@ class Notes:
             notes[trial._trial_id] = variant_text(self.study, name, epochs, self._curves(trial))
         there = storage.get_study_system_attrs(study_id)
         for trial_id, now in notes.items():
+            if not _is_ours(there, trial_id):
+                continue
             for key, value in _attributes(there, trial_id, now).items():
                 if there.get(key) != value:
                     storage.set_study_system_attr(study_id, key, value)
+
+
+def _is_ours(there: Mapping[str, Any], trial_id: int | None) -> bool:
+    """Return whether the note that stands, if any, is one that this service wrote, part by part; a
+    user's own stays."""
+    known = there.get(f"{WRITTEN}{trial_id}", ())
+    prefix = f"{_prefix(trial_id)}note_str:"
+    parts = [str(value) for key, value in there.items() if key.startswith(prefix)]
+    return all(_sum(part) in known for part in parts if part)
+
+
+def _prefix(trial_id: int | None) -> str:
+    return "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+
+
+def _sum(part: str) -> str:
+    return hashlib.sha256(part.encode()).hexdigest()[:16]
 
 
 def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> dict[str, Any]:
@@ -114,12 +139,15 @@ def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> di
 
     That module would take every worker a second to import, with all of the dashboard.
     """
-    prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+    prefix = _prefix(trial_id)
     parts = [note[at : at + NOTE_LENGTH] for at in range(0, len(note), NOTE_LENGTH)]
     before = sum(key.startswith(f"{prefix}note_str:") for key in there)
     parts += [""] * (before - len(parts))
-    found: dict[str, Any] = {f"{prefix}note_str:{n}": part for n, part in enumerate(parts)}
-    if any(there.get(key) != part for key, part in found.items()):
+    strings = {f"{prefix}note_str:{n}": part for n, part in enumerate(parts)}
+    # First, and with the parts that stand: a process may be killed before it has written all.
+    sums = {_sum(part) for key in strings for part in (strings[key], there.get(key)) if part}
+    found: dict[str, Any] = {f"{WRITTEN}{trial_id}": sorted(sums), **strings}
+    if any(there.get(key) != part for key, part in strings.items()):
         found[f"{prefix}note_ver"] = there.get(f"{prefix}note_ver", 0) + 1
     return found
 
@@ -128,7 +156,6 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     rows = variants.rows(study, progress.variants, progress.epochs)
-    images = "all images" if study.images is None else f"the first {study.images} images"
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -138,18 +165,19 @@ def text(study: Study, progress: Progress) -> str:
         best=[
             {
                 "label": label(trial),
-                "accuracy": variants.fraction(trial.values[0]),
-                "choices": str(Choices(**trial.params)),
+                "accuracy": variants.fraction(accuracy),
+                "choices": in_words(trial.params),
             }
-            for trial in progress.best
+            for trial, accuracy in progress.best
         ],
         caution=study.caution,
         columns=variants.columns(study),
         variants=list(rows),
+        compared=variants.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
-        images=images,
+        images=study.trained_on,
         ranges=[(name, spelled(study.ranges[name])) for name in FIELDS],
     )
 
@@ -163,6 +191,7 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         curves=curves,
         ours=_best(ours),
         published=_best(variants.published(study, name)),
+        compared=variants.caption(study),
     )
 
 

@@ -7,7 +7,8 @@ that one recorded is kept, and training goes on after it.
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 import optuna
@@ -19,6 +20,7 @@ from search.checkpoints import Checkpoints
 from search.choices import Choices
 from search.claims import Claim, Claims
 from search.classifier import About, packed
+from search.cpu import Share
 from search.curves import svg
 from search.epoch import Epoch
 from search.kept import Kept
@@ -30,7 +32,14 @@ from search.pruning import Cut, Sparing
 from search.storage import Database, LeaseLost
 from search.study import Study
 from search.training import NonFiniteLoss, Training
-from search.trials import ENVIRONMENTS, VARIANT, is_fixed, label, origin_name
+from search.trials import (
+    ENVIRONMENTS,
+    MEASURED_TRAIN,
+    VARIANT,
+    label,
+    measures_train,
+    origin_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +58,8 @@ class Objective:
     notes: Notes
     machine: Machine
     measure_train: bool = False
-    """Measure train loss and accuracy for sampled trials too."""
+    """Measure train loss and accuracy for sampled trials too, if they begin here."""
+    share: Share = field(default_factory=partial(Share, log.warning))
 
     def run(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
         """Run the claimed trial to its end, and end it in the database.
@@ -91,9 +101,11 @@ class Objective:
         trial = optuna.Trial(self.joined, claim.trial_id)
         self._note_environment(trial)
         Choices.suggest(trial, self.study.ranges)
+        recorded = self.claims.epochs(claim)
+        if self.measure_train and not recorded:
+            trial.set_user_attr(MEASURED_TRAIN, True)
         # As stored: of two workers that draw values for one trial, the first to write one has it.
         frozen = self._frozen(claim)
-        recorded = self.claims.epochs(claim)
         for epoch in recorded:
             if epoch.number not in frozen.intermediate_values:  # a killed process did not report it
                 trial.report(epoch.selection_accuracy, step=epoch.number)
@@ -104,10 +116,13 @@ class Objective:
             self.study,
             Choices(**frozen.params),
             seed=self.study.trial_seed(frozen),
-            measure_train=self.measure_train or is_fixed(frozen),
+            measure_train=measures_train(frozen),
             after_batch=after_batch,
         )
-        for epoch in training.fit(after=self._restore(claim, training, recorded)):
+        epochs = training.fit(after=self._restore(claim, training, recorded))
+        if self.machine.device.type == "cpu":
+            epochs = self.share.watched(epochs)
+        for epoch in epochs:
             if last is not None and epoch.number <= last.number:
                 # Trained again for want of a checkpoint or the weights, with the same figures.
                 if epoch.number == self.study.epochs:
@@ -127,8 +142,9 @@ class Objective:
 
     def _note_environment(self, trial: optuna.Trial) -> None:
         noted = trial.user_attrs.get(ENVIRONMENTS, [])
-        if self.machine.environment not in noted:
-            trial.set_user_attr(ENVIRONMENTS, [*noted, self.machine.environment])
+        now = self.machine.environment
+        if noted[-1:] != [now]:
+            trial.set_user_attr(ENVIRONMENTS, [*(then for then in noted if then != now), now])
 
     def _cut(self, trial: optuna.Trial, epoch: Epoch) -> Cut | None:
         """Ask the pruner as `trial.should_prune` does; after the last epoch nothing is saved."""
@@ -206,7 +222,8 @@ class Objective:
         trial = self._frozen(claim)
         title = f"{self.joined.study_name}, trial {label(trial)}"
         variant = origin_name(trial.user_attrs)
-        picture = svg(title, epochs, self.study.published_for(variant))
+        published = {} if self.study.incomparable else self.study.published_for(variant)
+        picture = svg(title, epochs, published)
         try:
             self.kept.store.write_curves(claim.number, picture)
         except OSError as error:
@@ -228,6 +245,7 @@ class Objective:
             size=splits.train.size,
             n_classes=splits.n_classes,
             classes=splits.classes,
+            whites=splits.whites,
             test_accuracy=epoch.test_accuracy,
             validation_accuracy=epoch.validation_accuracy,
         )

@@ -20,6 +20,8 @@ STUDY_HELP = (
     "cifar, digits, or the path of a Python file that defines `study`, as studies/your-own.md "
     "shows (required)"
 )
+MOST_WORKERS = 1024
+"""Of one command."""
 TRAINING = ("epochs", "images", "seed", "select")
 """The options that change what a trial's figures are; also fields of `search.study.Study`."""
 
@@ -88,7 +90,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=whole(2),
         metavar="N",
-        help="train on the first N images (default: all; cifar has 50000)",
+        help="train on the first N images, and test on the first N at most (default: all; cifar "
+        "has 50000 and 10000)",
     )
     parser.add_argument(
         "--device",
@@ -101,11 +104,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=whole(1, 1024),
         metavar="N",
-        help="CPU threads of PyTorch (default: PyTorch's own choice, one a core)",
+        help="CPU threads of PyTorch for each trial that is trained at a time (default: 1)",
     )
     parser.add_argument(
         "--seed",
-        type=whole(0),
+        type=whole(0, 2**63 - 1),
         metavar="N",
         help="seed of all random draws (default: the study's; 0 for cifar and digits)",
     )
@@ -144,6 +147,16 @@ def add_select(parser: argparse.ArgumentParser) -> None:
         help="prune and rank on test accuracy as the report did, or on the last tenth of the "
         "training images, held out (default: the study's; test)",
     )
+
+
+def workers(text: str) -> int | None:
+    """Return a number of workers; None for `auto`."""
+    if text == "auto":
+        return None
+    try:
+        return whole(1, MOST_WORKERS)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"auto, or {error}") from None
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

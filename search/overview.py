@@ -1,6 +1,8 @@
 """A study at one moment, as the database has it: what every view and summary is made from."""
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -8,9 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.epoch import Epoch
 from search.errors import UserError
 from search.identity import study_ref
+from search.joining import DEFINITION
 from search.leases import Lease, leases
 from search.storage import Database
-from search.trials import FINISHED, ranked
+from search.trials import FINISHED, REASON, rank, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +21,15 @@ class Overview:
     """All trials of a study with their recorded epochs and leases; reads, never writes."""
 
     trials: list[FrozenTrial]
-    """By number."""
+    """By number; a trial that was trained to its end here has the value that was recorded."""
+    values: dict[int, float]
+    """Of the completed trials, by number: what Optuna was told."""
     epochs: dict[int, list[Epoch]]
     """By the trial's number; a trial without a finished epoch is not in it."""
     leases: dict[int, Lease]
     """By the trial's number."""
+    n_epochs: int
+    """After how many a trial of the study is complete."""
 
     @classmethod
     def of_study(cls, database: Database, name: str) -> "Overview":
@@ -64,10 +71,49 @@ class Overview:
             if trial.state == TrialState.RUNNING and trial.number in self.leases
         ]
 
-    @property
+    @cached_property
     def ranked(self) -> list[FrozenTrial]:
-        """The completed trials, best first; of equals the earlier one."""
-        return ranked(self.trials)
+        """The trials that were trained to their end here, best first; of equals the earlier one.
+
+        Their values are those that were recorded, whatever Optuna was told.
+        """
+        measured = [trial for trial in self.trials if self.score(trial) is not None]
+        return sorted(measured, key=lambda trial: rank(trial.values[0], trial.number))
+
+    def score(self, trial: FrozenTrial) -> float | None:
+        """Return the accuracy that ranks a completed trial, as it was recorded.
+
+        None if it is not complete, or was not trained to its end here.
+        """
+        recorded = self.of(trial)
+        if trial.state != TrialState.COMPLETE or len(recorded) != self.n_epochs:
+            return None
+        return recorded[-1].selection_accuracy
+
+    @cached_property
+    def told(self) -> dict[int, str]:
+        """What was told of trials from outside, beside what was measured; by the trial's number.
+
+        Anyone can end a trial with Optuna and its dashboard, and add ended ones.
+        """
+        ended = [trial for trial in self.trials if trial.state.is_finished()]
+        return {trial.number: self._account(trial) for trial in ended if not self._is_ours(trial)}
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Return whether a worker of this service ended the trial."""
+        if trial.state != TrialState.COMPLETE:
+            return REASON in trial.user_attrs
+        score = self.score(trial)
+        return score is not None and score == self.values.get(trial.number)
+
+    def _account(self, trial: FrozenTrial) -> str:
+        recorded, value = self.of(trial), self.values.get(trial.number)
+        told = trial.state.name if value is None else f"{trial.state.name} {value:.6g}"
+        measured = f"{recorded[-1].selection_accuracy:.4f} after " if recorded else ""
+        return (
+            f"told from outside: {told}; measured here: {measured}{len(recorded)} of "
+            f"{self.n_epochs} epochs"
+        )
 
     def of(self, trial: FrozenTrial) -> list[Epoch]:
         return self.epochs.get(trial.number, [])
@@ -79,6 +125,7 @@ class Observer:
     def __init__(self, database: Database, joined: optuna.Study) -> None:
         self._database = database
         self._ref = study_ref(joined)
+        self._n_epochs = int(joined.user_attrs[DEFINITION]["epochs"])
         self._epochs: dict[int, list[Epoch]] = {}
         self._ended: set[int] | None = None
         """Numbers of the trials that had ended at the last look; None before the first."""
@@ -98,7 +145,24 @@ class Observer:
             self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
         self._ended = {trial.number for trial in trials if trial.state.is_finished()}
         return Overview(
-            trials=trials,
+            trials=[self._measured(readable(trial)) for trial in trials],
+            values={
+                trial.number: trial.values[0]
+                for trial in trials
+                if trial.state == TrialState.COMPLETE and trial.values
+            },
             epochs=dict(self._epochs),
             leases=leases(self._database, self._ref.key),
+            n_epochs=self._n_epochs,
         )
+
+    def _measured(self, trial: FrozenTrial) -> FrozenTrial:
+        """Return a trial that was trained to its end here with the value that was recorded."""
+        recorded = self._epochs.get(trial.number, [])
+        if trial.state != TrialState.COMPLETE or len(recorded) != self._n_epochs:
+            return trial
+        if trial.values == [recorded[-1].selection_accuracy]:
+            return trial
+        found = copy.copy(trial)
+        found.values = [recorded[-1].selection_accuracy]
+        return found

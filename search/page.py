@@ -9,7 +9,6 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 
 from search import charts, sections
-from search.comparison import RULE
 from search.findings import Findings
 from search.sections import Table
 from search.writing import template
@@ -32,7 +31,7 @@ def html(findings: Findings) -> str:
         study=findings.study,
         database=findings.database,
         answer=sections.answer(findings),
-        caution=findings.study.caution,
+        caution=findings.caution,
         rerun=sections.needs_rerun(findings),
         sections=[section for section in _sections(findings) if section.table or section.charts],
         plotly=get_plotlyjs(),
@@ -57,6 +56,11 @@ def _sections(findings: Findings) -> list[Section]:
             title="Failed and diverged trials",
             table=sections.failures(findings) if findings.failures else None,
         ),
+        Section(
+            title="Ended by somebody else",
+            text="Others can end trials with Optuna and its dashboard. These are not ranked.",
+            table=sections.told(findings) if findings.overview.told else None,
+        ),
         Section(title="Where it ran", table=sections.environments(findings)),
     ]
     if findings.best is not None:
@@ -69,7 +73,7 @@ def _variants(findings: Findings) -> Section:
         return Section(title="The variants")
     text = "Solid: the mean of our seeds, in the band from the lowest to the highest."
     if findings.verdicts:
-        text += f" Dashed: the report's one run. {RULE}"
+        text += f" Dashed: the report's one run. {sections.compared(findings)}"
     return Section(
         title="The variants",
         text=text,

@@ -7,7 +7,7 @@ Where the images are from is for `search.image_folder` and `search.torchvision_d
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from search.fetching import data_folder
 from search.files import write_whole
+from search.pictures import Whites
 
 FOLDER = "prepared"
 METADATA = "search"
@@ -33,6 +34,8 @@ class Prepared:
     n_train: int
     classes: tuple[str, ...]
     """The names of the classes by label."""
+    whites: Whites = field(default_factory=dict)
+    """See `search.pictures`; empty if all pictures had samples of 8 bits."""
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +77,7 @@ def _read(path: Path) -> Prepared | None:
                 labels=file.get_tensor("labels"),
                 n_train=about["n_train"],
                 classes=tuple(about["classes"]),
+                whites=about["whites"],
             )
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None
@@ -81,7 +85,12 @@ def _read(path: Path) -> Prepared | None:
 
 
 def _written(path: Path, made: Prepared) -> Prepared:
-    about = {"n_train": made.n_train, "classes": made.classes, "digest": made.digest}
+    about = {
+        "n_train": made.n_train,
+        "classes": made.classes,
+        "whites": made.whites,
+        "digest": made.digest,
+    }
     tensors = {"images": made.images, "labels": made.labels}
     write_whole(path, save(tensors, {METADATA: json.dumps(about)}))
     found = _read(path)

@@ -14,10 +14,10 @@ from typing import Any, Self, get_type_hints
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from search.errors import UserError
 from search.files import write_all
+from search.fitted import FittedTable
 
 NEAR_DEAD = 0.01
 """A unit that is above zero for a smaller share of the images than this is nearly dead."""
@@ -158,43 +158,58 @@ def tables(runs: Sequence[Run]) -> RenderableType:
     return Group(_collapses(groups), RULE, *(_figures(*key, of) for key, of in groups.items()))
 
 
-def _collapses(groups: dict[tuple[str, str], list[Run]]) -> Table:
-    table = Table(title="How often accuracy collapses", title_justify="left", box=box.MARKDOWN)
-    for column in ("variant", "change"):
-        table.add_column(column)
-    for column in ("seeds", "runs that collapse", "first at epoch", "epochs collapsed"):
-        table.add_column(column, justify="right")
-    table.add_column("last epoch's accuracy, mean (lowest to highest)", justify="right")
+def _collapses(groups: dict[tuple[str, str], list[Run]]) -> FittedTable:
+    accuracy = "last epoch's accuracy, mean (lowest to highest)"
+    rows = []
     for (variant, change), runs in groups.items():
         marks = [collapsed(run) for run in runs]
         first = [mark.index(True) + 1 for mark in marks if any(mark)]
         last = [run[-1].test_accuracy for run in runs]
-        table.add_row(
-            variant,
-            change,
-            str(len(runs)),
-            str(len(first)),
-            ", ".join(map(str, first)),
-            f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
-            f"{statistics.fmean(last):.4f} ({min(last):.4f} to {max(last):.4f})",
+        rows.append(
+            [
+                variant,
+                change,
+                str(len(runs)),
+                str(len(first)),
+                ", ".join(map(str, first)),
+                f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
+                f"{statistics.fmean(last):.4f} ({min(last):.4f} to {max(last):.4f})",
+            ]
         )
-    return table
+    return FittedTable(
+        title="How often accuracy collapses",
+        columns=[
+            "variant", "change", "seeds", "runs that collapse", "first at epoch",
+            "epochs collapsed", accuracy,
+        ],
+        rows=rows,
+        texts=["change"],
+        foldable=["first at epoch", accuracy],
+        droppable=["epochs collapsed", "first at epoch", accuracy],
+        box=box.MARKDOWN,
+    )  # fmt: skip
 
 
-def _figures(variant: str, change: str, runs: list[Run]) -> Table:
+def _figures(variant: str, change: str, runs: list[Run]) -> FittedTable:
     """Return each figure's median and range, over the collapsed epochs and over the others."""
-    table = Table(title=f"{variant}, change: {change}", title_justify="left", box=box.MARKDOWN)
-    table.add_column("figure")
     marked = [pair for run in runs for pair in zip(run, collapsed(run), strict=True)]
-    for state in (False, True):
-        n = sum(mark is state for _, mark in marked)
-        table.add_column(f"{'collapsed' if state else 'other'} epochs ({n})", justify="right")
-    for name in (*EPOCH_FIGURES, *PROBE_FIGURES):
-        table.add_row(
-            name.replace("_", " "),
-            *(_range([getattr(e, name) for e, mark in marked if mark is s]) for s in (False, True)),
-        )
-    return table
+    states = {
+        f"{'collapsed' if state else 'other'} epochs ({sum(m is state for _, m in marked)})": state
+        for state in (False, True)
+    }
+    return FittedTable(
+        title=f"{variant}, change: {change}",
+        columns=["figure", *states],
+        rows=[
+            [
+                name.replace("_", " "),
+                *(_range([getattr(e, name) for e, m in marked if m is s]) for s in states.values()),
+            ]
+            for name in (*EPOCH_FIGURES, *PROBE_FIGURES)
+        ],
+        foldable=list(states),
+        box=box.MARKDOWN,
+    )
 
 
 def _range(values: list[float]) -> str:

@@ -5,6 +5,7 @@ moment and shares its memory; that server never computes anything.
 """
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,10 @@ PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
 """What the server imports; the latter two are what a worker's first optimizer and its database
 would import, which takes a second."""
 
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking into the current folder first, where a user's random.py would hide the
+library's from the server."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -37,6 +42,8 @@ def warm_up() -> None:
     """
     folder = temporary_folder()
     _CONTEXT.set_forkserver_preload([*PRELOAD])
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
     try:
         # What a terminal sends to all its processes is for this one alone to pass on: the server
         # inherits the mask, and so does each worker, until it has handlers.
@@ -49,6 +56,11 @@ def warm_up() -> None:
             f"--workers: {error} in the temporary folder {folder}; name another, "
             "as by `export TMPDIR=/tmp`"
         ) from error
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 class Process:

@@ -6,6 +6,7 @@ the same decisions from the reported values alone: asked again about the same on
 same.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,8 @@ from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+
+from search.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,25 @@ class Cut:
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
         return f"{self.value:.4f} at epoch {self.epoch}, cut-off {self.cutoff:.4f}"
+
+
+def check_pruner(pruner: object) -> None:
+    """Refuse what is no pruner, or hands the decision on to what is none.
+
+    Raises:
+        UserError: naming what it is.
+    """
+    if isinstance(pruner, type) and issubclass(pruner, BasePruner):
+        name = pruner.__name__
+        raise UserError(f"pruner: {name} is a class; give an object of it, such as {name}()")
+    if not isinstance(pruner, BasePruner):
+        raise UserError(
+            f"pruner: {pruner!r} is none; give SuccessiveHalving(), a pruner of Optuna's such as "
+            "MedianPruner(), or NopPruner() to prune nothing"
+        )
+    for value in vars(pruner).values():
+        if isinstance(value, type | BasePruner):
+            check_pruner(value)
 
 
 class Rivals(Protocol):
@@ -120,7 +142,7 @@ class Sparing(BasePruner):
         spared: Callable[[FrozenTrial], bool],
         find: FindRivals = Reported,
     ) -> None:
-        self._pruner = pruner
+        self._pruner = copy.deepcopy(pruner)  # Optuna's learn what is `auto`, and keep it
         self._spared = spared
         self._find = find
 

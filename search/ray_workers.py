@@ -6,7 +6,7 @@ same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from search.cluster import End, Fate
 from search.errors import UserError
 from search.job import Job
+from search.options import MOST_WORKERS
 from search.worker import Stop
 
 TELL_SECONDS = 5.0
@@ -55,28 +56,37 @@ def n_machines() -> int:
     return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
 
-def room(n_workers: int, *, threads: int | None, gpus: float | None) -> tuple[int, float]:
-    """Return the threads and GPUs of each of `n_workers`: what was asked for, or an equal part.
+def room(n_workers: int | None, *, threads: int, gpus: float | None) -> tuple[int, float]:
+    """Return how many workers there are to be, and the GPUs of each.
 
-    Without `gpus` each gets one if the cluster has any.
+    None workers stands for as many as the cluster has room for at once. Without `gpus` each gets
+    one if the cluster has any.
 
     Raises:
-        UserError: no machine of the cluster has so many.
+        UserError: no machine of the cluster has so many threads or GPUs.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = [int(node.get("CPU", 0)) for node in nodes]
     most_gpus = max(node.get("GPU", 0.0) for node in nodes)
     each_gpus = gpus if gpus is not None else min(most_gpus, 1.0)
-    each_threads = threads or max(min(sum(cores) // n_workers, max(cores)), 1)
     for option, asked, most in (
-        ("--threads", each_threads, max(cores)),
+        ("--threads", threads, max(cores)),
         ("--gpus-per-worker", each_gpus, most_gpus),
     ):
         if asked > most:
             raise UserError(
                 f"{option} {asked:g}: no machine of the Ray cluster has more than {most:g}"
             )
-    return each_threads, each_gpus
+    if n_workers is None:
+        fit = sum(_n_fitting(node, threads=threads, gpus=each_gpus) for node in nodes)
+        n_workers = min(max(fit, 1), MOST_WORKERS)
+    return n_workers, each_gpus
+
+
+def _n_fitting(node: Mapping[str, float], *, threads: int, gpus: float) -> int:
+    """Return how many workers a machine has room for at once."""
+    by_cores = int(node.get("CPU", 0.0)) // threads
+    return min(by_cores, int(node.get("GPU", 0.0) / gpus)) if gpus else by_cores
 
 
 class RayWorker:

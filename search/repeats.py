@@ -8,8 +8,9 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ from search.epoch import Epoch
 from search.errors import UserError
 from search.files import write_out
 from search.overview import Overview
+from search.storage import Database
+from search.study import Study
 from search.trials import FINISHED, REPEAT, SEED, origin_name
 
 Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
@@ -28,8 +31,13 @@ REPRODUCED = "-reproduced"
 """After a study's name: the name of the study that holds the re-runs of its variants."""
 RERUN = "-rerun"
 """After a study's name: the name of the study that holds the re-runs of its best trials."""
+ORIGIN_KEY = "origin"
+"""User attribute of a study of re-runs: the own key of the study whose trials they are."""
 FIGURES = tuple(field.name for field in fields(Epoch))
-COLUMNS = ("name", "repeat", "seed", *FIGURES)
+TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
+"""Fields of the study that the figures of its re-runs depend on."""
+COLUMNS = ("name", "repeat", "seed", *FIGURES, *TRAINED)
+"""Of a file of re-runs; the last are the same in every row, `images` empty for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +90,19 @@ def repeats(overview: Overview) -> Repeats:
     return found
 
 
-def write(overview: Overview, path: Path) -> None:
+def rerun_study(database: Database, study_key: str) -> str | None:
+    """Return the name of the study that holds the re-runs of a study's best trials; None if there
+    is none. It is found by the study's own key, which outlives its name."""
+    for study in database.optuna.get_all_studies():
+        if study.user_attrs.get(ORIGIN_KEY) == study_key:
+            return study.study_name
+    return None
+
+
+def write(overview: Overview, path: Path, study: Study) -> None:
     """Write every epoch of the re-runs that ended to a CSV file, for `read`.
+
+    `study` is the one that they were trained as.
 
     Raises:
         UserError: the file cannot be written.
@@ -93,6 +112,7 @@ def write(overview: Overview, path: Path) -> None:
         for trial in overview.trials
         if REPEAT in trial.user_attrs
     }
+    trained = [getattr(study, name) for name in TRAINED]
     lines = io.StringIO()
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -100,7 +120,7 @@ def write(overview: Overview, path: Path) -> None:
         for repeat, epochs in sorted(runs.items()):
             for epoch in epochs:
                 figures = [getattr(epoch, figure) for figure in FIGURES]
-                table.writerow([name, repeat, seeds[name, repeat], *figures])
+                table.writerow([name, repeat, seeds[name, repeat], *figures, *trained])
     write_out(path, lines.getvalue().encode())
 
 
@@ -111,17 +131,76 @@ def read(path: Path) -> Repeats:
         UserError: the file cannot be read, or is not of that form.
     """
     found: dict[str, dict[int, list[Epoch]]] = {}
+    with _rows_of(path) as rows:
+        for row in rows:
+            figures = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
+            runs = found.setdefault(row["name"], {})
+            runs.setdefault(int(row["repeat"]), []).append(Epoch(**figures))
+    return found
+
+
+def trained_as(paths: Sequence[Path], study: Study) -> Study:
+    """Return `study` with the images, epochs and so on that the re-runs in the files have.
+
+    A file that does not say, as those of earlier versions, is of all images.
+
+    Raises:
+        UserError: two files differ in it, a file by itself does, or it is of another dataset.
+    """
+    found: dict[tuple[Any, ...], Path] = {}
+    for path in paths:
+        for trained in _trained(path, study):
+            found.setdefault(trained, path)
+    (first, path), *others = found.items()
+    for other, differing in others:
+        apart = [
+            f"{name} {_named(theirs)} and {_named(ours)}"
+            for name, ours, theirs in zip(TRAINED, first, other, strict=True)
+            if ours != theirs
+        ]
+        raise UserError(
+            f"--compare {differing}: its re-runs and those of {path} were trained differently: "
+            f"{', '.join(apart)}; compare each by itself"
+        )
+    if first[0] != study.dataset:
+        raise UserError(
+            f"--compare {path}: its re-runs are of {first[0]}, and the study's are of "
+            f"{study.dataset}; give the --study that they were made with"
+        )
+    return replace(study, **dict(zip(TRAINED, first, strict=True)))
+
+
+def _trained(path: Path, study: Study) -> Iterable[tuple[Any, ...]]:
+    """Return each way, as values of `TRAINED`, in which the runs of a file were trained."""
+    with _rows_of(path) as rows:
+        if not rows or TRAINED[0] not in rows[0]:
+            epochs = max((int(row["number"]) for row in rows), default=study.epochs)
+            return [(study.dataset, None, epochs, study.batch_size, "test")]
+        texts = dict.fromkeys(tuple(row[name] for name in TRAINED) for row in rows)
+        return [
+            (dataset, int(images) if images else None, int(epochs), int(batch_size), select)
+            for dataset, images, epochs, batch_size, select in texts
+        ]
+
+
+@contextmanager
+def _rows_of(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a file that `write` wrote; an error over them is one of the file.
+
+    Raises:
+        UserError: the file cannot be read, or is not of that form.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                figures = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
-                runs = found.setdefault(row["name"], {})
-                runs.setdefault(int(row["repeat"]), []).append(Epoch(**figures))
+            yield list(csv.DictReader(lines))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"--compare {path}: no file that --out wrote ({type(error).__name__}: {error})"
         ) from error
-    return found
+
+
+def _named(value: object) -> str:
+    return "all" if value is None else str(value)
 
 
 def merged(parts: Sequence[Repeats]) -> Repeats:

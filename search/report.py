@@ -27,8 +27,8 @@ FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
 
 EPILOG = """\
 examples:
-  python -m search.report --study cifar                        writes report.html
-  python -m search.report --study cifar --format markdown      writes report.md
+  python -m search.report --study cifar                        writes report-cifar.html
+  python -m search.report --study cifar --format markdown      writes report-cifar.md
   python -m search.report --study cifar --format json --out -  to standard output
 
 exit status: 0 done, 1 the database or standard output fails, 2 what was asked cannot be done
@@ -53,7 +53,8 @@ def parser() -> Parser:
     made.add_argument(
         "--out",
         metavar="FILE",
-        help="file to write, or - for standard output (default: report.html, .md, .csv or .json)",
+        help="file to write, or - for standard output (default: report-NAME.html, .md, .csv or "
+        ".json, of the study's name)",
     )
     return made
 
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with closing(Database(options.storage, may_create=False)) as database:
         text = _written(Findings.of(database, study, _named(options)), options.format)
-    out = options.out or f"report.{FORMATS[options.format]}"
+    out = options.out or f"report-{study.name}.{FORMATS[options.format]}"
     content = text.encode(errors="surrogateescape")
     if out == "-":
         output.deliver(content)

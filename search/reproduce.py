@@ -70,7 +70,9 @@ def parser() -> Parser:
         "--trial",
         metavar="N",
         help="a trial of the study by its number, or `best`: train it again from its own seed, as "
-        "the study has it, and compare every figure; with --repeats, train it with fresh seeds "
+        "the study has it, and compare every figure; on the device and with the threads that it "
+        "was trained with, unless --device or --threads is given; with --repeats, train it with "
+        "fresh seeds "
         "(default: none)",
     )
     what.add_argument(
@@ -165,9 +167,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
     from search.comparison import comparison
-    from search.repeats import merged, read
+    from search.repeats import merged, read, trained_as
 
-    out.print(comparison(merged([read(path) for path in options.compare]), study))
+    runs = merged([read(path) for path in options.compare])
+    out.print(comparison(runs, trained_as(options.compare, study)))
     return 0
 
 

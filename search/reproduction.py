@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search.again import train_again
+from search import again
+from search.answer import answer
 from search.artifacts import Artifacts
 from search.comparison import comparison
 from search.errors import UserError
+from search.identity import identify
 from search.joining import stored_definition
 from search.machine import Machine
 from search.overview import Overview
-from search.repeats import REPRODUCED, RERUN, repeats, write
+from search.repeats import REPRODUCED, RERUN, repeats, rerun_study, write
 from search.reruns import Reruns
 from search.storage import Database
 from search.study import Study
@@ -38,7 +41,9 @@ class Reproduction:
     out: Console
     stop: Stop
     device_name: str
+    """`auto` takes for a replay what the trial was trained on."""
     threads: int | None
+    """None for PyTorch's own choice, and for a replay as many as the trial was trained with."""
     data: Path
     artifacts: Artifacts
 
@@ -52,7 +57,8 @@ class Reproduction:
     ) -> None:
         """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
 
-        `options` are fields of the study to train with; `file` is one to write the figures to.
+        They are trained as those before them were, or as the search is where there are none, but
+        for `options`, fields of the study; `file` is one to write the figures to.
 
         Raises:
             UserError: the study has no such variant, or the re-runs' has another definition.
@@ -66,16 +72,19 @@ class Reproduction:
                 known = ", ".join(variants) or "none"
                 raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
         own = self.study.name + REPRODUCED
-        study = self.study.defined(stored_definition(self.database, own))
-        reruns = self._reruns(dataclasses.replace(study, **options), own)
+        definition = stored_definition(self.database, own) or stored_definition(
+            self.database, self.study.name
+        )
+        study = dataclasses.replace(self.study.defined(definition), **options)
+        reruns = self._reruns(study, own, definition and definition["data"])
         wanted = [
             reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
             for repeat in numbers
             for name in names or variants
         ]
         overview = reruns.train(wanted, self.stop)
-        self._tell(overview, file)
-        self.out.print(comparison(repeats(overview), self.study))
+        self._tell(overview, file, study)
+        self.out.print(comparison(repeats(overview), study))
 
     def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
         """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
@@ -85,7 +94,7 @@ class Reproduction:
             KeepsFailing, DatabaseGone: as `search.worker.work` does.
         """
         study, search, digest = self._search()
-        best = [search.find(which)] if isinstance(which, str) else search.ranked[:which]
+        best = [self._find(search, which)] if isinstance(which, str) else search.ranked[:which]
         if not best:
             raise UserError(f"--top {which}: no trial of the study is complete yet")
         for trial in best:
@@ -94,9 +103,11 @@ class Reproduction:
                     f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
                     "has an accuracy to compare; without --repeats it is compared with itself"
                 )
-        reruns = self._reruns(study, study.name + RERUN, digest)
+        key = self._key()
+        name = rerun_study(self.database, key) or study.name + RERUN
+        reruns = self._reruns(study, name, digest, origin=key)
         overview = reruns.train_best(best, n_repeats, self.stop)
-        self._tell(overview, file)
+        self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
         found = standings(accuracies(repeats(overview), numbers, study.epochs))
         self.out.print(table(found, {trial.number: trial for trial in best}))
@@ -108,8 +119,20 @@ class Reproduction:
             UserError: there is no such trial, or it has no figures to compare.
         """
         study, search, digest = self._search()
-        trial = search.find(number)
-        machine = self._machine(study, digest)
+        trial = self._find(search, number)
+        stored = search.of(trial)
+        again.check(trial, stored)
+        device_name, threads = again.place(trial, self.device_name, self.threads)
+        machine = self._machine(study, digest, device_name=device_name, threads=threads)
+        asked = [
+            option
+            for option, is_asked in (
+                ("--device", self.device_name != "auto"),
+                ("--threads", self.threads is not None),
+            )
+            if is_asked
+        ]
+        self._say(again.told(trial, machine.environment, asked))
 
         def after_batch(batches: int) -> None:
             if self.stop.is_asked():
@@ -117,14 +140,23 @@ class Reproduction:
 
         try:
             with self.stop.on_signals():
-                compared = train_again(
-                    study, trial, search.of(trial), machine, self._say, after_batch
-                )
+                compared = again.train_again(study, trial, stored, machine, self._say, after_batch)
         except Stopped:
             self.out.print(f"Stopped by {self.stop}.")
             return self.stop.exit_status
         self._say(str(compared))
         return 0 if compared.is_same else 1
+
+    def _find(self, search: Overview, number: str) -> FrozenTrial:
+        """Return the trial of that number; `best` is the best by re-run mean, if there are any."""
+        best = answer(self.database, search, self.study.name).best
+        return best if number == "best" and best is not None else search.find(number)
+
+    def _key(self) -> str:
+        with self.database.engine.connect() as connection:
+            found = identify(connection, self.study.name)
+        assert found is not None, "its trials have been read"
+        return found.ref.key
 
     def _search(self) -> tuple[Study, Overview, object]:
         """Return the study as the database has it, its trials, and the digest of its images."""
@@ -138,22 +170,29 @@ class Reproduction:
         overview = Overview.of_study(self.database, name)
         return self.study.defined(definition), overview, definition["data"]
 
-    def _reruns(self, study: Study, name: str, digest: object = None) -> Reruns:
+    def _reruns(
+        self, study: Study, name: str, digest: object = None, *, origin: str | None = None
+    ) -> Reruns:
         study = dataclasses.replace(study, name=name, variants={})
         return Reruns(
             study=study,
             database=self.database,
-            machine=self._machine(study, digest),
+            machine=self._machine(
+                study, digest, device_name=self.device_name, threads=self.threads
+            ),
             artifacts=self.artifacts,
             out=self.out,
+            origin=origin,
         )
 
-    def _machine(self, study: Study, digest: object) -> Machine:
+    def _machine(
+        self, study: Study, digest: object, *, device_name: str, threads: int | None
+    ) -> Machine:
         """Return the machine with the images; they are those of `digest`, if it is given."""
         machine = Machine.of(
             study,
-            device_name=self.device_name,
-            threads=self.threads,
+            device_name=device_name,
+            threads=threads,
             root=self.data,
             say=self._say,
         )
@@ -161,9 +200,9 @@ class Reproduction:
             raise UserError(f"--data {self.data}: these are not the images that the study has")
         return machine
 
-    def _tell(self, overview: Overview, file: Path | None) -> None:
+    def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:
         if file is not None:
-            write(overview, file)
+            write(overview, file, study)
         if self.stop.is_asked():
             self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
 

@@ -13,10 +13,11 @@ from rich.console import Console
 
 from search.artifacts import Artifacts
 from search.choices import Value
+from search.errors import UserError
 from search.joining import join
 from search.machine import Machine
 from search.overview import Observer, Overview
-from search.repeats import repeats
+from search.repeats import ORIGIN_KEY, repeats
 from search.storage import Database
 from search.study import Study
 from search.trials import ORIGIN, REPEAT, SEED, Fixed
@@ -36,6 +37,8 @@ class Reruns:
     machine: Machine
     artifacts: Artifacts
     out: Console
+    origin: str | None = None
+    """The own key of the study whose trials are run again; None for a study's variants."""
 
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
         """Return re-run `repeat` of what the attributes `origin` name."""
@@ -87,4 +90,12 @@ class Reruns:
 
     def _join(self, wanted: list[Fixed]) -> optuna.Study:
         digest = self.machine.data_digest
+        joined = join(self.database, self.study, data_digest=digest)
+        if self.origin is not None:
+            if joined.user_attrs.get(ORIGIN_KEY, self.origin) != self.origin:
+                raise UserError(
+                    f"--name {self.study.name}: the re-runs of this name are of another study, "
+                    "which had the same name; rename or delete that one"
+                )
+            joined.set_user_attr(ORIGIN_KEY, self.origin)
         return join(self.database, self.study, data_digest=digest, reruns=wanted)

@@ -116,7 +116,7 @@ def given_values(
 
 
 def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> list[Place]:
-    """Return the `n` best completed trials, in the order of `search.trials.ranked`.
+    """Return the `n` best completed trials, best first; of equals the earlier one.
 
     `epochs` is after how many of them a trial of the study is complete. What was recorded counts,
     and not the value that Optuna has, which others may have written.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from search.command_line import Parser, command, whole
 from search.errors import UserError
+from search.numerals import decimal_number
 from search.options import (
     STORAGE_VARIABLE,
     TRAINING,
@@ -23,6 +24,7 @@ from search.options import (
     add_study,
     add_training,
     given,
+    workers,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ EPILOG = """\
 examples:
   python -m search.run --study digits                     quick start: 20 trials, a minute or two
   python -m search.run --study cifar                      run, or go on where it was
-  python -m search.run --study cifar --workers 4          four trials at a time
+  python -m search.run --study cifar --workers auto       a trial on each core, or each GPU
   python -m search.run --study cifar --trials 120         extend a finished study
   python -m search.run --study cifar --enqueue "optimizer=SGD lr=0.02"
   python -m search.run --study my/flowers.py              a study of your own
@@ -76,11 +78,12 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--workers",
-        type=whole(1, 1024),
+        type=workers,
         default=1,
         metavar="N",
-        help="workers, each a process that runs one trial at a time; CUDA devices are dealt out "
-        "in turn, and CPU threads divided, or --threads given to each (default: 1)",
+        help="workers, each a process that runs one trial at a time, CUDA devices dealt out in "
+        "turn; `auto` starts one for each CUDA device, or for each CPU core that this process may "
+        "use (default: 1)",
     )
     made.add_argument(
         "--ray",
@@ -136,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
+    from search.answer import answer
     from search.claims import StudyGone
     from search.cluster import KeepsDying
     from search.crew import hired
@@ -208,7 +212,9 @@ def run(options: argparse.Namespace) -> int:
         is_done = len(observer.look().finished) >= study.trials
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; the same command goes on where it was.")
-        out.print(summary(observer.look(), study))
+        overview = observer.look()
+        honest = answer(database, overview, study.name).text
+        out.print(summary(overview, study, honest=honest))
     if is_done:
         return 0
     return stop.exit_status if stop.is_asked() else 1
@@ -234,11 +240,8 @@ def _say(out: "Console", line: str) -> None:
 
 def _gpus(text: str) -> float:
     """Return a number of GPUs as Ray takes it: whole, or a fraction of one."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if number < 0 or (number > 1 and number != int(number)) or number == float("inf"):
+    number = decimal_number(text)
+    if number is None or number < 0 or (number > 1 and number != int(number)):
         raise argparse.ArgumentTypeError(
             f"a whole number of GPUs, or a fraction of one, is needed, not {text!r}"
         )

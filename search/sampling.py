@@ -8,19 +8,35 @@ number and the parameter's name.
 """
 
 import heapq
-from collections.abc import Callable, Container
+import inspect
+import warnings
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseGASampler,
+    BaseSampler,
+    BruteForceSampler,
+    CmaEsSampler,
+    GridSampler,
+    PartialFixedSampler,
+    QMCSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
+from search.choices import Ranges, check_params
+from search.errors import UserError
 from search.seeds import derive_seed
 from search.trials import FINISHED
 
-SamplerFactory = Callable[[int], BaseSampler]
+SamplerFactory = Callable[..., BaseSampler]
+"""Makes a sampler of a seed from 0 to 2**32 - 1; see `made`."""
 
 MODELLED_AS_GOOD = 25
 """So many trials at most are good ones to TPE, by the default of its `gamma`."""
@@ -104,17 +120,39 @@ def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
     return (False, -1, 0.0) if step is None else (False, step, trial.intermediate_values[step])
 
 
+class _Without(Study):
+    """A study without one of its trials, which is being sampled.
+
+    Another process may have begun it, and what that one stored of it must not change what the
+    others suggest.
+    """
+
+    def __init__(self, study: Study, number: int) -> None:
+        self.__dict__.update(vars(study))
+        self._whole = study
+        self._number = number
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = self._whole._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if trial.number != self._number]
+
+
 class Repeatable(BaseSampler):
     """Sample each trial with a sampler of its own, made by `factory` from a derived seed.
 
-    `factory` must make samplers that keep nothing from trial to trial but caches, as TPE's, the
-    Gaussian process's and the random one do; NSGA's and CMA-ES's keep their state in the database.
+    What a sampler keeps in memory is lost from trial to trial; what it keeps in the database must
+    be the same if it is written again.
     """
 
     def __init__(self, factory: SamplerFactory, seed: int) -> None:
         self._factory = factory
         self._seed = seed
-        self._caching = factory(seed)  # never draws: it keeps the search space between trials
+        self._caching = made(factory, 0)  # never draws: it keeps the search space between trials
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -124,8 +162,16 @@ class Repeatable(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        sampler = self._factory(derive_seed(self._seed, "sampler", trial.number))
-        return sampler.sample_relative(study, trial, search_space)
+        others = _Without(study, trial.number)
+        seed = derive_seed(self._seed, "sampler", trial.number)
+        for part in parts(made(self._factory, seed)):
+            if isinstance(part, BaseGASampler):
+                # Drawn by the first trial of a generation, and read by the others; so that the
+                # first draws the same if it is sampled again, it reads them too.
+                part.get_parent_population(others, part.get_trial_generation(others, trial))
+        sampler = made(self._factory, seed)
+        self._place(sampler, trial.number)
+        return sampler.sample_relative(others, trial, search_space)
 
     def sample_independent(
         self,
@@ -134,5 +180,98 @@ class Repeatable(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        sampler = self._factory(derive_seed(self._seed, "sampler", trial.number, param_name))
+        seed = derive_seed(self._seed, "sampler", trial.number, param_name)
+        sampler = made(self._factory, seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def _place(self, sampler: BaseSampler, number: int) -> None:
+        """Let a quasi-random sequence give the point of a trial's number, of one sequence for all.
+
+        Optuna counts the points in the database, and a trial that is sampled again would take the
+        next one.
+        """
+        for part in parts(sampler):
+            if isinstance(part, QMCSampler):
+                part._seed = derive_seed(self._seed, "sampler")
+                part._find_sample_id = lambda study, search_space: number  # type: ignore[method-assign]
+
+
+def made(factory: SamplerFactory, seed: int) -> BaseSampler:
+    """Return a sampler of `factory`, which is given `seed` by this name if it has such an argument.
+
+    Most of Optuna's classes take the seed by its name alone, or have another argument first.
+    """
+    try:
+        is_named = "seed" in inspect.signature(factory).parameters
+    except ValueError:  # of some functions written in C
+        is_named = False
+    with warnings.catch_warnings():
+        # Once is enough, and that is when the study's file is read; this is done for every trial.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return factory(seed=seed) if is_named else factory(seed)
+
+
+def parts(sampler: BaseSampler) -> Iterator[BaseSampler]:
+    """Yield a sampler and those that it hands some parameters on to."""
+    yield sampler
+    for value in vars(sampler).values():
+        if isinstance(value, BaseSampler):
+            yield from parts(value)
+
+
+def check_sampler(factory: object, ranges: Ranges) -> None:
+    """Refuse what makes no sampler, or one that cannot sample `ranges` repeatably.
+
+    Raises:
+        UserError: naming what it is.
+    """
+    way_out = "give TPE(), RandomSampler, or a function such as lambda seed: TPESampler(seed=seed)"
+    if isinstance(factory, BaseSampler):
+        name = type(factory).__name__
+        raise UserError(
+            f"sampler: a {name} object would draw on from trial to trial, and each trial needs one "
+            f"of its own seed; give sampler={name}, or lambda seed: {name}(seed=seed, ...)"
+        )
+    if isinstance(factory, type) and issubclass(factory, GridSampler):
+        raise _without_grid()
+    if not callable(factory):
+        raise UserError(f"sampler: {factory!r} makes no sampler from a seed; {way_out}")
+    name = getattr(factory, "__name__", type(factory).__name__)
+    try:
+        sampler = made(factory, 0)
+    except Exception as error:  # it is a user's input, whatever is wrong with it
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"sampler: {name} makes no sampler from a seed ({cause}); {way_out}"
+        ) from error
+    if not isinstance(sampler, BaseSampler):
+        raise UserError(f"sampler: {name} makes {sampler!r}, which is no sampler; {way_out}")
+    for part in parts(sampler):
+        _check_part(part, ranges)
+
+
+def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
+    match sampler:
+        case GridSampler():
+            raise _without_grid()
+        case CmaEsSampler() if find_spec("cmaes") is None:
+            raise UserError("sampler: CmaEsSampler needs a package: pip install cmaes")
+        case PartialFixedSampler(_fixed_params=fixed):
+            try:
+                check_params(fixed, ranges)
+            except UserError as error:
+                raise UserError(f"sampler: PartialFixedSampler: {error}") from None
+        case BruteForceSampler():
+            for name, distribution in ranges.items():
+                if isinstance(distribution, FloatDistribution) and distribution.step is None:
+                    raise UserError(
+                        f"sampler: BruteForceSampler takes ranges of countable values, and {name} "
+                        "has none; give a CategoricalDistribution, or a FloatDistribution with step"
+                    )
+
+
+def _without_grid() -> UserError:
+    return UserError(
+        "sampler: GridSampler has a grid of its own beside the study's ranges; give "
+        "BruteForceSampler, and ranges that are a grid"
+    )

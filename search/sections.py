@@ -7,13 +7,15 @@ from datetime import timedelta
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.choices import Choices
+from search.choices import in_words
+from search.comparison import RULE
 from search.findings import Findings
 from search.trials import ENVIRONMENTS, REASON, label
+from search.variants import best_of, caption, published_epochs, setting
 
 BEST = 10
 """So many of the best trials are listed."""
-RERUN = "python -m search.reproduce {options} --trial best --repeats 5"
+RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,21 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
         ("Best trial", label(best)),
         (f"{findings.study.select.capitalize()} accuracy it won with", f"{best.values[0]:.4f}"),
         ("Honest test accuracy", honest),
-        ("Choices", str(Choices(**best.params))),
-        *_best_with_fresh_seeds(findings),
+        ("Choices", in_words(best.params)),
+        *_tied(findings),
+        *_unproven(findings),
         ("Trials", counts(findings)),
     ]
 
 
 def needs_rerun(findings: Findings) -> str | None:
-    """Return the command that would give the best trial its honest figure; None if it has one."""
-    best = findings.best
-    if best is None or best.number in findings.standings:
+    """Return the command that trains the trial that the search ranks first with fresh seeds; None
+    if that was done."""
+    unproven = findings.answer.unproven
+    if unproven is None:
         return None
-    return RERUN.format(options=findings.options)
+    trial = str(unproven.number) if findings.standings else "best"
+    return RERUN.format(options=findings.options, trial=trial)
 
 
 def counts(findings: Findings) -> str:
@@ -71,7 +76,7 @@ def best_trials(findings: Findings) -> Table:
     return Table(
         columns=("trial", "choices", f"{findings.study.select} accuracy", "with fresh seeds"),
         rows=[
-            (label(trial), str(Choices(**trial.params)), f"{trial.values[0]:.4f}", honest)
+            (label(trial), in_words(trial.params), f"{trial.values[0]:.4f}", honest)
             for trial in findings.overview.ranked[:BEST]
             for honest in (_honest(findings, trial),)
         ],
@@ -90,6 +95,7 @@ def variants(findings: Findings) -> Table:
         rows.append(
             (
                 name,
+                setting(findings.trained[name]),
                 verdict.text if verdict else "",
                 str(len(runs)),
                 f"{verdict.published_best:.4f}" if verdict else "",
@@ -98,14 +104,25 @@ def variants(findings: Findings) -> Table:
             )
         )
     columns: tuple[str, ...] = (
-        "variant", "verdict", "seeds", "report's best", "our best", "our last epoch, mean",
+        "variant", "trained on", "verdict", "seeds",
+        best_of("report's best", published_epochs(findings.study)), "our best",
+        "our last epoch, mean",
     )  # fmt: skip
     if not findings.verdicts:  # nobody published figures
-        own = (0, 2, 5)
+        own = (0, 1, 3, 6)
         columns = tuple(columns[place] for place in own)
         rows = [tuple(row[place] for place in own) for row in rows]
-        return Table(columns=columns, rows=rows)
-    return Table(columns=columns, rows=rows, texts=2)
+        return Table(columns=columns, rows=rows, texts=2)
+    return Table(columns=columns, rows=rows, texts=3)
+
+
+def compared(findings: Findings) -> str:
+    """Return what the table of variants compares, and by which rule; empty if nothing."""
+    if not findings.verdicts:
+        return ""
+    captions = dict.fromkeys(caption(findings.trained[name]) for name in findings.verdicts)
+    rule = [] if all(one.incomparable for one in findings.verdicts.values()) else [RULE]
+    return " ".join([*captions, *rule])
 
 
 def savings(findings: Findings) -> Table:
@@ -130,7 +147,7 @@ def failures(findings: Findings) -> Table:
                 label(trial),
                 "FAIL" if trial.state == TrialState.FAIL else "diverged",
                 str(trial.user_attrs.get(REASON, "not known")),
-                " ".join(f"{name}={value}" for name, value in trial.params.items()),
+                in_words(trial.params),
             )
             for trial in findings.failures
         ],
@@ -140,7 +157,7 @@ def failures(findings: Findings) -> Table:
 
 def environments(findings: Findings) -> Table:
     """Return where trials were trained, and how many on each."""
-    names = ("device", "threads", "torch", "cuda", "code")
+    names = ("device", "threads", "precision", "torch", "cuda", "code")
     number = Counter(
         tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
         for trial in findings.overview.trials
@@ -150,13 +167,31 @@ def environments(findings: Findings) -> Table:
     return Table(columns=(*names, "trials"), rows=rows, texts=len(names))
 
 
-def _best_with_fresh_seeds(findings: Findings) -> list[tuple[str, str]]:
-    if len(findings.standings) < 2:
+def _tied(findings: Findings) -> list[tuple[str, str]]:
+    tied = ", ".join(map(str, findings.answer.tied))
+    return [("A tie with", f"trial {tied}, with fresh seeds")] if tied else []
+
+
+def _unproven(findings: Findings) -> list[tuple[str, str]]:
+    """Return which trial the search ranks above the answer, which re-runs have chosen."""
+    first = findings.answer.unproven
+    if first is None or first is findings.best:
         return []
-    first, *others = findings.standings.values()
-    tied = [str(one.trial) for one in others if one.verdict == "tie"]
-    text = f"trial {first.trial}, {first.honest}"
-    return [("Best with fresh seeds", text + (f"; a tie with {', '.join(tied)}" if tied else ""))]
+    text = f"trial {label(first)}, {first.values[0]:.4f}; not trained again with fresh seeds yet"
+    return [("Highest in the search", text)]
+
+
+def told(findings: Findings) -> Table:
+    """Return the trials that somebody else ended, with what was measured of them here."""
+    return Table(
+        columns=("trial", "what is known", "choices"),
+        rows=[
+            (label(trial), findings.overview.told[trial.number], in_words(trial.params))
+            for trial in findings.overview.trials
+            if trial.number in findings.overview.told
+        ],
+        texts=3,
+    )
 
 
 def _honest(findings: Findings, trial: FrozenTrial) -> str:

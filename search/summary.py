@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
 from search import variants
-from search.choices import Choices
+from search.choices import in_words
+from search.fitted import FittedTable
 from search.note import BEST
 from search.overview import Overview
 from search.savings import Savings
@@ -16,16 +16,23 @@ from search.trials import VARIANT, label
 from search.variants import fraction
 
 
-def summary(overview: Overview, study: Study) -> RenderableType:
-    """Return the best trials, the variants, and what pruning saved."""
+def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
+    """Return the best trials, the variants, and what pruning saved.
+
+    `honest` is what re-runs with fresh seeds have shown; None if there are none.
+    """
     parts: list[RenderableType] = []
     if overview.ranked:
         parts.append(_best(overview, study))
     if study.variants:
         parts.append(_variants(overview, study))
+        if study.published_figures:
+            parts.append(variants.caption(study))
     parts.append(_counts(overview, study))
+    if overview.told:
+        parts.append(_told(overview))
     if overview.ranked:
-        parts.append(study.caution)
+        parts.append(honest or study.caution)
     return Group(*parts)
 
 
@@ -38,23 +45,31 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
 
 
-def _best(overview: Overview, study: Study) -> Table:
+def _best(overview: Overview, study: Study) -> FittedTable:
     validation = study.select == "validation"
-    table = _table(f"Best trials by {study.select} accuracy", "trial", f"{study.select} accuracy")
-    if validation:
-        table.add_column("test accuracy", justify="right")
-    table.add_column("choices", overflow="fold")
+    tested = ["test accuracy"] if validation else []
+    rows = []
     for trial in overview.ranked[:BEST]:
         test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        table.add_row(label(trial), fraction(trial.values[0]), *test, str(Choices(**trial.params)))
-    return table
+        rows.append([label(trial), fraction(trial.values[0]), *test, in_words(trial.params)])
+    return FittedTable(
+        title=f"Best trials by {study.select} accuracy",
+        columns=["trial", f"{study.select} accuracy", *tested, "choices"],
+        rows=rows,
+        texts=["choices"],
+        foldable=["choices"],
+        droppable=[*tested, "choices"],
+    )
 
 
-def _variants(overview: Overview, study: Study) -> Table:
-    table = _table("Variants", *variants.columns(study))
-    for row in variants.rows(study, _by_variant(overview), overview.epochs):
-        table.add_row(*row)
-    return table
+def _variants(overview: Overview, study: Study) -> FittedTable:
+    return FittedTable(
+        title="Variants",
+        columns=variants.columns(study),
+        rows=list(variants.rows(study, _by_variant(overview), overview.epochs)),
+        texts=["trial", "state"],
+        droppable=variants.least_important(study),
+    )
 
 
 def _counts(overview: Overview, study: Study) -> str:
@@ -63,12 +78,14 @@ def _counts(overview: Overview, study: Study) -> str:
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
     }
     ended = overview.finished
+    begun = sum(trial.state == TrialState.RUNNING for trial in overview.trials)
     waiting = count[TrialState.WAITING]
     return (
         f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
-        + (" for a higher --trials" if waiting and len(ended) >= study.trials else "")
+        + (f"; {begun} interrupted" if begun else "")
+        + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
         + f".\nEpochs: {Savings.of(overview, study.epochs)}."
     )
 
@@ -78,9 +95,7 @@ def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
     return {t.user_attrs[VARIANT]: t for t in overview.trials if VARIANT in t.user_attrs}
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        number = column.endswith(("accuracy", "epochs", "epoch", "best"))
-        table.add_column(column, justify="right" if number else "left")
-    return table
+def _told(overview: Overview) -> str:
+    """Return a line for each trial that somebody else ended."""
+    trials = {trial.number: trial for trial in overview.trials}
+    return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())

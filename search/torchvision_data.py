@@ -27,6 +27,7 @@ from search.fetching import (
     impatient_sockets,
     must_answer,
 )
+from search.pictures import Picture
 from search.prepared import Prepared, empty, kept
 
 SIZE = 32
@@ -58,14 +59,16 @@ def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
     with _splits(name, root, say) as (train, test):
         with _blaming(name, root):
             first, _ = train[0]
+            is_grey = Picture.of(first).is_grey
         size = size or (first.height if _is_small_square(first) else SIZE)
-        channels = 1 if pictures.is_grey(first) else 3
+        channels = 1 if is_grey else 3
         n = len(train) + len(test)
         say(f"{name}: bringing {n} images to {size}×{size}")
         images, labels = empty(n, channels=channels, size=size)
         with _blaming(name, root):
             for place, (picture, label) in enumerate(chain(_shuffled(train), _shuffled(test))):
-                images[place] = torch.from_numpy(pictures.square(picture, size, channels))
+                pixels = pictures.square(Picture.of(picture), size, channels, whites={})
+                images[place] = torch.from_numpy(pixels)
                 labels[place] = int(label)
         classes = getattr(train, "classes", range(int(labels.max()) + 1))
     return Prepared(

@@ -8,8 +8,7 @@ number of the epoch, so that a training resumed after any epoch goes on as if it
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,8 +17,10 @@ from torch import Tensor
 
 from search.choices import Choices
 from search.data import Dataset, Images
+from search.device import autocast
 from search.epoch import Epoch
 from search.network import Network, build
+from search.pictures import Whites
 from search.seeds import derive_seed
 
 EVALUATED_AT_ONCE = 100
@@ -48,21 +49,33 @@ class Splits:
     n_classes: int
     classes: tuple[str, ...] = ()
     """The names of the classes by label; empty if they have none."""
+    whites: Whites = field(default_factory=dict)
+    """See `search.pictures`; empty if all pictures had samples of 8 bits."""
 
     @classmethod
     def of(
-        cls, dataset: Dataset, *, n_train: int, n_held_out: int = 0, device: torch.device
+        cls,
+        dataset: Dataset,
+        *,
+        n_train: int,
+        n_held_out: int = 0,
+        n_test: int | None = None,
+        device: torch.device,
     ) -> "Splits":
-        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`."""
+        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`.
+
+        The first `n_test` test images are tested on; None for all.
+        """
         total = len(dataset.train)
         assert n_train + n_held_out <= total, "Study.n_train has seen to it"
         held_out = dataset.train.between(total - n_held_out, total) if n_held_out else None
         return cls(
             train=dataset.train.between(0, n_train).to(device),
             validation=held_out.to(device) if held_out else None,
-            test=dataset.test.to(device),
+            test=dataset.test.between(0, n_test or len(dataset.test)).to(device),
             n_classes=dataset.n_classes,
             classes=dataset.classes,
+            whites=dataset.whites,
         )
 
 
@@ -157,7 +170,7 @@ class Training:
         losses, hits = [], []
         self.network.eval()
         for pixels, labels in images.batches(EVALUATED_AT_ONCE, dtype=self._dtype):
-            with self._autocast():
+            with autocast(self._device):
                 scores = self.network(pixels)
                 losses.append(F.cross_entropy(scores, labels, reduction="sum"))
             hits.append((scores.argmax(1) == labels).sum())
@@ -168,13 +181,8 @@ class Training:
         self, images: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
     ) -> Tensor:
         """Return the cross-entropy of a batch as a scalar tensor, in bfloat16 autocast on CUDA."""
-        with self._autocast():
+        with autocast(self._device):
             return F.cross_entropy(self.network(images), labels, reduction=reduction)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
 
 
 def make_network(choices: Choices, splits: Splits, *, seed: int, device: torch.device) -> Network:

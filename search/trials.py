@@ -3,7 +3,8 @@
 A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
 """
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -39,9 +40,36 @@ SECONDS = "seconds_per_epoch"
 TRACEBACK = "traceback"
 """User attribute of a failed trial: the end of its error's traceback."""
 ENVIRONMENTS = "environments"
-"""User attribute of a trial: where it was trained; several if it was taken over elsewhere."""
+"""User attribute of a trial: where it was trained, the last place last; several if it was taken
+over elsewhere."""
+MEASURED_TRAIN = "measured_train"
+"""User attribute of a trial: true if it was begun with --measure-train."""
 CRASH = "crash"
 """User attribute of a trial that stopped a worker: the end of that error's traceback."""
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
+    CUTOFF: (int, float), DIVERGED: int, SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list,
+    MEASURED_TRAIN: bool, CRASH: str,
+}  # fmt: skip
+
+
+def readable(trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial without those attributes of ours that are of another type.
+
+    Anyone can set attributes with Optuna and its dashboard.
+    """
+    odd = [
+        name
+        for name, value in trial.user_attrs.items()
+        if name in _TYPES and not isinstance(value, _TYPES[name])
+    ]
+    if not odd:
+        return trial
+    found = copy.copy(trial)
+    found.user_attrs = {k: value for k, value in trial.user_attrs.items() if k not in odd}
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +112,6 @@ def name_of(attributes: Mapping[str, Value]) -> str | None:
     return name if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
 
 
-def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the completed ones of `trials`, best first; of equals the earlier one."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: rank(trial.values[0], trial.number))
-
-
 def rank(accuracy: float, number: int) -> tuple[float, int]:
     """Return what sorts a completed trial before those that it is better than."""
     return -accuracy, number
@@ -97,6 +119,11 @@ def rank(accuracy: float, number: int) -> tuple[float, int]:
 
 def is_fixed(trial: FrozenTrial) -> bool:
     return fixed_name(trial) is not None
+
+
+def measures_train(trial: FrozenTrial) -> bool:
+    """Return whether each epoch of the trial has its train loss and accuracy measured."""
+    return is_fixed(trial) or MEASURED_TRAIN in trial.user_attrs
 
 
 def is_spared(trial: FrozenTrial) -> bool:

@@ -7,13 +7,51 @@ from optuna.trial import FrozenTrial
 from search.epoch import Epoch
 from search.study import Study
 
-COLUMNS = ("variant", "trial", "state", "epochs", "test accuracy", "best epoch")
-PUBLISHED_COLUMNS = ("report, same epoch", "report's best")
-"""Where figures were published."""
-
 
 def columns(study: Study) -> Sequence[str]:
-    return (*COLUMNS, *(PUBLISHED_COLUMNS if study.published_figures else ()))
+    own = ("variant", "trial", "state", "epochs", "test accuracy", best_of("best", study.epochs))
+    if not study.published_figures:
+        return own
+    return (*own, "report, same epoch", best_of("report's best", published_epochs(study)))
+
+
+def least_important(study: Study) -> Sequence[str]:
+    """Return the columns that a narrow terminal has no room for, the first to go first; figures
+    stand beside their epochs."""
+    ours, theirs = best_of("best", study.epochs), best_of("report's best", published_epochs(study))
+    every = (ours, "trial", theirs, "state", "report, same epoch", "epochs")
+    return [name for name in every if name in columns(study)]
+
+
+def best_of(what: str, n_epochs: int) -> str:
+    """Return a column's title, such as `best of 2 epochs`."""
+    return f"{what} of {_epochs(n_epochs)}"
+
+
+def setting(study: Study) -> str:
+    """Return what the figures of a study's trials depend on besides their choices, in words."""
+    return f"{study.trained_on}, {_epochs(study.epochs)}"
+
+
+def caption(study: Study) -> str:
+    """Return what is to be said where published figures stand beside those of `study`.
+
+    Empty where nothing was published.
+    """
+    if not study.published_figures:
+        return ""
+    theirs = published_epochs(study)
+    said = f"Ours: {setting(study)}. Report: up to {_epochs(theirs)}."
+    if study.incomparable:
+        return f"{said} Not comparable: ours are {study.incomparable}."
+    if study.epochs != theirs:
+        return f"{said} Compare figures after the same epoch, not the best ones."
+    return said
+
+
+def published_epochs(study: Study) -> int:
+    """Return the last epoch of which figures were published; 0 if none were."""
+    return max((epoch for _, epoch in study.published_figures), default=0)
 
 
 def rows(
@@ -52,6 +90,10 @@ def published(study: Study, name: str) -> Mapping[int, float]:
 
 def fraction(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _epochs(n: int) -> str:
+    return f"{n} epoch{'s' if n != 1 else ''}"
 
 
 def _best_epoch(tested: Sequence[Epoch]) -> str:

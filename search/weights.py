@@ -10,19 +10,21 @@ A file that was downloaded needs no finding: `load("cifar-17.safetensors")`.
 from contextlib import closing
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import select
 
 from search import storage_url
+from search.answer import answer
 from search.artifacts import Artifacts, open_artifacts
 from search.classifier import Classifier, load
 from search.errors import UserError
 from search.files import file_sha256
 from search.identity import identify
 from search.kept import is_first_run
+from search.overview import Overview
 from search.storage import Database
 from search.tables import weights as table
-from search.trials import VARIANT, ranked
+from search.trials import VARIANT
 
 __all__ = ["Classifier", "find", "load"]
 
@@ -33,8 +35,9 @@ def find(
     """Return the path of a trial's weights, once the file's SHA-256 is that in the database.
 
     `storage` is the URL of the database and `study` the study's name in it. `trial` is a number, a
-    variant's name, or `best`. `artifacts` is what the search was given as `--artifacts`; what is in
-    a bucket is copied once to this machine's folder for temporary files.
+    variant's name, or `best`: by the mean over fresh seeds, once there are re-runs. `artifacts` is
+    what the search was given as `--artifacts`; what is in a bucket is copied once to this machine's
+    folder for temporary files.
 
     Raises:
         UserError: there is no such database, study or trial, its weights were not kept, or their
@@ -49,23 +52,25 @@ def find(
             raise UserError(
                 f"study {study}: {database} has no such study; it has {', '.join(known) or 'none'}"
             )
-        trials = database.optuna.get_all_trials(identified.ref.study_id, deepcopy=False)
-        found = _find(trials, trial)
+        overview = Overview.of_study(database, study)
+        found = _find(overview, trial, answer(database, overview, study).best)
         rows = _rows(database, identified.ref.key)
-    if found.state != TrialState.COMPLETE or found.number not in rows:
-        raise UserError(_not_kept(found, [t for t in ranked(trials) if t.number in rows]))
+    if overview.score(found) is None or found.number not in rows:
+        raise UserError(_not_kept(found, [t for t in overview.ranked if t.number in rows]))
     sha256, artifact_id = rows[found.number]
     return _verified(open_artifacts(str(artifacts)), artifact_id, sha256, found.number)
 
 
-def _find(trials: list[FrozenTrial], asked: str | int) -> FrozenTrial:
+def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> FrozenTrial:
+    trials = overview.trials
     if asked == "best":
-        if complete := ranked(trials):
-            return complete[0]
+        if best is not None:
+            return best
         raise UserError("trial best: no trial of the study is complete yet")
     runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t)]
     if runs:
-        return (ranked(runs) or runs[-1:])[0]  # all but one of several have failed
+        complete = [trial for trial in overview.ranked if trial in runs]
+        return (complete or runs[-1:])[0]  # all but one of several have failed
     for trial in trials:
         if str(trial.number) == str(asked):
             return trial

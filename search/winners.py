@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from scipy.special import stdtr
 
-from search.choices import Choices
+from search.choices import in_words
+from search.fitted import FittedTable
 from search.repeats import Repeats, Spread
 from search.trials import label
 
@@ -90,22 +90,28 @@ def standings(found: Accuracies) -> list[Standing]:
 
 def table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
     """Return the standings with what each trial won with; `trials` by number."""
-    made = Table(title="The best, with fresh seeds", title_justify="left", box=box.MARKDOWN)
-    made.add_column("trial")
-    for column in ("won with", "seeds", "test accuracy, mean ± sd (range)", "behind the best"):
-        made.add_column(column, justify="right")
-    made.add_column("verdict")
-    for one in found:
-        made.add_row(
-            label(trials[one.trial]),
-            f"{trials[one.trial].values[0]:.4f}",
-            str(one.honest.n),
-            str(one.honest),
-            "" if one.behind == 0 else f"{one.behind:.4f}",
-            one.verdict,
-        )
+    figures = "test accuracy, mean ± sd (range)"
+    made = FittedTable(
+        title="The best, with fresh seeds",
+        columns=["trial", "won with", "seeds", figures, "behind the best", "verdict"],
+        rows=[
+            [
+                label(trials[one.trial]),
+                f"{trials[one.trial].values[0]:.4f}",
+                str(one.honest.n),
+                str(one.honest),
+                "" if one.behind == 0 else f"{one.behind:.4f}",
+                one.verdict,
+            ]
+            for one in found
+        ],
+        texts=["verdict"],
+        foldable=[figures, "verdict"],
+        droppable=["behind the best", "won with", "verdict", "seeds"],
+        box=box.MARKDOWN,
+    )
     lines = [
-        f"trial {label(trials[one.trial])}: {Choices(**trials[one.trial].params)}" for one in found
+        f"trial {label(trials[one.trial])}: {in_words(trials[one.trial].params)}" for one in found
     ]
     return Group(made, *lines, *([RULE] if len(found) > 1 else []))
 

@@ -8,15 +8,31 @@ start, its terminal or its signals start Python themselves.
 import multiprocessing
 import os
 import runpy
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from search.processes import warm_up
 
 TIMEOUT_SECONDS = 100
+
+
+def leased_pids(folder: Path) -> list[int]:
+    """Return the process ids of the workers that hold leases in the `search.db` of a folder."""
+    file = folder / "search.db"
+    if not file.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as connection:
+            rows = connection.execute("SELECT process FROM search_leases").fetchall()
+    except sqlite3.OperationalError:  # its tables are not there yet
+        return []
+    return sorted({int(process.split(" ")[1]) for (process,) in rows})
+
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 

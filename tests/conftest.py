@@ -39,6 +39,14 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_machine_without_cuda() -> Iterator[None]:
+    """Hide CUDA from the commands that tests start: what they compare and read is a CPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
 PROCESSES = (
     "test_storage",
     "test_claims",
@@ -56,6 +64,7 @@ PROCESSES = (
     "test_reproduce",
     "test_docker",
     "test_cluster",
+    "test_cuda",
     "test_ray",
     "test_faults",
 )

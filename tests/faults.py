@@ -186,12 +186,14 @@ class Ordeal:
                     fault()
 
     def _a_worker(self) -> psutil.Process:
-        everyone = [
-            int(path.name.split("-")[-2])
-            for path in (self._folder / "artifacts").glob("*/workers/*-*-*")
+        # The server that workers are forked from is a child of this process.
+        workers = [
+            process
+            for server in psutil.Process().children()
+            if "forkserver" in " ".join(server.cmdline())
+            for process in server.children()
         ]
-        alive = [process for process in map(psutil.Process, filter(psutil.pid_exists, everyone))
-                 if process.status() != psutil.STATUS_ZOMBIE]  # fmt: skip
+        alive = [process for process in workers if process.status() != psutil.STATUS_ZOMBIE]
         if not alive:
             raise ProcessLookupError
         return self._random.choice(alive)

@@ -4,7 +4,15 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search.choices import FIELDS, RANGES, Choices, check_params, check_ranges, parse_params
+from search.choices import (
+    FIELDS,
+    RANGES,
+    Choices,
+    check_params,
+    check_ranges,
+    parse_params,
+    written,
+)
 from search.errors import UserError
 
 
@@ -76,6 +84,19 @@ def test_fixed_values_are_read_as_a_user_writes_them() -> None:
         ("lr=nan", "lr is a number"),
         ("extra_fc=1", "extra_fc is one of false, true, not 1"),
         ("weight_decay=0.5", "weight_decay is one of 0, 1e-06"),
+        ("lr=0.1000000001", "lr is a number from 0.0001 to 0.1, not 0.1000000001$"),
+        ("lr=0.09999999e1", "not 0.9999999$"),
+        ("lr=1e400", "not 1e400$"),
+        ("lr=-inf", "not -inf$"),
+        ("lr=1_0", "not 1_0$"),
+        ("lr=0x10", "not 0x10$"),
+        ("lr=0,02", "not 0,02$"),
+        ("lr=０.０2", "not ０.０2$"),
+        ("lr=1e-4\u00a00.01", "lr is a number|NAME=VALUE"),
+        ("bn1=True", "bn1 is one of off, plain, affine, not true"),
+        ("extra_fc=yes", "extra_fc is one of false, true, not yes"),
+        ("weight_decay=1.0000001e-5", "not 1.0000001e-05$"),
+        ("LR=0.01", "unknown parameter 'LR'"),
         ("lr=0.01 lr=0.02", "lr is given twice"),
         ("lr 0.01", "NAME=VALUE"),
         ("", "no parameter"),
@@ -84,6 +105,13 @@ def test_fixed_values_are_read_as_a_user_writes_them() -> None:
 def test_fixed_values_that_do_not_fit_are_refused(text: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         parse_params(text, RANGES)
+
+
+def test_fixed_values_are_written_with_all_their_digits() -> None:
+    params = {"lr": 0.012345678901234567, "extra_fc": True, "weight_decay": 0.0}
+    text = written(params)
+    assert text == "lr=0.012345678901234567 extra_fc=true weight_decay=0"
+    assert parse_params(text, RANGES) == params
 
 
 def test_a_variant_must_name_every_parameter(base: Choices) -> None:

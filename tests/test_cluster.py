@@ -19,6 +19,7 @@ from search.cluster import DEATHS, End, Fate, KeepsDying, Place, deal, supervise
 from search.errors import UserError
 from search.storage import Database
 from search.worker import Stop
+from tests.commands import leased_pids
 from tests.conftest import PASSWORD, Command
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--workers", "3")
@@ -55,8 +56,8 @@ def _descendants(pid: int) -> list[psutil.Process]:
 
 
 def _workers(folder: Path) -> list[int]:
-    """Return the process ids of the workers that are present."""
-    return [int(path.name.split("-")[-2]) for path in folder.glob("artifacts/*/workers/*-*-*")]
+    """Return the process ids of the workers that run a trial."""
+    return leased_pids(folder)
 
 
 def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -71,22 +72,35 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[str]:
     return iter(process.stdout.readline, "")
 
 
-def test_the_cores_are_divided_and_cuda_devices_dealt_out_in_turn(
+def test_each_worker_has_one_thread_and_auto_a_worker_for_each_core(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
-    assert deal("cpu", 4, threads=None) == [Place(device="cpu", threads=1)] * 4
-    assert deal("cpu", 2, threads=None) == [Place(device="cpu", threads=3)] * 2
-    assert deal("cpu", 2, threads=5) == [Place(device="cpu", threads=5)] * 2
+    monkeypatch.setattr("search.cluster.usable_cores", lambda: 6)
+    assert deal("cpu", 2, threads=None) == [Place(device="cpu", threads=1)] * 2
     assert deal("cpu", 8, threads=None) == [Place(device="cpu", threads=1)] * 8
+    assert deal("cpu", 2, threads=5) == [Place(device="cpu", threads=5)] * 2
+    assert deal("cpu", None, threads=None) == [Place(device="cpu", threads=1)] * 6
+    assert deal("cpu", None, threads=4) == [Place(device="cpu", threads=4)]
+    with pytest.raises(
+        UserError, match=r"--threads 7: this process may use 6 CPU cores, .* 6 or l"
+    ):
+        deal("cpu", 1, threads=7)
+
+
+def test_cuda_devices_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cuda: this machine has no such device"):
         deal("cuda", 2, threads=None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--device cuda:2: this machine has 2, counted from cuda:0"):
+        deal("cuda:2", 1, threads=None)
     assert [place.device for place in deal("auto", 3, threads=None)] == [
         "cuda:0", "cuda:1", "cuda:0",
     ]  # fmt: skip
     assert [place.device for place in deal("cuda:1", 2, threads=None)] == ["cuda:1", "cuda:1"]
+    assert [place.device for place in deal("auto", None, threads=None)] == ["cuda:0", "cuda:1"]
+    assert [place.device for place in deal("cuda:1", None, threads=None)] == ["cuda:1"]
 
 
 class Canned:

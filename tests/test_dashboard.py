@@ -27,6 +27,8 @@ import psutil
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.storages._rdb.models import TrialSystemAttributeModel
+from optuna.trial import TrialState
+from optuna_dashboard import save_note
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from sqlalchemy import delete, insert, select
@@ -222,6 +224,32 @@ def test_the_study_its_variants_and_the_kept_weights_are_shown(
         query = select(tables.weights.c.sha256).where(tables.weights.c.trial == 3)
         sha256 = connection.scalar(query)
     assert hashlib.sha256(download.value.path().read_bytes()).hexdigest() == sha256
+    assert complaints == []
+
+
+def test_no_page_is_wider_than_the_window_and_tracebacks_keep_their_lines(
+    tmp_path: Path, page: Page, complaints: list[str]
+) -> None:
+    storage = "sqlite:///search.db"
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/search.db")
+    study.set_user_attr("definition", {f"range of {name}": "x" * 90 for name in "abcdef"})
+    trial = study.ask()
+    trial.set_user_attr("environments", [{"device": "x86_64 CPU", "data": "0" * 64}] * 3)
+    trial.set_user_attr("traceback", "Traceback:\n  File 'a.py', line 7\n" + "    word" * 400)
+    trial.set_user_attr("reason", "CUDA out of memory. " * 20 + "/path" * 60)
+    save_note(trial, f"# {'name' * 60}\n\n{'choice=' * 90}")
+    study.tell(trial, state=TrialState.FAIL)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    with _served(tmp_path, storage) as one:
+        for path, shown in (("", "definition"), ("/trials?numbers=0", "environments")):
+            page.goto(f"{one.url}dashboard/studies/1{path}")
+            page.get_by_text(shown).first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") == 1280
+            clipped = "node => node.scrollWidth - node.clientWidth"
+            box = page.get_by_text(shown).first.locator("xpath=ancestor::div[1]")
+            assert box.evaluate(clipped) == 0
+        lines = page.get_by_text("Traceback:").first.inner_text().splitlines()
+    assert lines[:2] == ["traceback Traceback:", "  File 'a.py', line 7"]
     assert complaints == []
 
 

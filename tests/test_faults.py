@@ -97,8 +97,7 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     assert {row["state"] for row in expected} == {"COMPLETE", "PRUNED"}
     for ours, theirs in zip(rows(url), expected, strict=True):
         assert ours == theirs
-    left, files = sorted((tmp_path / "killed" / "artifacts").iterdir())
-    assert [path.name for path in left.rglob("*")] == ["workers"]
+    (files,) = (tmp_path / "killed" / "artifacts").iterdir()
     there = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files.glob("*[!c]")]
     assert sorted(there) == sorted(row["weights"] for row in expected if row["weights"])
     assert len(there) >= 6

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from search import data, image_folder
+from search import data, folder_layout
 from search.data import Dataset
 from search.errors import UserError
 
@@ -103,7 +103,7 @@ def test_folders_train_and_test_are_the_splits_and_hold_what_torchvision_finds(
 
 
 def test_the_endings_are_torchvisions() -> None:
-    assert image_folder.ENDINGS == IMG_EXTENSIONS
+    assert folder_layout.ENDINGS == IMG_EXTENSIONS
 
 
 def test_pictures_of_any_form_lose_their_sides_and_grey_ones_become_colour_among_others(
@@ -169,6 +169,43 @@ def test_a_folder_that_has_changed_is_prepared_again(flowers: Path) -> None:
     assert len({before, added, replaced, smaller}) == 4
 
 
+def test_a_file_of_the_same_size_and_time_is_another_one_if_it_was_written_again(
+    flowers: Path,
+) -> None:
+    changed = flowers / "rose" / "0.bmp"
+    _picture(changed)
+    before, time = _load(flowers).digest, changed.stat().st_mtime_ns
+    _picture(flowers / "elsewhere.bmp")
+    changed.write_bytes((flowers / "elsewhere.bmp").read_bytes())
+    (flowers / "elsewhere.bmp").unlink()
+    os.utime(changed, ns=(time, time))
+    assert _load(flowers).digest != before
+
+
+def test_folders_of_one_name_and_of_files_alike_by_size_and_time_are_kept_apart(
+    tmp_path: Path,
+) -> None:
+    digests = set()
+    for number, place in enumerate(("one", "two")):
+        folder = tmp_path / place / "flowers"
+        for name in ("rose", "tulip"):
+            (folder / name).mkdir(parents=True)
+            for grey in range(2):
+                path = folder / name / f"{grey}.bmp"
+                Image.new("L", (8, 8), 100 * number + grey).save(path)
+                os.utime(path, ns=(0, 0))
+        digests.add(data.load(f"folder:{folder}", tmp_path / "data", print).digest)
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "[bold]\n", os.fsdecode(b"\xff")])
+def test_a_folder_may_have_any_name(flowers: Path, name: str) -> None:
+    odd = flowers.rename(flowers.parent / name)
+    said: list[str] = []
+    assert data.load(f"folder:{odd}", odd.parent, said.append).n_classes == 3
+    assert "".join(said).encode()  # a terminal can show it
+
+
 def test_what_is_kept_and_damaged_is_prepared_again(flowers: Path) -> None:
     before = _load(flowers)
     (kept,) = (flowers.parent / "prepared").glob("*.safetensors")
@@ -228,6 +265,7 @@ def test_the_folder_of_a_user_who_is_not_there_is_refused_like_any_other(tmp_pat
 def test_a_class_that_is_only_tested_on_is_refused(flowers: Path) -> None:
     shutil.copytree(flowers, flowers / "train")
     shutil.copytree(flowers / "train", flowers / "test")
+    _without(flowers, "rose", "daisy", "tulip")
     (flowers / "test" / "rose").rename(flowers / "test" / "orchid")
     with pytest.raises(UserError, match=r"test/orchid: .*train has no class of this name"):
         _load(flowers)

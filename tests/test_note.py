@@ -1,15 +1,17 @@
 """The notes that a study has in the dashboard, read as the dashboard reads them."""
 
 import dataclasses
+import itertools
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from optuna_dashboard import get_note
+from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from search.choices import Choices
@@ -69,6 +71,10 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     first, second = _rows(note, "variant")
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
     assert second[0] == "question-3"
+    assert (
+        "\nOurs: the first 160 of 1438 images, 5 epochs. Report: up to 10 epochs. Not comparable: "
+        "ours are trained on digits and not cifar10; on the first 160 of 1438 images.\n"
+    ) in note
     assert "on a rung (epochs 1, 4)" in note
     assert "The best of many trials on the test set is optimistic" in note
 
@@ -80,6 +86,7 @@ def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> No
     note = get_note_from_system_attrs(attributes, variant._trial_id)["body"]
     assert note.startswith("# question-1\n")
     assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
+    assert "Not comparable: ours are trained on digits and not cifar10; on the first 160" in note
     sampled = notes.joined.get_trials()[3]
     assert get_note_from_system_attrs(attributes, sampled._trial_id)["body"] == ""
 
@@ -92,6 +99,44 @@ def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
     notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
     notes.update()
     assert _attributes(notes)["dashboard:note_ver"] == 2
+    assert "1 failed" in get_note(notes.joined)
+
+
+def test_a_note_that_a_user_wrote_or_edited_is_left_alone(notes: Notes) -> None:
+    variant = notes.joined.get_trials()[0]
+    save_note(optuna.Trial(notes.joined, variant._trial_id), "mine")
+    notes.update()
+    assert get_note(notes.joined).startswith("# small")
+    assert get_note_from_system_attrs(_attributes(notes), variant._trial_id)["body"] == "mine"
+    save_note(notes.joined, get_note(notes.joined) + "\n\nand my own line")
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    notes.update()
+    assert get_note(notes.joined).endswith("and my own line")
+    assert "0 failed" in get_note(notes.joined)
+    save_note(notes.joined, "")
+    notes.update()
+    assert "1 failed" in get_note(notes.joined)
+
+
+@pytest.mark.parametrize("write", range(1, 8))
+def test_a_note_that_was_cut_off_in_the_middle_is_still_the_services(
+    notes: Notes, write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes.update()
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    storage = notes.database.optuna
+    real, done = storage.set_study_system_attr, itertools.count(1)
+
+    def killed(study_id: int, key: str, value: Any) -> None:
+        if next(done) == write:
+            raise InterruptedError
+        real(study_id, key, value)
+
+    monkeypatch.setattr(storage, "set_study_system_attr", killed)
+    with suppress(InterruptedError):
+        notes.update()
+    monkeypatch.undo()
+    notes.update()
     assert "1 failed" in get_note(notes.joined)
 
 
@@ -116,6 +161,17 @@ def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str)
     theirs.update_unless_busy()
     assert get_note(notes.joined).startswith("# small")
     other.close()
+
+
+def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:
+    nothing = Progress(counts=Counter(), best=[], variants={}, epochs={})
+    comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
+    note = text(comparable, nothing)
+    assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
+    assert "Compare figures after the same epoch, not the best ones." in note
+    assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
+    unpublished = text(dataclasses.replace(comparable, published=None), nothing)
+    assert "Report:" not in unpublished
 
 
 def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
@@ -18,7 +19,7 @@ from search import leases
 from search.again import train_again
 from search.artifacts import Artifacts
 from search.checkpoints import Checkpoints
-from search.choices import RANGES
+from search.choices import RANGES, Value
 from search.claims import Claim, Claims
 from search.folder import Folder
 from search.identity import study_ref
@@ -31,7 +32,7 @@ from search.outcome import Outcome
 from search.storage import Database, LeaseLost
 from search.store import Store
 from search.study import Study
-from search.trials import CUTOFF, FINISHED, REASON, RUNG, TRACEBACK
+from search.trials import CUTOFF, ENVIRONMENTS, FINISHED, REASON, RUNG, TRACEBACK
 from search.worker import KeepsFailing, Stop, work
 
 
@@ -136,6 +137,21 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
 
 
+@pytest.mark.parametrize("images", [None, 160])
+def test_a_variants_picture_has_the_published_curves_that_can_be_compared(
+    start: Start, study: Study, tmp_path: Path, images: int | None
+) -> None:
+    path = tmp_path / "figures.csv"
+    path.write_text(
+        "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n"
+        "question-1,1,2,0.1,2,0.1\nquestion-1,2,1,0.5,1,0.5\n"
+    )
+    process = start(dataclasses.replace(study, images=images, epochs=1, published=path))
+    process.run(process.claim())
+    (picture,) = (tmp_path / "files").glob("*-c")
+    assert ("published" in picture.read_text()) == (images is None)
+
+
 def test_a_variant_that_another_process_enqueued_again_runs(start: Start) -> None:
     first, second = start(), start()
     for _ in range(2):
@@ -177,6 +193,60 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
     machine = process.objective.machine
     again = train_again(study, trial, recorded, machine, print, lambda batches: None)
     assert again.is_same
+
+
+def test_a_trial_that_diverged_at_once_is_replayed_with_what_was_measured(
+    start: Start, study: Study
+) -> None:
+    # A single batch, so that the first loss after a step is train_loss.
+    ranges = {**RANGES, "lr": FloatDistribution(1e29, 1e30, log=True)}
+    study = dataclasses.replace(study, variants={}, ranges=ranges, images=32)
+    process = start(study, measure_train=True)
+    process.run(process.claim())
+    (trial,) = process.trials
+    assert trial.user_attrs[REASON] == "train_loss is nan in epoch 1"
+    said: list[str] = []
+    machine = process.objective.machine
+    again = train_again(study, trial, [], machine, said.append, lambda batches: None)
+    assert again.is_same
+    assert said == ["[0] train_loss is nan in epoch 1"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
+    start: Start, study: Study, first: bool
+) -> None:
+    study = dataclasses.replace(study, variants={})
+    begun = start(study, measure_train=first)
+    with pytest.raises(Killed):
+        begun.run(begun.claim(), killed_at(14 if first else 12))  # in the second epoch
+    other = start(study, measure_train=not first)
+    other.run(other.claim())
+    recorded = other.database.epochs(other.ref.key, 0)
+    assert len(recorded) > 1
+    assert [epoch.train_loss is not None for epoch in recorded] == [first] * len(recorded)
+    machine = other.objective.machine
+    (trial,) = other.trials
+    assert train_again(study, trial, recorded, machine, print, lambda batches: None).is_same
+
+
+def test_the_environment_that_a_trial_was_last_trained_in_stands_last(
+    start: Start, study: Study
+) -> None:
+    for threads in (1, 2, 1):
+        process = start()
+        machine = process.objective.machine
+        elsewhere = dataclasses.replace(
+            machine, environment={**machine.environment, "threads": threads}
+        )
+        process.objective = dataclasses.replace(process.objective, machine=elsewhere)
+        with pytest.raises(Killed):
+            process.run(process.claim(), killed_at(2))
+    noted = process.trials[0].user_attrs[ENVIRONMENTS]
+    assert [(found["threads"], found["precision"]) for found in noted] == [
+        (2, "float32"),
+        (1, "float32"),
+    ]
 
 
 def test_a_worker_without_memory_for_a_thread_does_not_wait_for_it(
@@ -304,7 +374,7 @@ def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Sta
 
     def overtaken(batches: int) -> None:
         calls.append(batches)
-        if len(calls) == 25:  # in the last epoch
+        if len(calls) == 20:  # in the last epoch
             sleeper.claims.release(claim)
             heir.run(heir.claim())
 
@@ -423,3 +493,17 @@ def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
     process = start()
     work(process.objective, process.claims, Stop(deadline=0.0))
     assert {trial.state for trial in process.trials} == {TrialState.WAITING}
+
+
+def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
+    start: Start, study: Study
+) -> None:
+    poor: dict[str, Value] = {"optimizer": "SGD", "lr": 1e-4, "bn1": "off", "bn2": "off"}
+    process = start(dataclasses.replace(study, trials=8))
+    join(process.database, study, data_digest="x", enqueue=[poor])
+    process.joined.enqueue_trial(dict(poor))  # as anyone can with Optuna alone
+    work(process.objective, process.claims, Stop())
+    asked = [t for t in process.trials if t.params.items() >= poor.items()]
+    assert [trial.state for trial in asked] == [TrialState.COMPLETE] * 2
+    values = [trial.intermediate_values[1] for trial in process.trials]
+    assert all(trial.intermediate_values[1] < sorted(values)[-2] for trial in asked)

@@ -82,6 +82,47 @@ def test_what_is_mistyped_or_missing_gets_one_line_with_the_way_out_and_status_2
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
+WHOLE = {
+    "--trials": "a whole number of 1 or more",
+    "--seed": "a whole number from 0 to 9223372036854775807",
+    "--threads": "a whole number from 1 to 1024",
+    "--workers": "auto, or a whole number from 1 to 1024",
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["1_000", " 5 ", "５", "5.0", "0x10", "", "9" * 5000, "1e3", "-1", "1" * 30, "all"]
+)
+@pytest.mark.parametrize("option", WHOLE)
+def test_a_whole_number_is_written_in_digits_and_within_its_bounds(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--study", "digits", f"{option}={text}"]
+    if (option, text) == ("--trials", "1" * 30):
+        assert run.parser().parse_args(words).trials == int(text)
+        return
+    with pytest.raises(SystemExit):
+        run.parser().parse_args(words)
+    error = capsys.readouterr().err
+    assert error.endswith(f"argument {option}: {WHOLE[option]} is needed, not {text!r}\n")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "1_0", " 1", "１", "0", "-1", "1s"])
+def test_a_number_of_seconds_is_a_plain_one(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.parser().parse_args(["--study", "digits", f"--timeout={text}"])
+    assert f"a number of seconds above 0 is needed, not {text!r}" in capsys.readouterr().err
+
+
+def test_numbers_at_their_ends_are_taken() -> None:
+    words = "--seed 9223372036854775807 --workers 1024 --threads 1024 --timeout 1e300"
+    taken = run.parser().parse_args(["--study", "digits", *words.split()])
+    assert (taken.seed, taken.workers, taken.threads) == (2**63 - 1, 1024, 1024)
+    assert taken.timeout == 1e300
+    assert run.parser().parse_args(["--study", "digits"]).workers == 1
+    assert run.parser().parse_args(["--study", "digits", "--workers", "auto"]).workers is None
+
+
 def test_an_empty_variable_names_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEARCH_STORAGE", "")
     assert run.parser().parse_args(["--study", "digits"]).storage == DEFAULT_STORAGE

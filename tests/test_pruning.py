@@ -1,12 +1,33 @@
-from typing import Literal
+import copy
+import warnings
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+    WilcoxonPruner,
+)
 from optuna.trial import FrozenTrial
 
-from search.pruning import Sparing, SuccessiveHalving
+from search.definition import described
+from search.errors import UserError
+from search.pruning import Sparing, SuccessiveHalving, check_pruner
+from search.study import Study
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    PATIENT = PatientPruner(MedianPruner, 2)  # type: ignore[arg-type]  # a class
 
 Direction = Literal["maximize", "minimize"]
 
@@ -14,7 +35,8 @@ Direction = Literal["maximize", "minimize"]
 def _decisions(pruner: BasePruner, direction: Direction, seed: int) -> list[tuple[int, int]]:
     """Run 60 trials of up to 20 epochs, four at a time; return where each was pruned."""
     rng = np.random.default_rng(seed)
-    study = optuna.create_study(direction=direction, pruner=pruner)
+    # Hyperband's brackets follow from the name.
+    study = optuna.create_study(study_name="one", direction=direction, pruner=pruner)
     curves = np.round(rng.random((60, 20)), 2)  # rounded, so that there are ties
     running: list[tuple[optuna.Trial, int]] = []
     waiting = list(range(60))
@@ -88,6 +110,49 @@ def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
         trial.study.tell(finished.number, 0.9)
     median = Sparing(MedianPruner(n_startup_trials=0), lambda trial: False)
     assert str(median.cut(trial.study, frozen)) == "pruned by MedianPruner at epoch 1"
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_pruners_of_optuna_decide_as_they_do_without_the_service() -> None:
+    """Those that learn what is `auto` do not change the study, which others are to join."""
+    for pruner in (
+        MedianPruner(n_startup_trials=2),
+        PercentilePruner(25.0, n_startup_trials=2),
+        HyperbandPruner(),
+        SuccessiveHalvingPruner(),
+        ThresholdPruner(lower=0.2),
+        PatientPruner(MedianPruner(n_startup_trials=2), patience=2),
+        PatientPruner(None, patience=3),
+        NopPruner(),
+    ):
+        check_pruner(pruner)
+        before = described(pruner)
+        spared = Sparing(pruner, lambda trial: False)
+        assert _decisions(spared, "maximize", seed=1) == _decisions(
+            copy.deepcopy(pruner), "maximize", seed=1
+        ), before
+        assert described(pruner) == before
+    check_pruner(WilcoxonPruner())  # SciPy takes seconds for each decision where values are equal
+    assert described(PatientPruner(NopPruner(), 3)) == (
+        "PatientPruner(min_delta=0.0, patience=3, wrapped_pruner=NopPruner())"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pruner", "complaint"),
+    [
+        (MedianPruner, r"MedianPruner is a class; give an object of it, such as MedianPruner\(\)"),
+        (SuccessiveHalving, "SuccessiveHalving is a class"),
+        (PATIENT, "MedianPruner is a class"),
+        (None, r"None is none; .* NopPruner\(\) to prune nothing"),
+        ("median", "'median' is none"),
+        (lambda study, trial: False, "function .* is none"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_what_is_no_pruner_is_refused_by_name(study: Study, pruner: Any, complaint: str) -> None:
+    with pytest.raises(UserError, match=f"^pruner: .*{complaint}"):
+        replace(study, pruner=pruner)
 
 
 def test_rungs_that_cannot_be_are_refused() -> None:

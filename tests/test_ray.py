@@ -13,6 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.storage import Database
+from tests.commands import leased_pids
 from tests.conftest import Command
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
@@ -60,7 +61,7 @@ def _start(folder: Path, *options: object) -> "subprocess.Popen[str]":
 
 def _until_two_run(folder: Path) -> None:
     deadline = time.monotonic() + 110
-    while len(list(folder.glob("artifacts/*/workers/*-*-*"))) < 2:
+    while len(leased_pids(folder)) < 2:
         assert time.monotonic() < deadline, "they did not begin"
         time.sleep(0.05)
 
@@ -69,7 +70,7 @@ def _until_two_run(folder: Path) -> None:
 def test_a_worker_that_dies_with_its_node_is_replaced(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add(num_cpus=1)
     process = _start(
-        tmp_path, "--ray", nodes.address, "--workers", 2, "--epochs", 60, "--trials", 7
+        tmp_path, "--ray", nodes.address, "--workers", "auto", "--epochs", 60, "--trials", 7
     )
     _until_two_run(tmp_path)
     time.sleep(1)
@@ -97,7 +98,7 @@ def test_ctrl_c_stops_workers_on_ray_and_those_that_wait_for_room(
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130, shown
     assert "Stopped by SIGINT; the same command goes on where it was." in shown
-    assert list(tmp_path.glob("artifacts/*/workers/*")) == []
+    assert leased_pids(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from search.comparison import comparison, spreads, verdict
 from search.epoch import Epoch
 from search.errors import UserError
-from search.repeats import Repeats, Spread, merged, read
+from search.repeats import Repeats, Spread, merged, read, trained_as
 from search.study import Study
 
 PUBLISHED = """\
@@ -115,6 +116,62 @@ def test_tables_hold_the_published_figures_beside_ours(
     assert "outside at epoch 1" in text
     assert "Rule:" in text
     assert "question-3, " not in text
+
+
+def test_where_figures_cannot_be_compared_the_reason_stands_in_place_of_a_verdict(
+    runs: Repeats, study: Study, tmp_path: Path
+) -> None:
+    few = replace(_study(_published(tmp_path, 0.5, 0.71), study), images=160, epochs=2)
+    console = Console(width=200, record=True)
+    console.print(comparison(runs, few))
+    text = " ".join(console.export_text().split())
+    assert "question-1, 3 seeds, the first 160 of 1438 images, 2 epochs; not comparable" in text
+    assert "not comparable: trained on the first 160 of 1438 images" in text
+    assert "our best of 2 epochs" in text
+    assert not re.search("inside|outside|Rule:", text)
+
+
+HEAD = "name,repeat,seed,number,batch_loss,train_loss,train_accuracy,validation_loss,"
+HEAD += "validation_accuracy,test_loss,test_accuracy,seconds"
+
+
+def _file(path: Path, *trained: str) -> Path:
+    """Write a run of two epochs with the given last columns, or as files once were."""
+    last = "".join(f",{value}" for value in trained)
+    columns = ",dataset,images,epochs,batch_size,select" if trained else ""
+    rows = [f"base,0,7,{number},1,,,,,1.0,0.5,1.0{last}" for number in (1, 2)]
+    path.write_text("\n".join([HEAD + columns, *rows]) + "\n")
+    return path
+
+
+def test_a_file_of_runs_says_how_they_were_trained(study: Study, tmp_path: Path) -> None:
+    few = _file(tmp_path / "few.csv", "digits", "500", "3", "16", "validation")
+    assert trained_as([few, few], study) == replace(
+        study, images=500, epochs=3, batch_size=16, select="validation"
+    )
+    every = _file(tmp_path / "all.csv", "digits", "", "2", "32", "test")
+    old = _file(tmp_path / "old.csv")
+    assert trained_as([old, every], study) == replace(study, images=None, epochs=2)
+    assert read(old) == read(every) != {}
+
+
+def test_files_of_runs_that_were_trained_differently_are_not_put_together(
+    study: Study, tmp_path: Path
+) -> None:
+    few = _file(tmp_path / "few.csv", "digits", "500", "2", "32", "test")
+    old = _file(tmp_path / "old.csv")
+    with pytest.raises(UserError, match=r"few.csv: .*old.csv .*: images 500 and all; compare"):
+        trained_as([old, few], study)
+    with few.open("a") as lines:
+        lines.write("base,1,7,1,1,,,,,1.0,0.5,1.0,digits,600,2,32,test\n")
+    with pytest.raises(UserError, match=r"few.csv: .* images 600 and 500"):
+        trained_as([few], study)
+    other = _file(tmp_path / "other.csv", "cifar10", "", "2", "32", "test")
+    with pytest.raises(UserError, match=r"other.csv: its re-runs are of cifar10"):
+        trained_as([other], study)
+    odd = _file(tmp_path / "odd.csv", "digits", "many", "2", "32", "test")
+    with pytest.raises(UserError, match=r"odd.csv: no file that --out wrote"):
+        trained_as([odd], study)
 
 
 def test_parts_from_several_machines_are_put_together(runs: Repeats) -> None:

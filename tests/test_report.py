@@ -77,7 +77,7 @@ def page(context: BrowserContext, folder: Path, said: list[str]) -> Page:
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("request", lambda request: said.append(request.url))
-    opened.goto((folder / "report.html").as_uri())
+    opened.goto((folder / "report-digits.html").as_uri())
     opened.wait_for_function("document.body.dataset.drawn")
     return opened
 
@@ -111,7 +111,7 @@ DRAWN = """charts => charts.map(chart => {
 def test_every_chart_is_drawn_without_an_error_and_without_a_request(
     page: Page, folder: Path, said: list[str]
 ) -> None:
-    assert said == [(folder / "report.html").as_uri()]
+    assert said == [(folder / "report-digits.html").as_uri()]
     drawn = page.eval_on_selector_all(".chart", DRAWN)
     # Two for each variant, nine slices, and four: history, importances, parallel, learning curves.
     assert len(drawn) == 6 * 2 + 9 + 4
@@ -209,7 +209,7 @@ def test_trials_of_each_kind_are_counted(tmp_path: Path, search: Command) -> Non
     made_up(database, load("digits"), 120)
     database.close()
     assert search("report", "--study", "digits").returncode == 0
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report-digits.html").read_text()
     assert "40 complete, 80 pruned, 0 diverged, 0 failed, 6 not ended" in page
 
 
@@ -223,17 +223,30 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
         "study = replace(digits.study, name='mine', epochs=1, images=160,\n"
         "                published=Path(__file__).with_suffix('.csv'))\n"
     )
-    assert search("run", "--study", "mine.py", "--threads", 1, "--trials", 2).returncode == 0
+    ran = search("run", "--study", "mine.py", "--threads", 1, "--trials", 2)
+    assert ran.returncode == 0
+    reason = "trained on the first 160 of 1438 images"
+    assert f"Not comparable: ours are {reason}." in ran.stdout
     out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
     variant = json.loads(out)["variants"]["question-1"]
     assert variant["published"]["2"]["test_accuracy"] == 0.4567
-    assert variant["verdict"] == "one seed: no verdict"
+    assert variant["verdict"] == f"not comparable: {reason}"
+    assert (variant["images"], variant["epochs"], variant["incomparable"]) == (160, 1, reason)
     assert search("report", "--study", "mine.py").returncode == 0
-    page = (tmp_path / "report.html").read_text()
-    assert "test, report" in page
+    page = (tmp_path / "report-mine.html").read_text()
+    assert "test, report, not comparable" in page
+    assert f"Not comparable: ours are {reason}." in page
     assert "0.0123" in page
     text = search("report", "--study", "mine.py", "--format", "markdown", "--out", "-").stdout
     assert "python -m search.reproduce --study mine.py --trial best --repeats 5" in text
+    assert f"not comparable: {reason} | 1 | 0.4567 |" in text
+    more = ("--variant", "base", "--variant", "question-1", "--images", 1438, "--threads", 1)
+    assert search("reproduce", "--study", "mine.py", *more).returncode == 0
+    out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
+    found = json.loads(out)
+    assert found["images"] == 160
+    assert found["variants"]["question-1"]["images"] == 1438
+    assert found["variants"]["question-1"]["verdict"] == "one seed: no verdict"
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Command) -> None:

@@ -1,6 +1,9 @@
 """The command, as a user types it, after a search on digits."""
 
 import dataclasses
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,13 +33,37 @@ def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
     overview = _overview(tmp_path, "digits")
     pruned = next(trial for trial in overview.trials if trial.state.name == "PRUNED")
     for number in (1, pruned.number, "best"):
-        done = search("reproduce", *QUICK, "--trial", number)
+        done = search("reproduce", "--study", "digits", "--trial", number)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "with 1 thread, as it was trained." in done.stdout
         assert "Bit for bit the same figures" in done.stdout
     other = search("reproduce", "--study", "digits", "--threads", 2, "--trial", 1)
+    assert (
+        "Replaying trial 1 with 2 threads, as you ask by --threads; it was trained with 1 thread."
+        in other.stdout
+    )
     assert "threads: 1 then, 2 now" in other.stdout
     after = _overview(tmp_path, "digits")
     assert [trial.user_attrs for trial in after.trials] == [t.user_attrs for t in overview.trials]
+
+
+def test_a_trial_is_replayed_with_more_threads_than_there_are_cores(
+    search: Command, tmp_path: Path
+) -> None:
+    threads = 2 * (os.cpu_count() or 1) + 1
+    options = ("--images", 100, "--epochs", 1, "--trials", 1, "--threads", 1)
+    assert search("run", "--study", "digits", *options).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "search.db")) as connection, connection:
+        # As a machine of more cores stores it.
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = "
+            "replace(value_json, '\"threads\": 1', ?) WHERE key = 'environments'",
+            [f'"threads": {threads}'],
+        )
+    done = search("reproduce", "--study", "digits", "--trial", "best")
+    assert f"Replaying trial 0 with {threads} threads, as it was trained." in done.stdout
+    assert "figures" in done.stdout.splitlines()[-1]
+    assert done.stderr == ""
 
 
 def test_a_trial_that_diverged_diverges_again(search: Command, wild_study: Path) -> None:
@@ -54,7 +81,10 @@ def test_a_stored_figure_that_is_wrong_is_found(search: Command, tmp_path: Path)
     database = Database(f"sqlite:///{tmp_path / 'search.db'}")
     with database.engine.begin() as connection:
         connection.execute(
-            text("UPDATE search_epochs SET test_loss = test_loss + 0.25 WHERE number = 2")
+            text(
+                "UPDATE search_epochs SET metrics = json_set(metrics, '$.test_loss', "
+                "metrics ->> 'test_loss' + 0.25) WHERE number = 2"
+            )
         )
     database.close()
     done = search("reproduce", *QUICK, "--trial", 0)
@@ -90,6 +120,23 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     database = Database(f"sqlite:///{tmp_path / 'search.db'}")
     assert stored_definition(database, "digits") is None
     database.close()
+
+
+def test_variants_are_repeated_as_the_search_has_them_unless_something_else_is_asked(
+    search: Command, tmp_path: Path
+) -> None:
+    options = ("--images", 100, "--epochs", 1, "--seed", 5)
+    assert search("run", *QUICK, *options, "--trials", 1).returncode == 0
+    done = search("reproduce", *QUICK, "--variant", "base", "--epochs", 2, "--out", "runs.csv")
+    assert done.returncode == 0, done.stderr
+    assert "base, 1 seed, the first 100 of 1438 images, 2 epochs" in done.stdout
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    definition = stored_definition(database, "digits-reproduced")
+    database.close()
+    assert definition is not None
+    assert [definition[name] for name in ("images", "epochs", "seed")] == [100, 2, 5]
+    row = (tmp_path / "runs.csv").read_text().splitlines()[1]
+    assert row.endswith(",digits,100,2,32,test")
 
 
 def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(

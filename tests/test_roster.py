@@ -16,7 +16,7 @@ from search.pruning import SuccessiveHalving
 from search.rungs import Recorded
 from search.storage import Database
 from search.study import Study
-from search.trials import fixed_name, ranked
+from search.trials import fixed_name
 from tests.made_up import made_up
 
 FINAL = 5
@@ -46,10 +46,11 @@ def trials(joined: optuna.Study, url: str) -> list[optuna.trial.FrozenTrial]:
 def test_counts_and_unfinished_trials_are_optunas(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
+    ref = study_ref(joined)
     with database.engine.connect() as connection:
-        assert roster.counts(connection, study_ref(joined)) == Counter(t.state for t in trials)
-        unfinished = roster.unfinished(connection, study_ref(joined))
-        fixed = roster.fixed(connection, study_ref(joined))
+        assert roster.counts(connection, ref) == Counter(t.state for t in trials)
+        unfinished = roster.unfinished(connection, ref)
+        fixed = roster.fixed(connection, ref)
     expected = [
         (trial._trial_id, trial.number, trial.state, fixed_name(trial))
         for trial in trials
@@ -60,12 +61,18 @@ def test_counts_and_unfinished_trials_are_optunas(
     assert fixed == unfinished[:2]
 
 
+def _ranked(trials: list[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+
+
 def test_the_best_trials_are_those_that_are_ranked_first(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
+    ref = study_ref(joined)
     with database.engine.connect() as connection:
-        best = roster.best(connection, study_ref(joined), epochs=FINAL, n=7)
-    expected = [(t._trial_id, t.number, t.value) for t in ranked(trials)[:7]]
+        best = roster.best(connection, ref, epochs=FINAL, n=7)
+    expected = [(t._trial_id, t.number, t.value) for t in _ranked(trials)[:7]]
     assert [(place.trial_id, place.number, place.accuracy) for place in best] == expected
     assert len({place.accuracy for place in best}) < 7  # some are equal
 

@@ -72,12 +72,16 @@ def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
     assert set(_states(tmp_path)) == set(range(10))
 
 
-def test_a_trial_for_which_a_finished_study_has_no_room_is_refused(search: Command) -> None:
+def test_a_finished_study_has_room_for_a_trial_that_is_enqueued_and_keeps_it(
+    search: Command,
+) -> None:
     options = (*QUICK[:-1], 2, "--no-variants")
     assert search("run", *options).returncode == 0
     done = search("run", *options, "--enqueue", "bn1=plain")
-    assert done.returncode == 2
-    assert "its budget is 2; give --trials 3 or more" in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Trials: 3 of 3 finished" in done.stdout
+    done = search("run", *QUICK[:-2], "--no-variants")  # without --trials
+    assert "3 of 3 trials done" in done.stdout
 
 
 def test_a_study_whose_first_variant_diverges_starts_all_the_same(
@@ -148,7 +152,10 @@ def test_help_explains_every_option(search: Command) -> None:
         (["--study", "digits", "--device", "cuda:300"], "give auto, cuda, cuda:1, mps or cpu"),
         (["--study", "digits", "--storage", "sqlite:///s.db?timeout=x"], "takes nothing after a ?"),
         (["--study", "cifar", "--images", "50001"], "there are 50000 images to train on"),
-        (["--study", "digits", "--seed", "-1"], "--seed: a whole number of 0 or more"),
+        (
+            ["--study", "digits", "--seed", "-1"],
+            "--seed: a whole number from 0 to 9223372036854775807",
+        ),
         (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
         (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
         (
@@ -169,10 +176,6 @@ def test_help_explains_every_option(search: Command) -> None:
 def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
     search: Command, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
-    if "cuda:7" in options:
-        import torch
-
-        assert not torch.cuda.is_available(), "this test is for a machine without CUDA"
     (tmp_path / "text").write_text("no database, no folder" * 50)
     done = search("run", *options)
     assert done.returncode == 2, done.stderr
@@ -245,8 +248,9 @@ def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None
     shown = "".join(_on_terminal(["run", *options], tmp_path))
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert re.search(r"trial +epoch +batches/s +accuracy", plain)
-    assert re.search(r"\d of 7 trials, \d pruned, 0 failed, best 0\.\d{4} \(trial ", plain)
-    assert re.search(r"time left: about \d:\d\d:\d\d", plain)
+    assert re.search(r"best 0\.\d{4} \(trial ", plain)
+    assert re.search(r" \d of 7 trials", plain)
+    assert re.search(r"\d pruned, 0 failed; time left: about \d:\d\d:\d\d", plain)
     assert re.search(r"[0-5] [a-z0-9.-]+ +[123] of 3", plain)
     assert "Best trials by test accuracy" in plain
     assert "EPOCH" not in plain

@@ -1,17 +1,45 @@
+import math
 import random
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import (
+    BaseSampler,
+    BruteForceSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    PartialFixedSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats.qmc import Halton
 
-from search.choices import FIELDS, RANGES, Choices
-from search.sampling import TPE, Repeatable, thinned
+from search.choices import FIELDS, RANGES, Choices, Ranges
+from search.errors import UserError
+from search.sampling import TPE, Repeatable, SamplerFactory, check_sampler, thinned
+from search.study import Study
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 TRIALS = 24
 
 
-def _search(interrupted_after: dict[int, int]) -> list[dict[str, object]]:
+def _search(
+    interrupted_after: dict[int, int],
+    factory: SamplerFactory = TPE(startup_trials=8),  # noqa: B008  # a frozen value
+    ranges: Ranges = RANGES,
+    seed: int = 5,
+) -> list[dict[str, object]]:
     """Run 24 trials; each trial in the mapping is left after so many suggestions, as a killed
     process leaves it, and taken over with new objects. Return all parameters."""
     storage = optuna.storages.get_storage(optuna.storages.InMemoryStorage())
@@ -21,7 +49,7 @@ def _search(interrupted_after: dict[int, int]) -> list[dict[str, object]]:
             study_name="search",
             storage=storage,
             direction="maximize",
-            sampler=Repeatable(TPE(startup_trials=8), seed=5),
+            sampler=Repeatable(factory, seed=seed),
             load_if_exists=True,
         )
 
@@ -30,16 +58,15 @@ def _search(interrupted_after: dict[int, int]) -> list[dict[str, object]]:
         trial = study.ask()
         if number in interrupted_after:
             for name in FIELDS[: interrupted_after[number]]:
-                _suggest(trial, name)
+                _suggest(trial, name, ranges[name])
             study = join()
             trial = optuna.Trial(study, trial._trial_id)
-        choices = Choices.suggest(trial, RANGES)
+        choices = Choices.suggest(trial, ranges)
         study.tell(trial, _goodness(choices))
     return [dict(trial.params) for trial in study.trials]
 
 
-def _suggest(trial: optuna.Trial, name: str) -> None:
-    distribution = RANGES[name]
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
     if isinstance(distribution, optuna.distributions.CategoricalDistribution):
         trial.suggest_categorical(name, distribution.choices)
     else:
@@ -55,6 +82,99 @@ def test_a_search_interrupted_between_suggestions_samples_what_it_would_have() -
     undisturbed = _search({})
     # Two while parameters are drawn alone at random, two while TPE draws them together.
     assert _search({2: 1, 5: 8, 12: 4, 20: 7}) == undisturbed
+
+
+A_GRID = {**RANGES, "lr": CategoricalDistribution((1e-3, 1e-2))}
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
+@pytest.mark.parametrize(
+    ("factory", "ranges"),
+    [
+        (RandomSampler, RANGES),
+        (TPESampler, RANGES),
+        (BruteForceSampler, A_GRID),
+        (QMCSampler, RANGES),
+        (partial(QMCSampler, qmc_type="halton", scramble=True), RANGES),
+        (partial(NSGAIISampler, population_size=4), RANGES),
+        (partial(NSGAIIISampler, population_size=4), RANGES),
+        (lambda n: PartialFixedSampler({"optimizer": "SGD"}, QMCSampler(seed=n)), RANGES),
+    ],
+)
+def test_samplers_of_optuna_are_repeatable_after_a_kill_with_any_seed(
+    factory: SamplerFactory, ranges: Ranges, seed: int
+) -> None:
+    check_sampler(factory, ranges)
+    undisturbed = _search({}, factory, ranges, seed)
+    assert _search({0: 1, 5: 8, 8: 1, 12: 1, 16: 4}, factory, ranges, seed) == undisturbed
+    assert len({tuple(params.items()) for params in undisturbed}) > TRIALS // 2
+
+
+def test_the_gaussian_process_is_repeatable_after_a_kill() -> None:
+    """Optuna's counts what a killed process has drawn for a trial as another trial that runs."""
+    factory = partial(GPSampler, n_startup_trials=TRIALS - 2)
+    assert _search({TRIALS - 1: 2}, factory) == _search({}, factory)
+
+
+def test_a_sequence_takes_the_point_of_the_trials_number() -> None:
+    drawn = _search({}, partial(QMCSampler, qmc_type="halton"))
+    points = Halton(len(FIELDS), scramble=False).random(TRIALS)
+    column = FIELDS.index("lr")
+    for number in range(1, TRIALS):
+        assert math.log10(drawn[number]["lr"]) == pytest.approx(  # type: ignore[arg-type]
+            -4 + 3 * points[number][column]
+        )
+
+
+def _no_seed() -> RandomSampler:
+    return RandomSampler()
+
+
+@pytest.mark.parametrize(
+    ("factory", "complaint"),
+    [
+        (RandomSampler(), "a RandomSampler object would draw on .*; give sampler=RandomSampler"),
+        (GPSampler(), "a GPSampler object would draw on"),
+        ("tpe", "'tpe' makes no sampler from a seed; give TPE()"),
+        (None, "None makes no sampler"),
+        (TPE, r"TPE makes no sampler from a seed \(TypeError: .*\); give TPE()"),
+        (_no_seed, "_no_seed makes no sampler"),
+        (PartialFixedSampler, "PartialFixedSampler makes no sampler .*base_sampler"),
+        (BaseSampler, "BaseSampler makes no sampler"),
+        (lambda seed: seed, "<lambda> makes 0, which is no sampler"),
+        (GridSampler, "GridSampler has a grid of its own .* give BruteForceSampler"),
+        (lambda seed: GridSampler({"lr": [0.1]}, seed), "GridSampler has a grid of its own"),
+        (BruteForceSampler, "ranges of countable values, and lr has none; give a Categorical"),
+        (lambda seed: GPSampler(independent_sampler=BruteForceSampler(seed)), "and lr has none"),
+        (
+            lambda seed: PartialFixedSampler({"lr": 0.5}, RandomSampler(seed)),
+            "PartialFixedSampler: lr is a number from 0.0001 to 0.1, not 0.5",
+        ),
+    ],
+)
+def test_what_makes_no_repeatable_sampler_is_refused_by_name(
+    study: Study, factory: Any, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^sampler: .*{complaint}") as error:
+        replace(study, sampler=factory)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sampler_whose_package_is_missing_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.sampling.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="CmaEsSampler needs a package: pip install cmaes"):
+        replace(study, sampler=CmaEsSampler)
+
+
+def test_a_study_knows_a_sampler_with_other_settings_from_its_own(study: Study) -> None:
+    def described(population: int) -> object:
+        factory = partial(NSGAIISampler, population_size=population)
+        return replace(study, sampler=factory).definition("")["sampler"]
+
+    assert described(8) == "NSGAIISampler(population_size=8)"
+    assert described(8) != described(9)
 
 
 def test_trials_differ_and_so_do_seeds() -> None:

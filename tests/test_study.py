@@ -1,8 +1,11 @@
 import csv
 import dataclasses
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, create_trial
@@ -40,14 +43,22 @@ def test_the_six_variants_are_those_of_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "n_train", "n_held_out"),
-    [({}, 1438, 0), ({"images": 64}, 64, 0), ({"select": "validation"}, 1295, 143)],
+    ("change", "n_train", "n_held_out", "n_test"),
+    [
+        ({}, 1438, 0, 359),
+        ({"images": 64}, 64, 0, 64),
+        ({"images": 1024}, 1024, 0, 359),
+        ({"select": "validation"}, 1295, 143, 359),
+        ({"select": "validation", "images": 64}, 64, 64, 64),
+        ({"select": "validation", "images": 160}, 160, 143, 160),
+    ],
 )
-def test_images_are_trained_on_from_the_front_and_held_out_at_the_back(
-    change: dict[str, object], n_train: int, n_held_out: int
+def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
+    change: dict[str, object], n_train: int, n_held_out: int, n_test: int
 ) -> None:
     study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
-    assert (study.n_train(1438), study.n_held_out(1438)) == (n_train, n_held_out)
+    found = study.n_train(1438), study.n_held_out(1438), study.n_test(359)
+    assert found == (n_train, n_held_out, n_test)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,50 @@ def test_the_reports_best_accuracies_are_kept() -> None:
         assert {row["variant"] for row in csv.DictReader(lines)} == set(best)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"images": 50_000}, None),
+        ({"epochs": 2, "seed": 7}, None),
+        ({"images": 500}, "trained on the first 500 of 50000 images"),
+        (
+            {"select": "validation"},
+            "trained on all 50000 images but the last tenth, held out for validation",
+        ),
+        ({"images": 500, "select": "validation"}, "trained on the first 500 of 50000 images"),
+        ({"dataset": "digits"}, "trained on digits and not cifar10"),
+        (
+            {"dataset": "folder:mine", "images": 9},
+            "trained on folder:mine and not cifar10; on the first 9 images",
+        ),
+        ({"images": 500, "published": None}, None),
+    ],
+)
+def test_published_figures_compare_with_trials_on_all_images_of_their_dataset(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    assert dataclasses.replace(load("cifar"), **changes).incomparable == reason
+
+
+def test_published_figures_that_name_no_dataset_are_of_the_studys(tmp_path: Path) -> None:
+    path = tmp_path / "figures.csv"
+    columns = "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy"
+    path.write_text(f"{columns}\nbase,1,1,0.5,1,0.5\n")
+    own = dataclasses.replace(load("digits"), published=path)
+    assert own.incomparable is None
+    path.write_text(f"{columns},dataset\nbase,1,1,0.5,1,0.5,digits\nbase,2,1,0.5,1,0.5,cifar10\n")
+    with pytest.raises(UserError, match="published: "):
+        dataclasses.replace(own, published=path)
+
+
+def test_a_study_of_another_dataset_is_not_taken_for_this_one() -> None:
+    definition = load("cifar").definition("digest")
+    assert load("cifar").defined({**definition, "images": 500}).images == 500
+    with pytest.raises(UserError, match="dataset is 'cifar10' in the database and 'digits' here"):
+        load("digits").defined(definition)
+
+
 def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "flowers.py"
     path.write_text(
@@ -118,6 +173,103 @@ def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
     assert "flowers" not in sys.modules
 
 
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., str]:
+    """Run Python with these words in a folder of its own, without `python -m pytest`'s path."""
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("own", ["studies/__init__.py", "studies/other.txt", "studies.py"])
+def test_a_project_with_studies_of_its_own_has_the_shipped_ones_too(
+    own: str, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / own).write_text("raise RuntimeError('theirs is not to be run')\n")
+    (tmp_path / "studies" / "common.py").write_text("TRIALS = 7\n")
+    is_package = own == "studies/__init__.py"
+    theirs = "from studies.common import TRIALS\n" if is_package else "TRIALS = 7\n"
+    (tmp_path / "mine.py").write_text(
+        f"{theirs}from studies.cifar import VARIANTS\nfrom search.study import Study\n"
+        "study = Study(name='mine', dataset='digits', variants=VARIANTS, trials=TRIALS)\n"
+    )
+    code = (
+        "import search.study as s; print(s.load('cifar').name, s.load('digits').name, s.known(),"
+        " s.load('mine.py').trials, len(s.load('mine.py').variants))"
+    )
+    assert python("-c", code) == "cifar digits ['cifar', 'digits'] 7 6\n"
+
+
+def test_a_package_studies_that_is_imported_already_keeps_what_it_has(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "studies.py").write_text("THEIRS = 3\n")
+    code = "import studies, search.study as s; print(s.load('digits').name, studies.THEIRS)"
+    assert python("-c", code) == "digits 3\n"
+
+
+HIDING = ("argparse", "helpers", "json", "optuna", "random", "sqlalchemy", "studies", "torch")
+
+
+def test_files_of_the_current_folder_hide_no_module_from_a_command(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    for name in HIDING:
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} is hidden')\n")
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "helpers.py").touch()
+    (tmp_path / "my" / "mine.py").write_text("import helpers\nfrom studies.digits import study\n")
+    options = ("--images", "64", "--epochs", "1", "--trials", "2", "--no-variants")
+    run = (
+        "-m",
+        "search.run",
+        "--study",
+        "my/mine.py",
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+        *options,
+    )
+    assert "Trials: 2 of 2 finished" in python(*run)
+
+
+def test_a_study_file_imports_the_files_beside_it_wherever_it_is_run_from(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    folder = tmp_path / "my studies é"
+    folder.mkdir()
+    for name in ("random", "torch", "search", "optuna"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name} is hidden')\n")
+    (folder / "helpers.py").write_text("TRIALS = 5\n")
+    (folder / "mine.py").write_text(
+        "import random\nfrom dataclasses import replace\n"
+        "from helpers import TRIALS\nfrom studies.digits import study\n"
+        "print('a word')\nstudy = replace(study, trials=TRIALS)\n"
+    )
+    (tmp_path / "link.py").symlink_to(folder / "mine.py")
+    for path in (f"{folder.name}/mine.py", str(folder / "mine.py"), "link.py"):
+        code = f"import search.study as s; print(s.load({path!r}).trials); import torch"
+        assert python("-c", code) == "5\n"
+
+
+def test_a_study_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    text = "from dataclasses import replace\nfrom studies.digits import study\n"
+    for trials in (3, 4):
+        path.write_text(f"{text}study = replace(study, trials={trials})\n")
+        os.utime(path, (1e9, 1e9))
+        assert load(str(path)).trials == trials
+
+
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown study; known: cifar, digits"):
         load("cifra")
@@ -127,6 +279,12 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
     path.write_text("study = ")
     with pytest.raises(UserError, match=r"empty.py: SyntaxError: invalid syntax"):
         load(str(path))
+    path.write_text("from .helpers import study")
+    with pytest.raises(UserError, match="`from helpers import x` takes the file beside it"):
+        load(str(path))
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(UserError, match=r"folder.py: there is no such file"):
+        load(str(tmp_path / "folder.py"))
     path.write_text("study = 3")
     with pytest.raises(UserError, match="defines no `study`"):
         load(str(path))
@@ -168,9 +326,12 @@ def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"epochs": 0}, "epochs is 1 or more, not 0"),
-        ({"batch_size": 1}, "batch_size is 2 or more, not 1"),
-        ({"seed": -1}, "seed is from 0"),
+        ({"epochs": 0}, "epochs is a whole number of 1 or more, not 0"),
+        ({"batch_size": 1}, "batch_size is a whole number of 2 or more, not 1"),
+        ({"trials": 2.5}, "trials is a whole number of 1 or more, not 2.5"),
+        ({"epochs": 2**31}, "epochs is 2147483647 or less, not 2147483648"),
+        ({"images": True}, "images is a whole number of 2 or more, not True"),
+        ({"seed": -1}, "seed is a whole number from 0"),
         ({"select": "train"}, "select is test or validation"),
         ({"ranges": {k: r for k, r in RANGES.items() if k != "lr"}}, "'lr' has no range"),
     ],

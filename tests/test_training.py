@@ -16,7 +16,9 @@ from torch._subclasses import FakeTensorMode
 from search import data
 from search.choices import Choices, OptimizerName, Schedule
 from search.data import Dataset, Images
+from search.machine import Machine
 from search.network import Network
+from search.study import load
 from search.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
 from studies.cifar import VARIANTS
 from tests.test_network import Report
@@ -187,6 +189,16 @@ def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
     epoch = next(_training(VARIANTS["base"], splits).fit())
     assert (epoch.train_loss, epoch.train_accuracy) == (None, None)
     assert epoch.selection_accuracy == epoch.test_accuracy
+
+
+def test_a_quick_look_is_held_out_and_tested_on_as_few_images(digits: Dataset) -> None:
+    study = dataclasses.replace(load("digits"), images=64, select="validation")
+    splits = Machine.of(study, device_name="cpu", threads=None, root=Path(), say=print).splits
+    assert splits.validation is not None
+    assert torch.equal(splits.train.labels, digits.train.labels[:64])
+    assert torch.equal(splits.validation.labels, digits.train.labels[-64:])
+    assert torch.equal(splits.test.labels, digits.test.labels[:64])
+    assert torch.equal(splits.test.parts[0], digits.test.parts[0][:64])
 
 
 def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_only(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import optuna
 import optuna_dashboard
 import pytest
@@ -22,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sqlalchemy import select
 
-from search import claims, data, kept, listing, objective, roster, store, tables
+from search import claims, data, kept, listing, objective, pictures, roster, store, tables
 from search.choices import Choices
 from search.classifier import About, load, packed
 from search.errors import UserError
@@ -134,7 +135,7 @@ def test_weights_of_the_variants_and_the_best_five_are_kept_and_no_others(
 def test_a_loaded_network_has_the_accuracy_that_the_database_has(
     searched: Path, found: Database
 ) -> None:
-    split = data.load("digits", searched).test
+    split = data.load("digits", searched).test.between(0, 160)
     (pixels,) = split.parts
     for number in sorted(_expected(found.optuna.get_all_trials(1))):
         classifier = load(find(str(found), "cifar", number, artifacts=searched / "artifacts"))
@@ -464,6 +465,42 @@ def test_a_picture_of_any_size_and_colours_is_classified(
     assert 0.1 <= probability <= 1
 
 
+def test_samples_of_more_than_8_bits_are_scaled_as_those_were_that_were_learnt_from(
+    about: About, tmp_path: Path
+) -> None:
+    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+    learnt = dataclasses.replace(about, whites={"integer": 4095, "float": 1})
+    (tmp_path / "weights").write_bytes(packed(network, learnt))
+    classifier = load(tmp_path / "weights")
+    assert classifier.about == learnt
+    grey = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
+    expected = classifier.classify(grey.expand(3, 32, 32))
+    twelve = Image.fromarray((grey.numpy() * (4095 / 255)).round().astype(np.uint16))
+    floats = Image.fromarray(grey.numpy().astype(np.float32) / 255)
+    twelve.save(tmp_path / "12.png")
+    floats.save(tmp_path / "float.tif")
+    for image in (twelve, floats, tmp_path / "12.png", tmp_path / "float.tif"):
+        assert classifier.classify(image) == expected
+    brighter = Image.fromarray(np.full((32, 32), 4096, np.uint16))
+    with pytest.raises(UserError, match=r"a value of 4096, and white was 4095 .*; scale it"):
+        classifier.classify(brighter)
+
+
+def test_what_is_white_in_one_picture_alone_is_told_by_its_upper_half_or_not_at_all(
+    path: Path,
+) -> None:
+    classifier = load(path)  # of a network that has learnt from 8 bits
+    grey = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
+    sixteen = Image.fromarray(grey.numpy().astype(np.uint16) * 257)
+    assert classifier.classify(sixteen) == classifier.classify(grey.expand(3, 32, 32))
+    for unclear in (
+        Image.fromarray(np.full((32, 32), 4095, np.uint16)),
+        Image.fromarray(np.full((32, 32), 1, np.float32)),
+    ):
+        with pytest.raises(UserError, match=r"cannot be told from one picture; save it with 8 bit"):
+            classifier.classify(unclear)
+
+
 def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
     path: Path, about: About, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,8 +517,8 @@ def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
         classifier.classify(tmp_path / "half.jpg")
     with pytest.raises(UserError, match=r"embedded null byte; name a picture$"):
         classifier.classify("x\0.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
-    with pytest.raises(UserError, match=r"half.jpg: Image size .* exceeds limit"):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
+    with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, and the most is 99; make"):
         classifier.classify(tmp_path / "half.jpg")
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(UserError, match="there is no such file; name one that a search kept"):

@@ -45,7 +45,7 @@ def test_the_pages_study_runs_to_its_end_and_its_snippets_do(folder: Path, searc
     assert "Trials: 10 of 10 finished: " in printed[2]
     assert "bringing" not in printed[2]
     assert len(list((folder / "data" / "prepared").glob("flowers-32-*.safetensors"))) == 1
-    assert re.search(r"sgd.*\n.*adamax", (folder / "report.md").read_text())
+    assert re.search(r"sgd.*\n.*adamax", (folder / "report-flowers.md").read_text())
     for snippet in SNIPPETS:
         names: dict[str, object] = {}
         exec(FILE + snippet, names)

@@ -1,0 +1,103 @@
+"""Tables that fit a terminal of any width.
+
+Where there is room, a table has all its columns. In a narrower terminal its headings are broken
+between words, then the texts of the columns that may be, and then columns are left out, the least
+important ones first. The first column says what a row is about, and stays whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import HEAVY_HEAD, Box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+UNBOUNDED = 10_000
+"""Columns of a terminal in which any table has room."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTable:
+    """A table of plain texts: what looks like markup in them is none.
+
+    A column is named by its heading.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: Sequence[str] = ()
+    """Columns that are aligned at the left, as the first one is; the others are at the right."""
+    foldable: Sequence[str] = ()
+    """Columns whose cells may be broken between words."""
+    droppable: Sequence[str] = ()
+    """Columns that may be left out, in this order."""
+    title: str = ""
+    box: Box | None = HEAVY_HEAD
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title:
+            yield Text(self.title, style="bold")
+        widths = {name: self._least(name) for name in self.columns}
+        droppable = list(self.droppable)
+        while (room := options.max_width - self._measured(console, options, widths)) < 0:
+            if not droppable:
+                break
+            del widths[droppable.pop(0)]
+        yield self._table(self._filled(widths, room))
+
+    def _measured(
+        self, console: Console, options: ConsoleOptions, widths: Mapping[str, int]
+    ) -> int:
+        """Return the width of the whole table, with its borders."""
+        unbounded = options.update(width=UNBOUNDED)
+        return Measurement.get(console, unbounded, self._table(widths)).maximum
+
+    def _filled(self, widths: Mapping[str, int], room: int) -> Mapping[str, int]:
+        """Return the widths with `room` given to what is broken, the shortest first.
+
+        A negative one is taken from the first column.
+        """
+        filled = dict(widths)
+        if room < 0:
+            filled[self.columns[0]] = max(filled[self.columns[0]] + room, 1)
+        for whole in (self._cells, self._texts):  # a broken heading is easier to read than a cell
+            lengths = {name: max(map(cell_len, (*whole(name), ""))) for name in widths}
+            for name in sorted(widths, key=lengths.__getitem__):
+                more = lengths[name] - filled[name]
+                if name in self.foldable:
+                    more = min(more, room)
+                if 0 < more <= room:
+                    filled[name] += more
+                    room -= more
+        return filled
+
+    def _table(self, widths: Mapping[str, int]) -> Table:
+        table = Table(box=self.box, pad_edge=self.box is not None)
+        for name, width in widths.items():
+            at_left = name in (self.columns[0], *self.texts)
+            table.add_column(
+                Text(name),
+                width=width,
+                justify="left" if at_left else "right",
+                overflow="fold",
+            )
+        places = [self.columns.index(name) for name in widths]
+        for row in self.rows:
+            table.add_row(*(Text(row[place]) for place in places))
+        return table
+
+    def _cells(self, name: str) -> Sequence[str]:
+        place = self.columns.index(name)
+        return [row[place] for row in self.rows]
+
+    def _texts(self, name: str) -> Sequence[str]:
+        return [name, *self._cells(name)]
+
+    def _least(self, name: str) -> int:
+        """Return the width at which no word is broken, and no cell but a foldable one."""
+        foldable = self._texts(name) if name in self.foldable else [name]
+        words = [word for text in foldable for word in text.split()]
+        return max(map(cell_len, words if name in self.foldable else (*words, *self._cells(name))))

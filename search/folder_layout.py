@@ -1,0 +1,287 @@
+"""Which files below a folder are pictures, of which class and of which split: by rule, or refused.
+
+The layout is that of `torchvision.datasets.ImageFolder`: `CLASS/*.png`, or `SPLIT/CLASS/*.png`. A
+folder is a split if it has the name of one and holds folders of pictures. Without splits, a fifth
+of each class is the test set: those whose names have the lowest SHA-256. Pictures are in the order
+of these sums too, so that the first and the last ones are of all classes.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import UserError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of `torchvision.datasets.folder.IMG_EXTENSIONS`; other files are left alone."""
+LAYOUT = "CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
+SPLITS = {
+    "train": "training",
+    "training": "training",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+"""The set that a folder of this name holds, in whatever letter case."""
+FOREIGN = {
+    "__macosx",  # macOS, in ZIP files
+    "@eadir", "#recycle", "#snapshot",  # Synology
+    "@__thumb", "@recycle",  # QNAP
+    "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini",  # Windows
+    "lost+found",  # ext4
+}  # fmt: skip
+"""What other tools leave, in lower case; so is everything whose name begins with a dot."""
+
+Sample = tuple[Path, int]
+"""A picture and the label of its class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The pictures of a folder, in the order in which a training takes them."""
+
+    folder: Path
+    classes: list[str]
+    train: list[Sample]
+    test: list[Sample]
+    remarks: list[str]
+    """What is left out, or is not what its name says; a line each."""
+
+    @classmethod
+    def of(cls, folder: Path, *, ours: Path) -> "Layout":
+        """Return the layout of `folder`, in which `ours` is the service's own, if it is there.
+
+        Raises:
+            UserError: it has another layout, or one that can be understood in two ways.
+            OSError: a folder cannot be read.
+        """
+        search = _Search(folder, ours)
+        splits = search.splits()
+        if splits:
+            train_folder, test_folder = splits
+            train, test = search.by_class(train_folder), search.by_class(test_folder)
+            if unknown := test.keys() - train.keys():
+                raise UserError(
+                    f"{test_folder / min(unknown)}: {train_folder} has no class of this name; "
+                    "give both the same"
+                )
+        else:
+            train_folder = test_folder = folder
+            train, test = _divided(search.by_class(folder), folder)
+        if len(train) < 2:
+            raise UserError(
+                f"{folder}: classes are folders, and at least two are needed, not {len(train)}; "
+                f"a folder of images holds {LAYOUT}"
+            )
+        classes = list(train)
+        return cls(
+            folder=folder,
+            classes=classes,
+            train=_samples(train, classes, train_folder),
+            test=_samples(test, classes, test_folder),
+            remarks=search.remarks(),
+        )
+
+
+class _Search:
+    """Finds the pictures of a folder, and remembers what it has passed over."""
+
+    def __init__(self, folder: Path, ours: Path) -> None:
+        self._folder = folder
+        self._ours = ours.resolve()
+        self._loose: list[Path] = []
+        self._others: Counter[str] = Counter()
+        self._remarks: list[str] = []
+
+    def remarks(self) -> list[str]:
+        found = list(self._remarks)
+        if self._loose:
+            found.append(
+                f"{len(self._loose)} pictures are in no folder of a class, and left out, such as "
+                f"{self._loose[0]}"
+            )
+        if self._others:
+            endings = ", ".join(sorted(self._others))
+            found.append(f"{self._others.total()} files are left out for their endings: {endings}")
+        return found
+
+    def splits(self) -> tuple[Path, Path] | None:
+        """Return the folders to train and to test on; None if the folders are classes.
+
+        Raises:
+            UserError: only some folders are splits, or a set is there twice or not at all.
+        """
+        folders = self._folders(self._folder)
+        named = [path for path in folders if _set(path)]
+        splits = [path for path in named if any(map(_has_pictures, self._folders(path)))]
+        flat = [path for path in named if path not in splits]
+        if not splits:
+            # A class may be called train, as in a data set of vehicles; nothing else is ambiguous.
+            odd = [path for path in flat if path.name.casefold() != "train"] or flat[1:]
+            if odd:
+                raise UserError(
+                    f"{odd[0]}: it has the name of a split, and holds no folders of pictures; "
+                    "give it one for each class, or rename it if it is a class"
+                )
+            return None
+        for path in folders:
+            if path in flat or (path not in named and _has_pictures(path)):
+                raise UserError(
+                    f"{path}: {splits[0]} beside it holds folders of pictures, as a split does, "
+                    "and this is no split; move or rename one of them"
+                )
+        sets: dict[str, Path] = {}
+        for path in splits:
+            there = sets.setdefault(_set(path), path)
+            if there != path:
+                raise UserError(
+                    f"{path}: {there} is the {_set(path)} set already; remove one of them"
+                )
+        return self._train_and_test(sets)
+
+    def _train_and_test(self, sets: Mapping[str, Path]) -> tuple[Path, Path]:
+        train, validation = sets.get("training"), sets.get("validation")
+        test = sets.get("test") or validation
+        if train is None:
+            there = ", ".join(path.name for path in sets.values())
+            raise UserError(f"{self._folder}: it has {there} and no train; add it")
+        if test is None:
+            raise UserError(
+                f"{train}: neither test nor val is beside it; add one, or name {train} as the "
+                "folder, to have a fifth of each class as the test set"
+            )
+        if validation == test:
+            self._remarks.append(f"{validation} is the test set")
+        elif validation:
+            self._remarks.append(f"{validation} is left out; the test set is {test}")
+        return train, test
+
+    def by_class(self, folder: Path) -> dict[str, list[Path]]:
+        """Return the pictures of each class, in the order of their names' SHA-256.
+
+        Raises:
+            UserError: a class has none, or is divided into splits.
+        """
+        self._loose += _Entries.of(folder).pictures
+        found = {}
+        for place in self._folders(folder):
+            inside = {_set(path): path for path in self._folders(place) if _set(path)}
+            if len(inside) > 1:
+                raise UserError(
+                    f"{min(inside.values())}: a split is within a class; put the classes into the "
+                    "splits, as in train/CLASS/*.png"
+                )
+            paths: list[Path] = []
+            for entries in _below(place):
+                paths += entries.pictures
+                self._others.update(path.suffix.lower() or path.name for path in entries.others)
+            if not paths:
+                raise UserError(
+                    f"{place}: this class has no pictures ({', '.join(ENDINGS)}); add some, or "
+                    "remove the folder"
+                )
+            found[place.name] = sorted(paths, key=lambda path: _sum(path, folder))
+        return found
+
+    def _folders(self, folder: Path) -> list[Path]:
+        return [path for path in _Entries.of(folder).folders if path.resolve() != self._ours]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """What a folder holds, but for what other tools have left there; each in the order of names."""
+
+    folders: list[Path]
+    pictures: list[Path]
+    others: list[Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Entries":
+        """Read the folder; a link is what it leads to.
+
+        Raises:
+            UserError: something has the name of a picture and is no file.
+        """
+        found = cls(folders=[], pictures=[], others=[])
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = folder / entry.name
+                if entry.name[0] == "." or entry.name.casefold() in FOREIGN:
+                    continue
+                if entry.is_dir():
+                    found.folders.append(path)
+                elif path.suffix.lower() not in ENDINGS:
+                    found.others.append(path)
+                elif entry.is_file():
+                    found.pictures.append(path)
+                else:
+                    raise UserError(f"{path}: no file, or a link to none; mend or remove it")
+        return found
+
+
+def _set(folder: Path) -> str:
+    """Return the set that a folder holds by its name; empty if it is the name of none."""
+    return SPLITS.get(folder.name.casefold(), "")
+
+
+def _has_pictures(place: Path) -> bool:
+    return any(entries.pictures for entries in _below(place))
+
+
+def _below(place: Path) -> Iterator[_Entries]:
+    """Yield what is in a folder and in those below it; links are followed, to no folder twice.
+
+    Nor is one to a folder that `place` is in: it would lead to other classes.
+    """
+    above = {*place.absolute().parents, *place.resolve().parents}
+    seen = set(map(_identity, above))
+    places = [place]
+    while places:
+        here = places.pop()
+        identity = _identity(here)
+        if identity not in seen:
+            seen.add(identity)
+            entries = _Entries.of(here)
+            yield entries
+            places += reversed(entries.folders)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _divided(
+    by_class: Mapping[str, list[Path]], folder: Path
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Return the pictures to train on, and a fifth of each class to test on.
+
+    Raises:
+        UserError: a class has a single picture.
+    """
+    train, test = {}, {}
+    for name, paths in by_class.items():
+        if len(paths) == 1:
+            raise UserError(
+                f"{folder / name}: this class has one picture, and one to train on and one to "
+                "test on are needed; add some"
+            )
+        n_test = max(len(paths) // 5, 1)
+        train[name], test[name] = paths[n_test:], paths[:n_test]
+    return train, test
+
+
+def _samples(by_class: Mapping[str, list[Path]], classes: list[str], folder: Path) -> list[Sample]:
+    """Return the pictures of all classes, in the order of their names' SHA-256."""
+    labels = {name: label for label, name in enumerate(classes)}
+    samples = [(path, labels[name]) for name, paths in by_class.items() for path in paths]
+    return sorted(samples, key=lambda sample: _sum(sample[0], folder))
+
+
+def _sum(path: Path, folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.relative_to(folder))).hexdigest()
