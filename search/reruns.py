@@ -89,7 +89,7 @@ class Reruns:
         return observer.look()
 
     def _adopt(self, joined: optuna.Study, origin: str) -> None:
-        """Let the study hold re-runs of the trials of the study of that key, unless it has others."""
+        """Let the study hold re-runs of trials of the study of that key, unless it has others."""
         there = joined.user_attrs.get(ORIGIN_KEY)
         if there == origin:
             return
