@@ -62,11 +62,11 @@ def as_json(findings: Findings) -> str:
 
     `study`, `dataset`, `images` (null for all), `select`, `epochs` and `seed` of the study; `best`,
     a trial's number or null, by re-run mean once there are re-runs; `ties`, the trials that these
-    cannot tell from it; `trials`, each with its params
-    and epochs, and in `told` what somebody else made of it; `honest`, by a trial's
-    number its accuracy with fresh seeds; `variants`, by name our runs, the images and epochs that
-    they were trained for, the published epochs, why these cannot be compared (null if they can) and
-    the verdict; `importances`; `savings`. A figure that is not a number is null.
+    cannot tell from it; `trials`, each with its params and epochs, and in `told` what somebody else
+    made of it; `honest`, by a trial's number its accuracy with fresh seeds; `variants`, by name our
+    runs, the images and epochs that they were trained for, the published epochs, why these cannot
+    be compared (null if they can) and the verdict; `importances`; `savings`. A figure that is not a
+    number is null.
     """
     study = findings.study
     published: dict[str, dict[int, Any]] = {}
