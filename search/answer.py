@@ -56,12 +56,17 @@ def answer(database: Database, overview: Overview, name: str) -> Answer:
     with database.engine.connect() as connection:
         found = identify(connection, name)
     assert found is not None, "its trials have been read"
-    of_reruns = rerun_study(database, found.ref.key)
-    runs = {} if of_reruns is None else repeats(Overview.of_study(database, of_reruns))
-    return _answer(overview, runs)
+    return decided(overview, reruns_of(database, found.ref.key))
 
 
-def _answer(overview: Overview, runs: Repeats) -> Answer:
+def reruns_of(database: Database, study_key: str) -> Repeats:
+    """Return the re-runs of the trials of the study of that key."""
+    name = rerun_study(database, study_key)
+    return {} if name is None else repeats(Overview.of_study(database, name))
+
+
+def decided(overview: Overview, runs: Repeats) -> Answer:
+    """Return the answer by `runs`; `overview` has those trials, and the best of the others."""
     ranked = {trial.number: trial for trial in overview.ranked}
     numbers = [number for number in ranked if f"trial {number}" in runs]
     made = standings(accuracies(runs, numbers, overview.n_epochs))

@@ -61,11 +61,12 @@ def as_json(findings: Findings) -> str:
     """Return everything as one JSON object.
 
     `study`, `dataset`, `images` (null for all), `select`, `epochs` and `seed` of the study; `best`,
-    a trial's number or null, by re-run mean once there are re-runs; `trials`, each with its params
-    and epochs, and in `told` what somebody else made of it; `honest`, by a trial's
-    number its accuracy with fresh seeds; `variants`, by name our runs, the images and epochs that
-    they were trained for, the published epochs, why these cannot be compared (null if they can) and
-    the verdict; `importances`; `savings`. A figure that is not a number is null.
+    a trial's number or null, by re-run mean once there are re-runs; `ties`, the trials that these
+    cannot tell from it; `trials`, each with its params and epochs, and in `told` what somebody else
+    made of it; `honest`, by a trial's number its accuracy with fresh seeds; `variants`, by name our
+    runs, the images and epochs that they were trained for, the published epochs, why these cannot
+    be compared (null if they can) and the verdict; `importances`; `savings`. A figure that is not a
+    number is null.
     """
     study = findings.study
     published: dict[str, dict[int, Any]] = {}
@@ -79,6 +80,7 @@ def as_json(findings: Findings) -> str:
         "epochs": study.epochs,
         "seed": study.seed,
         "best": None if findings.best is None else findings.best.number,
+        "ties": findings.answer.tied,
         "trials": [_trial(findings, trial) for trial in findings.overview.trials],
         "honest": {n: asdict(standing) for n, standing in findings.standings.items()},
         "variants": {

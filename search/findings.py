@@ -18,7 +18,7 @@ from search.repeats import REPRODUCED, Repeats, repeats
 from search.savings import Savings
 from search.storage import Database
 from search.study import Study
-from search.trials import DIVERGED, VARIANT
+from search.trials import DIVERGED
 from search.winners import Standing
 
 
@@ -146,7 +146,8 @@ def _repeats(database: Database, name: str) -> dict[str, Mapping[int, Sequence[E
 def _of_search(overview: Overview) -> dict[str, Mapping[int, Sequence[Epoch]]]:
     """Return the epochs of the search's own variants, as a re-run each."""
     return {
-        trial.user_attrs[VARIANT]: {0: overview.of(trial)}
-        for trial in overview.trials
-        if VARIANT in trial.user_attrs and overview.of(trial)
+        name: {0: overview.of(trial)}
+        for name, trial in overview.variants.items()
+        if overview.of(trial)
+        and (overview.score(trial) is not None or trial.number not in overview.told)
     }

@@ -1,6 +1,7 @@
 """A study at one moment, as the database has it: what every view and summary is made from."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from search.identity import study_ref
 from search.joining import DEFINITION
 from search.leases import Lease, leases
 from search.storage import Database
-from search.trials import FINISHED, REASON, rank, readable
+from search.trials import FINISHED, REASON, VARIANT, rank, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,28 @@ class Overview:
         return Observer(
             database, optuna.load_study(study_name=name, storage=database.optuna)
         ).look()
+
+    @classmethod
+    def of_trials(
+        cls,
+        trials: Sequence[FrozenTrial],
+        *,
+        epochs: dict[int, list[Epoch]],
+        n_epochs: int,
+        leases: dict[int, Lease] | None = None,
+    ) -> "Overview":
+        """Return `trials` of a study, as Optuna has them, with what was recorded of them."""
+        return cls(
+            trials=[_measured(readable(t), epochs.get(t.number, ()), n_epochs) for t in trials],
+            values={
+                trial.number: trial.values[0]
+                for trial in trials
+                if trial.state == TrialState.COMPLETE and trial.values
+            },
+            epochs=epochs,
+            leases=leases or {},
+            n_epochs=n_epochs,
+        )
 
     def find(self, number: str) -> FrozenTrial:
         """Return the trial of that number, or the first of the ranked ones for `best`.
@@ -99,6 +122,29 @@ class Overview:
         ended = [trial for trial in self.trials if trial.state.is_finished()]
         return {trial.number: self._account(trial) for trial in ended if not self._is_ours(trial)}
 
+    @property
+    def ended_here(self) -> list[FrozenTrial]:
+        """Those of the finished trials that this service trained until they were to end."""
+        return [
+            trial
+            for trial in self.finished
+            if self.score(trial) is not None
+            or (trial.state == TrialState.PRUNED and REASON in trial.user_attrs)
+        ]
+
+    @property
+    def variants(self) -> dict[str, FrozenTrial]:
+        """By the variant's name its trial: of several one that has a score, else the last of those
+        that nobody else has ended, since those before it failed."""
+        found: dict[str, FrozenTrial] = {}
+        for trial in sorted(self.trials, key=self._counts_as_variant):
+            if VARIANT in trial.user_attrs:
+                found[trial.user_attrs[VARIANT]] = trial
+        return found
+
+    def _counts_as_variant(self, trial: FrozenTrial) -> tuple[bool, bool, int]:
+        return self.score(trial) is not None, trial.number not in self.told, trial.number
+
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Return whether a worker of this service ended the trial."""
         if trial.state != TrialState.COMPLETE:
@@ -144,25 +190,20 @@ class Observer:
         if changed is None or changed:
             self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
         self._ended = {trial.number for trial in trials if trial.state.is_finished()}
-        return Overview(
-            trials=[self._measured(readable(trial)) for trial in trials],
-            values={
-                trial.number: trial.values[0]
-                for trial in trials
-                if trial.state == TrialState.COMPLETE and trial.values
-            },
+        return Overview.of_trials(
+            trials,
             epochs=dict(self._epochs),
             leases=leases(self._database, self._ref.key),
             n_epochs=self._n_epochs,
         )
 
-    def _measured(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial that was trained to its end here with the value that was recorded."""
-        recorded = self._epochs.get(trial.number, [])
-        if trial.state != TrialState.COMPLETE or len(recorded) != self._n_epochs:
-            return trial
-        if trial.values == [recorded[-1].selection_accuracy]:
-            return trial
-        found = copy.copy(trial)
-        found.values = [recorded[-1].selection_accuracy]
-        return found
+
+def _measured(trial: FrozenTrial, recorded: Sequence[Epoch], n_epochs: int) -> FrozenTrial:
+    """Return a trial that was trained to its end here with the value that was recorded."""
+    if trial.state != TrialState.COMPLETE or len(recorded) != n_epochs:
+        return trial
+    if trial.values == [recorded[-1].selection_accuracy]:
+        return trial
+    found = copy.copy(trial)
+    found.values = [recorded[-1].selection_accuracy]
+    return found

@@ -6,23 +6,28 @@ comparisons of `search.comparison` need. A mean has its spread and its count bes
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
+from optuna.trial import FrozenTrial
 from scipy.special import stdtrit
+from sqlalchemy import select
 
 from search.epoch import Epoch
 from search.errors import UserError
 from search.files import write_out
+from search.identity import identify
 from search.overview import Overview
 from search.storage import Database
 from search.study import Study
-from search.trials import FINISHED, REPEAT, SEED, origin_name
+from search.trials import REPEAT, SEED, origin_name
 
 Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
 """By the name of what was trained (`question-3`, `trial 17`) and by repeat: the epochs in order."""
@@ -80,22 +85,39 @@ class Spread:
 
 
 def repeats(overview: Overview) -> Repeats:
-    """Return the re-runs in `overview` that ended, complete ones and diverged ones."""
+    """Return the re-runs in `overview` that came to their end, complete ones and diverged ones."""
     found: dict[str, dict[int, Sequence[Epoch]]] = {}
-    for trial in overview.trials:
-        attributes = trial.user_attrs
-        if REPEAT in attributes and trial.state in FINISHED:
-            name = str(origin_name(attributes))
-            found.setdefault(name, {})[attributes[REPEAT]] = overview.of(trial)
+    for (name, repeat), trial in _reruns(overview).items():
+        found.setdefault(name, {})[repeat] = overview.of(trial)
     return found
+
+
+def _reruns(overview: Overview) -> Mapping[tuple[str, int], FrozenTrial]:
+    """Return the trials that are re-runs and came to their end, by name and repeat.
+
+    One that somebody else ended did not: it neither reached what was told, nor diverged.
+    """
+    return {
+        (name, trial.user_attrs[REPEAT]): trial
+        for trial in overview.ended_here
+        if (name := origin_name(trial.user_attrs)) and {REPEAT, SEED} <= trial.user_attrs.keys()
+    }
 
 
 def rerun_study(database: Database, study_key: str) -> str | None:
     """Return the name of the study that holds the re-runs of a study's best trials; None if there
     is none. It is found by the study's own key, which outlives its name."""
-    for study in database.optuna.get_all_studies():
-        if study.user_attrs.get(ORIGIN_KEY) == study_key:
-            return study.study_name
+    studies, attributes = StudyModel.__table__, StudyUserAttributeModel.__table__
+    query = (
+        select(studies.c.study_name)
+        .join(attributes, attributes.c.study_id == studies.c.study_id)
+        .where(attributes.c.key == ORIGIN_KEY, attributes.c.value_json == json.dumps(study_key))
+    )
+    with database.engine.connect() as connection:
+        for name in connection.scalars(query).all():
+            with suppress(UserError):  # a copy, whose original is another one of them
+                if identify(connection, name) is not None:
+                    return str(name)
     return None
 
 
@@ -107,20 +129,14 @@ def write(overview: Overview, path: Path, study: Study) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    seeds = {
-        (origin_name(trial.user_attrs), trial.user_attrs[REPEAT]): trial.user_attrs[SEED]
-        for trial in overview.trials
-        if REPEAT in trial.user_attrs
-    }
     trained = [getattr(study, name) for name in TRAINED]
     lines = io.StringIO()
     table = csv.writer(lines, lineterminator="\n")
     table.writerow(COLUMNS)
-    for name, runs in repeats(overview).items():
-        for repeat, epochs in sorted(runs.items()):
-            for epoch in epochs:
-                figures = [getattr(epoch, figure) for figure in FIGURES]
-                table.writerow([name, repeat, seeds[name, repeat], *figures, *trained])
+    for (name, repeat), trial in _reruns(overview).items():
+        for epoch in overview.of(trial):
+            figures = [getattr(epoch, figure) for figure in FIGURES]
+            table.writerow([name, repeat, trial.user_attrs[SEED], *figures, *trained])
     write_out(path, lines.getvalue().encode())
 
 

@@ -21,6 +21,8 @@ from search.errors import UserError
 from search.identity import identify
 from search.joining import stored_definition
 from search.machine import Machine
+from search.note import Notes
+from search.outage import tolerating_outage
 from search.overview import Overview
 from search.repeats import REPRODUCED, RERUN, repeats, rerun_study, write
 from search.reruns import Reruns
@@ -107,6 +109,8 @@ class Reproduction:
         name = rerun_study(self.database, key) or study.name + RERUN
         reruns = self._reruns(study, name, digest, origin=key)
         overview = reruns.train_best(best, n_repeats, self.stop)
+        with tolerating_outage():
+            Notes.of(self.database, study, self.artifacts).update()
         self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
         found = standings(accuracies(repeats(overview), numbers, study.epochs))

@@ -17,7 +17,7 @@ from search.errors import UserError
 from search.joining import join
 from search.machine import Machine
 from search.overview import Observer, Overview
-from search.repeats import ORIGIN_KEY, repeats
+from search.repeats import ORIGIN_KEY, RERUN, repeats
 from search.storage import Database
 from search.study import Study
 from search.trials import ORIGIN, REPEAT, SEED, Fixed
@@ -88,14 +88,22 @@ class Reruns:
             place.work(stop, budget=None, wanted=names)
         return observer.look()
 
+    def _adopt(self, joined: optuna.Study, origin: str) -> None:
+        """Let the study hold re-runs of trials of the study of that key, unless it has others."""
+        there = joined.user_attrs.get(ORIGIN_KEY)
+        if there == origin:
+            return
+        name = joined.study_name
+        if there is not None or joined.get_trials(deepcopy=False):
+            what = "trials of its own" if there is None else "the re-runs of another study"
+            raise UserError(
+                f"--name {name.removesuffix(RERUN)}: its re-runs would be in the study {name}, "
+                f"which has {what}; rename or delete {name} in the dashboard"
+            )
+        joined.set_user_attr(ORIGIN_KEY, origin)
+
     def _join(self, wanted: list[Fixed]) -> optuna.Study:
         digest = self.machine.data_digest
-        joined = join(self.database, self.study, data_digest=digest)
         if self.origin is not None:
-            if joined.user_attrs.get(ORIGIN_KEY, self.origin) != self.origin:
-                raise UserError(
-                    f"--name {self.study.name}: the re-runs of this name are of another study, "
-                    "which had the same name; rename or delete that one"
-                )
-            joined.set_user_attr(ORIGIN_KEY, self.origin)
+            self._adopt(join(self.database, self.study, data_digest=digest), self.origin)
         return join(self.database, self.study, data_digest=digest, reruns=wanted)

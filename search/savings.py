@@ -12,7 +12,7 @@ from search.trials import DIVERGED
 
 @dataclass(frozen=True, kw_only=True)
 class Savings:
-    """Over the finished trials of a study."""
+    """Over the finished trials of a study, but for those that somebody else ended."""
 
     epochs_run: int
     epochs_possible: int
@@ -31,7 +31,7 @@ class Savings:
     @classmethod
     def of(cls, overview: Overview, epochs: int) -> Self:
         """Sum up the finished trials of a study whose trials have `epochs` epochs."""
-        ended = overview.finished
+        ended = overview.ended_here
         diverged = [trial for trial in ended if DIVERGED in trial.user_attrs]
         pruned = [
             trial

@@ -62,11 +62,14 @@ def counts(findings: Findings) -> str:
     trials = findings.overview.trials
     number = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     parts = [
-        f"{number[TrialState.COMPLETE]} complete",
+        f"{len(findings.overview.ranked)} complete",
         f"{findings.savings.pruned} pruned",
         f"{findings.savings.diverged} diverged",
         f"{number[TrialState.FAIL]} failed",
     ]
+    others = len(findings.overview.finished) - len(findings.overview.ended_here)
+    if others:
+        parts.append(f"{others} ended by somebody else")
     begun = number[TrialState.RUNNING] + number[TrialState.WAITING]
     return ", ".join(parts) + (f", {begun} not ended" if begun else "")
 

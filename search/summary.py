@@ -1,8 +1,6 @@
 """What a search has found so far, as tables for a terminal or a log file."""
 
-from collections.abc import Mapping
-
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 
 from search import variants
@@ -12,7 +10,7 @@ from search.note import BEST
 from search.overview import Overview
 from search.savings import Savings
 from search.study import Study
-from search.trials import VARIANT, label
+from search.trials import label
 from search.variants import fraction
 
 
@@ -66,7 +64,7 @@ def _variants(overview: Overview, study: Study) -> FittedTable:
     return FittedTable(
         title="Variants",
         columns=variants.columns(study),
-        rows=list(variants.rows(study, _by_variant(overview), overview.epochs)),
+        rows=list(variants.rows(study, overview.variants, overview.epochs)),
         texts=["trial", "state"],
         droppable=variants.least_important(study),
     )
@@ -88,11 +86,6 @@ def _counts(overview: Overview, study: Study) -> str:
         + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
         + f".\nEpochs: {Savings.of(overview, study.epochs)}."
     )
-
-
-def _by_variant(overview: Overview) -> Mapping[str, FrozenTrial]:
-    """Return each variant's trial; of several the last, since those before it failed."""
-    return {t.user_attrs[VARIANT]: t for t in overview.trials if VARIANT in t.user_attrs}
 
 
 def _told(overview: Overview) -> str:

@@ -42,7 +42,8 @@ class Standing:
     honest: Spread
     """Of the test accuracy, over the seeds."""
     behind: float
-    """Mean of the paired differences from the best one's accuracy; 0 for the best itself."""
+    """Mean of the paired differences from the best one's accuracy; 0 for the best itself, NaN if
+    the two have no seed in common."""
     p: float
     """Of the t test; NaN where it cannot be made."""
     verdict: str
@@ -75,17 +76,28 @@ def still_in(found: Accuracies, repeat: int) -> list[int]:
 
 
 def standings(found: Accuracies) -> list[Standing]:
-    """Return the trials that have a re-run, best first."""
+    """Return the trials that have a re-run, best first.
+
+    Of those that `RULE` has not left out, the best one has the highest mean over the seeds that all
+    of them have; over its own seeds, if they have none in common.
+    """
     found = {number: of for number, of in found.items() if of}
-    rounds = max((len(of) for of in found.values()), default=0)
-    complete = {number: of for number, of in found.items() if len(of) == rounds}
-    if not complete:
+    if not found:
         return []
-    best = _best(complete)
-    made = [_standing(number, of, found[best], rounds, best) for number, of in found.items()]
+    rounds, most = 1 + max(map(max, found.values())), max(map(len, found.values()))
+    left_out = {n for n, of in found.items() if len(of) < most} - set(still_in(found, rounds))
+    left = {number: of for number, of in found.items() if number not in left_out}
+    common = set.intersection(*map(set, left.values()))
+    best = _best({n: {k: of[k] for k in common or of} for n, of in left.items()})
+    made = [
+        _standing(number, of, found[best], is_best=number == best, is_out=number in left_out)
+        for number, of in found.items()
+    ]
     if any(one.verdict == "tie" for one in made):
         made = [replace(one, verdict="tie") if one.trial == best else one for one in made]
-    return sorted(made, key=lambda one: (one.trial != best, -one.honest.mean))
+    return sorted(
+        made, key=lambda one: (one.trial != best, one.trial in left_out, -one.honest.mean)
+    )
 
 
 def table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
@@ -100,7 +112,7 @@ def table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> Rende
                 f"{trials[one.trial].values[0]:.4f}",
                 str(one.honest.n),
                 str(one.honest),
-                "" if one.behind == 0 else f"{one.behind:.4f}",
+                f"{one.behind:.4f}" if one.behind and one.behind == one.behind else "",
                 one.verdict,
             ]
             for one in found
@@ -117,21 +129,26 @@ def table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> Rende
 
 
 def _standing(
-    number: int, own: Mapping[int, float], of_best: Mapping[int, float], rounds: int, best: int
+    number: int,
+    own: Mapping[int, float],
+    of_best: Mapping[int, float],
+    *,
+    is_best: bool,
+    is_out: bool,
 ) -> Standing:
     honest = Spread.of(list(own.values()))
-    if number == best:
-        verdict = "best" if rounds > 1 else "one seed"
+    if is_best:
+        verdict = "best" if len(own) > 1 else "one seed"
         return Standing(trial=number, honest=honest, behind=0.0, p=math.nan, verdict=verdict)
     p = _p(own, of_best)
-    if len(own) < rounds:
+    if is_out:
         verdict = "worse, left out"
     elif math.isnan(p):
         verdict = "one seed"
     else:
         verdict = "worse" if p < TIE else "tie"
     differences = _differences(own, of_best)
-    behind = -sum(differences) / len(differences)
+    behind = -sum(differences) / len(differences) if differences else math.nan
     return Standing(trial=number, honest=honest, behind=behind, p=p, verdict=verdict)
 
 

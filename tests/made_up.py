@@ -1,7 +1,10 @@
 """A study of made-up trials, for what needs many of them: no training."""
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
+import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import insert
@@ -41,6 +44,28 @@ def made_up(database: Database, study: Study, n_trials: int) -> None:
             )
         )
     joined.add_trials(trials)
+    _record(database, joined, before)
+
+
+def add(
+    database: Database,
+    joined: optuna.Study,
+    accuracies: Sequence[float],
+    *,
+    value: float | None = None,
+    user_attrs: dict[str, Any] | None = None,
+) -> None:
+    """Add a completed trial of these accuracies, by epoch; `value` is what Optuna is told, None for
+    the last of them."""
+    before = len(joined.get_trials(deepcopy=False))
+    values = dict(enumerate(accuracies, start=1))
+    told = accuracies[-1] if value is None else value
+    joined.add_trial(create_trial(value=told, intermediate_values=values, user_attrs=user_attrs))
+    _record(database, joined, before)
+
+
+def _record(database: Database, joined: optuna.Study, before: int) -> None:
+    """Keep the epochs of the trials from number `before` on, as workers do."""
     key = study_ref(joined).key
     rows = [
         {

@@ -50,7 +50,7 @@ def _epochs(folder: Path, name: str, file: str = "search.db") -> list[list[float
         return [[e.selection_accuracy for e in found.get(t.number, [])] for t in study.trials]
 
 
-def _renamed(database: Database, before: str, after: str) -> None:
+def renamed(database: Database, before: str, after: str) -> None:
     """Rename a study as the dashboard does when somebody types another name."""
     study_id = database.optuna.get_study_id_from_name(before)
     app = dashboard_app(database, open_artifacts("artifacts").store)
@@ -71,7 +71,7 @@ def _renamed(database: Database, before: str, after: str) -> None:
 def test_a_renamed_study_is_whole_and_goes_on(searched: Path, search: Command) -> None:
     before, files = _epochs(searched, "digits"), _files(searched)
     with closing(Database(f"sqlite:///{searched / 'search.db'}")) as database:
-        _renamed(database, "digits", "numbers")
+        renamed(database, "digits", "numbers")
     weights = find(f"sqlite:///{searched / 'search.db'}", "numbers", "best",
                    artifacts=searched / "artifacts")  # fmt: skip
     assert weights in files

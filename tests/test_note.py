@@ -2,29 +2,33 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import get_note_from_system_attrs
+from sqlalchemy import event
 
+from search.answer import Answer
 from search.choices import Choices
 from search.folder import Folder
 from search.identity import study_ref
 from search.joining import join
 from search.note import Notes, Progress, text
+from search.overview import Overview
 from search.pruning import SuccessiveHalving
 from search.storage import Database
 from search.store import Store
 from search.study import Study
 from studies.cifar import study as cifar
-from tests.made_up import made_up
+from tests.made_up import add, made_up
+from tests.test_identity import renamed
 
 
 @pytest.fixture
@@ -41,8 +45,20 @@ def notes(database: Database, published: Study, tmp_path: Path) -> Notes:
     return Notes(database=database, study=published, joined=joined, store=store)
 
 
+def _nothing() -> Progress:
+    none = Overview.of_trials([], epochs={}, n_epochs=5)
+    answer = Answer(best=None, standings={}, unproven=None)
+    return Progress(counts=Counter(), some=none, answer=answer)
+
+
 def _attributes(notes: Notes) -> dict[str, Any]:
     return notes.database.optuna.get_study_system_attrs(notes.joined._study_id)
+
+
+def _updated(notes: Notes) -> str:
+    notes.update()
+    note: str = get_note(notes.joined)
+    return note
 
 
 def _rows(note: str, heading: str) -> list[list[str]]:
@@ -118,26 +134,74 @@ def test_a_note_that_a_user_wrote_or_edited_is_left_alone(notes: Notes) -> None:
     assert "1 failed" in get_note(notes.joined)
 
 
-@pytest.mark.parametrize("write", range(1, 8))
-def test_a_note_that_was_cut_off_in_the_middle_is_still_the_services(
-    notes: Notes, write: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_note_is_written_whole_or_not_at_all(notes: Notes, write: int) -> None:
     notes.update()
     notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
-    storage = notes.database.optuna
-    real, done = storage.set_study_system_attr, itertools.count(1)
+    before, done = get_note(notes.joined), itertools.count(1)
 
-    def killed(study_id: int, key: str, value: Any) -> None:
-        if next(done) == write:
+    def kill(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if "study_system_attributes SET" in statement and next(done) == write:
             raise InterruptedError
-        real(study_id, key, value)
 
-    monkeypatch.setattr(storage, "set_study_system_attr", killed)
-    with suppress(InterruptedError):
+    event.listen(notes.database.engine, "before_cursor_execute", kill)
+    with pytest.raises(InterruptedError):
         notes.update()
-    monkeypatch.undo()
+    event.remove(notes.database.engine, "before_cursor_execute", kill)
+    assert get_note(notes.joined) == before
     notes.update()
     assert "1 failed" in get_note(notes.joined)
+
+
+def test_the_notes_of_a_renamed_study_are_still_the_services(notes: Notes) -> None:
+    notes.update()
+    save_note(optuna.Trial(notes.joined, notes.joined.trials[1]._trial_id), "mine")
+    renamed(notes.database, "small", "large")
+    study = dataclasses.replace(notes.study, name="large")
+    joined = join(notes.database, study, data_digest="none")
+    theirs = dataclasses.replace(notes, study=study, joined=joined)
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    theirs.update()
+    assert get_note(joined).startswith("# large")
+    assert "1 failed" in get_note(joined)
+    assert get_note(optuna.Trial(joined, joined.trials[1]._trial_id)) == "mine"
+
+
+def test_what_somebody_else_completed_is_told_and_not_ranked(notes: Notes) -> None:
+    add(notes.database, notes.joined, [0.7, 0.75, 0.8, 0.85, 0.89], value=0.98)
+    add(notes.database, notes.joined, [0.7, 0.75], value=0.99)
+    notes.joined.add_trial(create_trial(value=math.inf))
+    note = _updated(notes)
+    rows = _rows(note, "best trials")
+    assert rows[0][:2] == ["14", "0.8900"]
+    assert not {"15", "16"} & {row[0] for row in rows}
+    assert (
+        "\n- trial 14: told from outside: COMPLETE 0.98; measured here: 0.8900 after 5 of 5 epochs"
+        "\n- trial 15: told from outside: COMPLETE 0.99; measured here: 0.7500 after 2 of 5 epochs"
+        "\n- trial 16: told from outside: COMPLETE inf; measured here: 0 of 5 epochs\n"
+    ) in note
+
+
+def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
+    first, second = _rows(_updated(notes), "best trials")[:2]
+    study = dataclasses.replace(notes.study, name="small-rerun", variants={})
+    rerun = join(notes.database, study, data_digest="none")
+    rerun.set_user_attr("origin", study_ref(notes.joined).key)
+    accuracies = {first[0]: (0.50, 0.52, 0.51), second[0]: (0.71, 0.72, 0.70)}
+    for number, reached in accuracies.items():
+        for repeat, accuracy in enumerate(reached):
+            attributes = {"trial": int(number), "repeat": repeat, "seed": repeat}
+            add(notes.database, rerun, [accuracy - 0.1] * 4 + [accuracy], user_attrs=attributes)
+    note = _updated(notes)
+    assert "With 3 fresh seeds the best is trial " + second[0] in note
+    assert "train the winner again" not in note
+    rows = {row[0]: row[2] for row in _rows(note, "best trials")}
+    assert rows[second[0]] == "0.7100 ± 0.0100 (0.7000 to 0.7200)"
+    assert rows[first[0]].startswith("0.5100 ± ")
+    of_reruns = dataclasses.replace(notes, study=study, joined=rerun)
+    of_reruns.update()
+    assert "| best trials |" not in get_note(rerun)
+    assert "trained again with fresh seeds" in get_note(rerun)
 
 
 def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str) -> None:
@@ -164,7 +228,7 @@ def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str)
 
 
 def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:
-    nothing = Progress(counts=Counter(), best=[], variants={}, epochs={})
+    nothing = _nothing()
     comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
     note = text(comparable, nothing)
     assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
@@ -176,7 +240,7 @@ def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> Non
 
 def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:
     odd = dataclasses.replace(published, variants={"a\\|b": base})
-    nothing = Progress(counts=Counter(), best=[], variants={}, epochs={})
+    nothing = _nothing()
     assert "\n| a\\\\\\|b | " in text(odd, nothing)  # a backslash and a bar, each after another
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -98,6 +99,9 @@ def test_every_reader_goes_on(folder: Path, overview: Overview) -> None:
     assert found["best"] == best
     assert found["trials"][7]["accuracy"] is None
     assert found["trials"][7]["told"].startswith("told from outside: COMPLETE 0.99")
+    assert found["savings"]["epochs_possible"] == 7 * 2
+    pruned = [trial for trial in overview.trials[:7] if trial.state == TrialState.PRUNED]
+    assert found["savings"]["pruned"] == len(pruned)
     lines = list(csv.DictReader(io.StringIO(outputs["csv"])))
     assert [line["accuracy"] for line in lines[7:]] == [""] * len(lines[7:])
     for form in ("markdown", "html"):
@@ -121,10 +125,14 @@ def test_the_search_goes_on(folder: Path) -> None:
     done = run_command(folder, "run", *SEARCH[:-1], "20")
     assert (done.returncode, done.stderr) == (0, "")
     assert "told from outside: COMPLETE 0.99" in done.stdout
+    assert re.search(r"│ base +│ 0 +│ COMPLETE │ 2 of 2 ", done.stdout)
     with closing(Database(f"sqlite:///{folder / 'search.db'}")) as database:
         study = optuna.load_study(study_name="digits", storage=database.optuna)
         note = get_note(study)
-        assert "0.99" not in note
+        assert [line for line in note.splitlines() if "0.99" in line] == [
+            "- trial 7: told from outside: COMPLETE 0.99; measured here: 0 of 2 epochs"
+        ]
+        assert re.search(r"\n\| base \| 0 \| COMPLETE \| 2 of 2 ", note)
         failed = study.trials[14]
         assert (failed.state, failed.user_attrs["reason"]) == (
             TrialState.FAIL,

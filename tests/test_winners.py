@@ -64,6 +64,24 @@ def test_one_that_was_left_out_is_named_so_however_it_did() -> None:
     ]
 
 
+def test_trials_with_fewer_seeds_are_compared_over_the_seeds_that_all_have() -> None:
+    lone = BEST | {3: 0.90, 4: 0.95}  # the search's winner was trained again by itself, before
+    found = {7: lone, 3: _apart([0.01, 0.02, 0.015]), 5: _apart([-0.5, -0.51, -0.52])}
+    first, second, third = standings(found)
+    assert (first.trial, first.verdict, first.honest.n) == (3, "best", 3)
+    assert (second.trial, second.verdict) == (7, "worse")
+    assert second.behind == pytest.approx(0.015)
+    assert (third.trial, third.verdict) == (5, "worse, left out")
+    tied = {7: lone, 3: _apart([-0.01, 0.02, -0.02])}
+    assert [(one.trial, one.verdict) for one in standings(tied)] == [(7, "tie"), (3, "tie")]
+
+
+def test_trials_without_a_common_seed_are_not_told_apart() -> None:
+    first, second = standings({7: {0: 0.5, 1: 0.6}, 3: {2: 0.8, 3: 0.9}})
+    assert (first.trial, second.trial, second.verdict) == (3, 7, "one seed")
+    assert math.isnan(second.behind)
+
+
 def test_one_seed_says_nothing() -> None:
     assert [one.verdict for one in standings({1: {0: 0.5}, 2: {0: 0.6}})] == ["one seed"] * 2
     assert standings({1: {}}) == []
