@@ -173,28 +173,31 @@ class Observer:
         self._ref = study_ref(joined)
         self._n_epochs = int(joined.user_attrs[DEFINITION]["epochs"])
         self._epochs: dict[int, list[Epoch]] = {}
-        self._ended: set[int] | None = None
-        """Numbers of the trials that had ended at the last look; None before the first."""
+        self._settled: set[int] | None = None
+        """Numbers of the trials whose epochs are all known; None before the first look."""
 
     def look(self) -> Overview:
-        # Trials first: an epoch is recorded before its trial ends, so that all epochs of a trial
-        # that is seen as ended are seen too, and need not be asked for again.
+        # An epoch is recorded under the trial's lease, and before the trial ends. So all epochs of
+        # a trial that has ended and has no lease are found, as long as epochs are read last. One
+        # that somebody else has ended keeps its lease until its worker notices.
         trials = self._database.optuna.get_all_trials(self._ref.study_id, deepcopy=False)
+        held = leases(self._database, self._ref.key)
         changed = None
-        if self._ended is not None:
+        if self._settled is not None:
             changed = [
                 trial.number
                 for trial in trials
-                if trial.state != TrialState.WAITING and trial.number not in self._ended
+                if trial.state != TrialState.WAITING and trial.number not in self._settled
             ]
         if changed is None or changed:
             self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
-        self._ended = {trial.number for trial in trials if trial.state.is_finished()}
+        self._settled = {
+            trial.number
+            for trial in trials
+            if trial.state.is_finished() and trial.number not in held
+        }
         return Overview.of_trials(
-            trials,
-            epochs=dict(self._epochs),
-            leases=leases(self._database, self._ref.key),
-            n_epochs=self._n_epochs,
+            trials, epochs=dict(self._epochs), leases=held, n_epochs=self._n_epochs
         )
 
 

@@ -8,30 +8,36 @@ start, its terminal or its signals start Python themselves.
 import multiprocessing
 import os
 import runpy
-import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from search.processes import warm_up
 
 TIMEOUT_SECONDS = 100
 
 
-def leased_pids(folder: Path) -> list[int]:
-    """Return the process ids of the workers that hold leases in the `search.db` of a folder."""
-    file = folder / "search.db"
-    if not file.exists():
-        return []
+def leased_pids(where: Path | str) -> list[int]:
+    """Return the process ids of the workers that hold leases in a database, given by its URL, or
+    in the `search.db` of a folder."""
+    if isinstance(where, Path):
+        file = where / "search.db"
+        if not file.exists():
+            return []  # which SQLite would make
+        where = f"sqlite:///{file}"
+    engine = create_engine(where, poolclass=NullPool)
     try:
-        with closing(sqlite3.connect(file, timeout=30)) as connection:
-            rows = connection.execute("SELECT process FROM search_leases").fetchall()
-    except sqlite3.OperationalError:  # its tables are not there yet
+        with engine.connect() as connection:
+            found = connection.execute(text("SELECT process FROM search_leases")).scalars().all()
+    except DBAPIError:  # its tables are not there yet
         return []
-    return sorted({int(process.split(" ")[1]) for (process,) in rows})
+    return sorted({int(process.split(" ")[1]) for process in found})
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")

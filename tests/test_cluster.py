@@ -55,11 +55,6 @@ def _descendants(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _workers(folder: Path) -> list[int]:
-    """Return the process ids of the workers that run a trial."""
-    return leased_pids(folder)
-
-
 def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -195,11 +190,11 @@ def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_wit
 ) -> None:
     """SIGHUP comes twice: from the shell, and from its terminal."""
     with _started(tmp_path, *ENDLESS) as process:
-        _until(lambda: len(_workers(tmp_path)) == 3)
+        _until(lambda: len(leased_pids(tmp_path)) == 3)
         for line in _lines(process):
             if "EPOCH" in line:
                 break
-        pids = _workers(tmp_path)
+        pids = leased_pids(tmp_path)
         for name in signals:
             os.killpg(process.pid, signal.Signals[name])
         asked = time.monotonic()
@@ -209,7 +204,7 @@ def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_wit
     assert f"Stopped by {signals[0]}; the same command goes on where it was." in rest
     assert "worker" not in rest
     assert not any(map(psutil.pid_exists, pids))
-    assert _workers(tmp_path) == []
+    assert leased_pids(tmp_path) == []
     states = [trial.state for trial in _trials(f"sqlite:///{tmp_path / 'search.db'}")]
     assert states.count(TrialState.RUNNING) >= 1
     assert TrialState.FAIL not in states
@@ -217,11 +212,11 @@ def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_wit
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     with _started(tmp_path, *ENDLESS) as process:
-        _until(lambda: len(_workers(tmp_path)) == 3)
+        _until(lambda: len(leased_pids(tmp_path)) == 3)
         everyone = _descendants(process.pid)
         process.kill()
         _until(lambda: not any(one.is_running() for one in everyone), seconds=20)
-    assert _workers(tmp_path) == []  # they left, and were not killed
+    assert leased_pids(tmp_path) == []  # they left, and were not killed
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -230,7 +225,7 @@ def test_no_password_is_in_a_command_line(
 ) -> None:
     monkeypatch.setenv("SEARCH_STORAGE", url)
     with _started(tmp_path, *ENDLESS) as process:
-        _until(lambda: len(_workers(tmp_path)) == 3)
+        _until(lambda: len(leased_pids(url)) == 3)
         lines = [one.cmdline() for one in [*_descendants(process.pid), psutil.Process(process.pid)]]
     assert len(lines) >= 4
     assert PASSWORD in url
@@ -239,11 +234,11 @@ def test_no_password_is_in_a_command_line(
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with _started(tmp_path, *QUICK, "--epochs", "20", "--trials", "8") as process:
-        _until(lambda: len(_workers(tmp_path)) == 3)
+        _until(lambda: len(leased_pids(tmp_path)) == 3)
         for line in _lines(process):
             if "EPOCH" in line:
                 break
-        os.kill(_workers(tmp_path)[0], signal.SIGKILL)
+        os.kill(leased_pids(tmp_path)[0], signal.SIGKILL)
         rest = "".join(_lines(process))
         assert process.wait(timeout=60) == 0
     assert len(re.findall(r"^worker [123] was ended by SIGKILL, .*; another takes its place$",

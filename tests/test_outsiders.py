@@ -16,10 +16,17 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
+from sqlalchemy import insert
 
+from search.epoch import Epoch
 from search.errors import UserError
-from search.overview import Overview
-from search.storage import Database
+from search.identity import study_ref
+from search.joining import join
+from search.leases import Holder, grant
+from search.overview import Observer, Overview
+from search.storage import Database, epoch_row
+from search.study import Study
+from search.tables import epochs
 from search.weights import find
 from tests.commands import run_command
 
@@ -138,3 +145,20 @@ def test_the_search_goes_on(folder: Path) -> None:
             TrialState.FAIL,
             "cannot be run: lr is a number from 0.0001 to 0.1, not 7",
         )
+
+
+def test_an_epoch_that_is_recorded_after_somebody_ended_its_trial_is_seen(
+    database: Database, study: Study
+) -> None:
+    """Its worker learns of the end only when it records the next one."""
+    joined = join(database, study, data_digest="none")
+    key, observer = study_ref(joined).key, Observer(database, joined)
+    trial = joined.ask()
+    with database.engine.begin() as connection:
+        grant(connection, study_key=key, trial=trial.number, holder=Holder(), seconds=60)
+    joined.tell(trial, INVENTED)
+    assert not observer.look().epochs
+    row = epoch_row(Epoch(number=1, batch_loss=1, test_loss=1, test_accuracy=0.5, seconds=1))
+    with database.engine.begin() as connection:
+        connection.execute(insert(epochs).values(study_key=key, trial=trial.number, **row))
+    assert [epoch.test_accuracy for epoch in observer.look().epochs[trial.number]] == [0.5]
