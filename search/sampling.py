@@ -120,11 +120,12 @@ def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
     return (False, -1, 0.0) if step is None else (False, step, trial.intermediate_values[step])
 
 
-class _Without(Study):
-    """A study without one of its trials, which is being sampled.
+class _Measured(Study):
+    """A study as the sampling of one of its trials sees it: without that trial, and without those
+    that somebody else has completed.
 
-    Another process may have begun it, and what that one stored of it must not change what the
-    others suggest.
+    Another process may have begun the trial, and what that one stored of it must not change what
+    the others suggest. A value that was told from outside is nothing to learn from.
     """
 
     def __init__(self, study: Study, number: int) -> None:
@@ -139,7 +140,18 @@ class _Without(Study):
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         trials = self._whole._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if trial.number != self._number]
+        return [
+            trial
+            for trial in trials
+            if trial.number != self._number
+            and (trial.state != TrialState.COMPLETE or _is_as_reported(trial))
+        ]
+
+
+def _is_as_reported(trial: FrozenTrial) -> bool:
+    """Return whether a completed trial has the value of its last epoch, as a worker tells it."""
+    last = trial.last_step
+    return last is not None and trial.values == [trial.intermediate_values[last]]
 
 
 class Repeatable(BaseSampler):
@@ -162,7 +174,7 @@ class Repeatable(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        others = _Without(study, trial.number)
+        others = _Measured(study, trial.number)
         seed = derive_seed(self._seed, "sampler", trial.number)
         for part in parts(made(self._factory, seed)):
             if isinstance(part, BaseGASampler):
@@ -181,8 +193,9 @@ class Repeatable(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         seed = derive_seed(self._seed, "sampler", trial.number, param_name)
+        others = _Measured(study, trial.number)
         sampler = made(self._factory, seed)
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        return sampler.sample_independent(others, trial, param_name, param_distribution)
 
     def _place(self, sampler: BaseSampler, number: int) -> None:
         """Let a quasi-random sequence give the point of a trial's number, of one sequence for all.

@@ -342,7 +342,8 @@ class Ordeal:
             for trial in overview.trials
             for meta in get_all_artifact_meta(trial, storage=self.database.optuna)
         ]
-        assert {meta.artifact_id for meta in metas} == kept.keys() | pictures
+        listed = {meta.artifact_id for meta in metas}
+        assert listed == kept.keys() | pictures, listed ^ (kept.keys() | pictures)
         best = {str(trial.number) for trial in overview.ranked[:5]}
         lacking = best - {name.split("-")[1] for name in kept}
         self.counts["best trials without weights"] += len(lacking)

@@ -2,7 +2,7 @@ import math
 import random
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import pytest
@@ -62,6 +62,7 @@ def _search(
             study = join()
             trial = optuna.Trial(study, trial._trial_id)
         choices = Choices.suggest(trial, ranges)
+        trial.report(_goodness(choices), step=1)
         study.tell(trial, _goodness(choices))
     return [dict(trial.params) for trial in study.trials]
 
@@ -185,6 +186,29 @@ def test_trials_differ_and_so_do_seeds() -> None:
 def test_tpe_learns_from_the_trials_before() -> None:
     late = _search({})[-8:]
     assert sum(params["optimizer"] == "Adam" for params in late) >= 4  # 1.3 of 8 by chance
+
+
+class _Seeing(RandomSampler):
+    """Notes the trials that there are to learn from."""
+
+    seen: ClassVar[list[list[int]]] = []
+
+    def sample_relative(self, study: optuna.Study, *others: Any) -> dict[str, Any]:
+        self.seen.append([trial.number for trial in study.get_trials(deepcopy=False)])
+        return super().sample_relative(study, *others)
+
+
+def test_nothing_is_learned_from_what_somebody_else_told() -> None:
+    study = optuna.create_study(direction="maximize", sampler=Repeatable(_Seeing, seed=0))
+    for reported, told in ((0.5, 0.5), (None, 0.99), (0.5, 0.99)):
+        trial = study.ask()
+        if reported is not None:
+            trial.report(reported, step=1)
+        study.tell(trial, told)
+    study.add_trial(create_trial(value=math.inf))
+    study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.4}))
+    study.ask().suggest_float("lr", 0.1, 1.0)
+    assert _Seeing.seen[-1] == [0, 4]
 
 
 def _ended(number: int, accuracy: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:

@@ -78,6 +78,7 @@ def search(history: int, seed: int, n_trials: int) -> Found:
         took.append(time.perf_counter() - began)
         true.append(goodness(choices))
         noisy.append(true[-1] + noise.gauss(0, NOISE))
+        trial.report(noisy[-1], step=1)
         study.tell(trial, noisy[-1])
     winner = max(range(n_trials), key=noisy.__getitem__)
     return Found(late=statistics.fmean(true[-500:]), winner=true[winner], seconds=sum(took[-100:]))
