@@ -340,7 +340,7 @@ class Ordeal:
         metas = [
             meta
             for trial in overview.trials
-            for meta in get_all_artifact_meta(trial, storage=self.database.optuna)
+            for meta in get_all_artifact_meta(trial, storage=self.database.uncached)
         ]
         listed = {meta.artifact_id for meta in metas}
         assert listed == kept.keys() | pictures, listed ^ (kept.keys() | pictures)
