@@ -3,7 +3,7 @@
 Optuna's dashboard over the same database and files as the other commands. It is safe to leave
 running: read-only unless told otherwise, for this machine alone unless there is a token.
 """
-# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
+# PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
 import os
@@ -14,12 +14,12 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search.command_line import Parser, command, whole
+from search.cli.options import add_artifacts, add_storage
+from search.cli.parser import Parser, command, whole
 from search.errors import UserError
-from search.options import add_artifacts, add_storage
 
 if TYPE_CHECKING:
-    from search.serving import Address
+    from search.web.server import Address
 
 TOKEN_VARIABLE = "SEARCH_DASHBOARD_TOKEN"
 TOKEN_LENGTH = 16
@@ -45,7 +45,7 @@ exit status: 1 the database went away at the start, 2 what was asked cannot be d
 
 def parser() -> Parser:
     made = Parser(
-        "dashboard",
+        "search.dashboard",
         "Show the studies of a database in a browser, with Optuna's dashboard: read-only and for "
         "this machine alone, unless told otherwise.",
     )
@@ -88,9 +88,9 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal; nothing is written before all of what was asked is known to fit."""
-    from search import storage_url
-    from search.artifacts import open_artifacts
-    from search.serving import Address, serve
+    from search.artifacts.store import open_artifacts
+    from search.database import url as storage_url
+    from search.web.server import Address, serve
 
     token = _token()
     address = Address.of(options.host.strip("[]"), options.port)
@@ -104,9 +104,9 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
-    from search.dashboard_app import dashboard_app
-    from search.guard import Guard
-    from search.storage import Database
+    from search.database.database import Database
+    from search.web.app import dashboard_app
+    from search.web.guard import Guard
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with (

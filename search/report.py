@@ -2,7 +2,7 @@
 
 One page that needs no network, or Markdown, CSV or JSON; made from the database alone.
 """
-# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
+# PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import output
-from search.command_line import Parser, command
+from search.cli.options import add_study, given
+from search.cli.parser import Parser, command
 from search.errors import UserError
 from search.files import write_out
-from search.options import add_study, given
 
 if TYPE_CHECKING:
-    from search.findings import Findings
+    from search.reporting.report_data import Findings
 
 FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
 """With the ending of the file's name."""
@@ -37,7 +37,7 @@ exit status: 0 done, 1 the database or standard output fails, 2 what was asked c
 
 def parser() -> Parser:
     made = Parser(
-        "report",
+        "search.report",
         "Write what a study has found: the best trial, the variants beside their published "
         "figures, what the search tried and saved. Reads the database alone.",
     )
@@ -61,9 +61,9 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace) -> int:
     """Read the study, then write the report, whole or not at all."""
-    from search import storage_url
-    from search.identity import identify
-    from search.study import load
+    from search.database import url as storage_url
+    from search.database.identity import identify
+    from search.study.study import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
     look = partial(identify, name=study.name)
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
-    from search.findings import Findings
-    from search.storage import Database
+    from search.database.database import Database
+    from search.reporting.report_data import Findings
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with closing(Database(options.storage, may_create=False)) as database:
@@ -95,10 +95,10 @@ def _written(findings: "Findings", form: str) -> str:
                 "--format html: the charts need plotly, of the extra `report`; "
                 "pip install '.[report]', or choose another --format"
             ) from None
-        from search.page import html
+        from search.reporting.html import html
 
         return html(findings)
-    from search.exports import as_json, comma_separated, markdown
+    from search.reporting.export import as_json, comma_separated, markdown
 
     return {"markdown": markdown, "csv": comma_separated, "json": as_json}[form](findings)
 

@@ -4,7 +4,7 @@ The variants over several seeds, beside the figures that were published for them
 from its own seed, bit for bit; or the best trials with fresh seeds. The search is left untouched:
 re-runs with other seeds are recorded in studies of their own.
 """
-# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
+# PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -15,10 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.command_line import Parser, command, whole
-from search.errors import UserError
-from search.files import check_out
-from search.options import (
+from search.cli.options import (
     TRAINING,
     add_folders,
     add_repeats,
@@ -27,11 +24,14 @@ from search.options import (
     add_training,
     given,
 )
+from search.cli.parser import Parser, command, whole
+from search.errors import UserError
+from search.files import check_out
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.study import Study
+    from search.study.study import Study
 
 EPILOG = """\
 examples:
@@ -49,7 +49,7 @@ goes on)
 
 def parser() -> Parser:
     made = Parser(
-        "reproduce",
+        "search.reproduce",
         "Train the variants of a study over several seeds and compare them with the published "
         "figures; train a trial of the study again and compare it with itself; or train the best "
         "trials with fresh seeds, and compare them with each other.",
@@ -103,11 +103,11 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Check what was asked, then train it again, or compare what was trained before."""
     started = time.monotonic()
-    from search import storage_url
-    from search.artifacts import open_artifacts
-    from search.identity import identify
-    from search.study import load
-    from search.summary import console
+    from search.artifacts.store import open_artifacts
+    from search.database import url as storage_url
+    from search.database.identity import identify
+    from search.reporting.terminal import console
+    from search.study.study import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
     if options.compare:
@@ -127,11 +127,11 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
-    from search.claims import StudyGone
-    from search.outage import DatabaseGone
-    from search.reproduction import Reproduction
-    from search.storage import Database
-    from search.worker import KeepsFailing, Stop
+    from search.database.database import Database
+    from search.database.outage import DatabaseGone
+    from search.worker.claims import StudyGone
+    from search.worker.reproduction import Reproduction
+    from search.worker.worker import KeepsFailing, Stop
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
@@ -166,8 +166,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
-    from search.comparison import comparison
-    from search.repeats import merged, read, trained_as
+    from search.analysis.seeds import merged, read, trained_as
+    from search.reporting.seed_tables import comparison
 
     runs = merged([read(path) for path in options.compare])
     out.print(comparison(runs, trained_as(options.compare, study)))

@@ -2,7 +2,7 @@
 
 Everything is in the database: the same command goes on where it was, however it was stopped.
 """
-# PYTHON_ARGCOMPLETE_OK: `search.completion` answers the Tab key.
+# PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
 import dataclasses
@@ -13,10 +13,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search.command_line import Parser, command, whole
-from search.errors import UserError
-from search.numerals import decimal_number
-from search.options import (
+from search.cli.options import (
     STORAGE_VARIABLE,
     TRAINING,
     add_folders,
@@ -26,11 +23,14 @@ from search.options import (
     given,
     workers,
 )
+from search.cli.parser import Parser, command, whole
+from search.errors import UserError
+from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from search.storage import Database
+    from search.database.database import Database
 
 EPILOG = """\
 examples:
@@ -49,7 +49,7 @@ exit status: 0 done, 1 the work failed, 2 what was asked cannot be done,
 
 def parser() -> Parser:
     made = Parser(
-        "run",
+        "search.run",
         "Run or resume a study: the fixed variants first, then sampled trials, pruned on accuracy, "
         "until the study holds its budget of finished trials.",
     )
@@ -118,10 +118,11 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Check what was asked, then search; nothing is written before all of it is known to fit."""
     started = time.monotonic()
-    from search import choices, storage_url
-    from search.artifacts import open_artifacts
-    from search.identity import identify
-    from search.study import load
+    from search.artifacts.store import open_artifacts
+    from search.database import url as storage_url
+    from search.database.identity import identify
+    from search.study import choices
+    from search.study.study import load
 
     study = load(options.study)
     typical = next(iter(study.variants.values()), None)
@@ -139,21 +140,21 @@ def run(options: argparse.Namespace) -> int:
 
     import optuna
 
-    from search.answer import answer
-    from search.claims import StudyGone
-    from search.cluster import KeepsDying
-    from search.crew import hired
-    from search.estimate import epoch_seconds, in_words
-    from search.job import Job
-    from search.joining import agree_on_budget, join
-    from search.machine import Machine
-    from search.outage import DatabaseGone
-    from search.overview import Observer
-    from search.storage import Database
-    from search.summary import console, summary
-    from search.view import following
-    from search.worker import KeepsFailing, Stop
-    from search.workplace import Workplace
+    from search.analysis.answer import answer
+    from search.database.database import Database
+    from search.database.outage import DatabaseGone
+    from search.database.snapshot import Observer
+    from search.database.studies import agree_on_budget, join
+    from search.launch.launcher import hired
+    from search.launch.supervisor import KeepsDying
+    from search.reporting.progress import following
+    from search.reporting.terminal import console, summary
+    from search.worker.claims import StudyGone
+    from search.worker.config import Job
+    from search.worker.estimate import epoch_seconds, in_words
+    from search.worker.session import Machine
+    from search.worker.worker import KeepsFailing, Stop
+    from search.worker.workplace import Workplace
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings show whole statements
     out = console()

@@ -13,18 +13,18 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from sqlalchemy import select
 
-from search import storage_url
-from search.answer import answer
-from search.artifacts import Artifacts, open_artifacts
-from search.classifier import Classifier, load
+from search.analysis.answer import answer
+from search.artifacts.retention import is_first_run
+from search.artifacts.store import Artifacts, open_artifacts
+from search.database import url as storage_url
+from search.database.database import Database
+from search.database.identity import identify
+from search.database.snapshot import Overview
+from search.database.tables import weights as table
 from search.errors import UserError
 from search.files import file_sha256
-from search.identity import identify
-from search.kept import is_first_run
-from search.overview import Overview
-from search.storage import Database
-from search.tables import weights as table
-from search.trials import VARIANT
+from search.study.trial_attributes import VARIANT
+from search.vision.classifier import Classifier, load
 
 __all__ = ["Classifier", "find", "load"]
 

@@ -1,4 +1,4 @@
-"""The studies that come with the package, one module each; `search.study.load` finds them."""
+"""The studies that come with the package, one module each; `search.study.study.load` finds them."""
 
 from pkgutil import extend_path
 

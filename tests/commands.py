@@ -1,8 +1,8 @@
 """The service's commands, each run to its end in a process of its own.
 
-The process is forked from one that has imported PyTorch and Optuna, as `search.processes` starts
-its workers: an import that takes longer than most of the commands. Tests that are about a command's
-start, its terminal or its signals start Python themselves.
+The process is forked from one that has imported PyTorch and Optuna, as
+`search.launch.processes` starts its workers: an import that takes longer than most of the commands.
+Tests that are about a command's start, its terminal or its signals start Python themselves.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from search.processes import warm_up
+from search.launch.processes import warm_up
 
 TIMEOUT_SECONDS = 100
 
@@ -44,9 +44,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def run_command(folder: Path, name: str, *options: object) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m search.NAME OPTIONS` in `folder`, to its end."""
+    """Run `python -m search.NAME OPTIONS` in `folder`, to its end; or a module named in full."""
     warm_up()
-    command = [f"search.{name}", *map(str, options)]
+    command = [name if "." in name else f"search.{name}", *map(str, options)]
     with tempfile.TemporaryDirectory() as told:
         output, errors = Path(told) / "output", Path(told) / "errors"
         process = _CONTEXT.Process(

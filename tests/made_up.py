@@ -9,14 +9,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import insert
 
-from search import tables
-from search.choices import FIELDS, Value
-from search.epoch import Epoch
-from search.identity import study_ref
-from search.joining import join
-from search.storage import Database, epoch_row
-from search.study import Study
-from search.trials import REASON
+from search.database import tables
+from search.database.database import Database, epoch_row
+from search.database.identity import study_ref
+from search.database.studies import join
+from search.study.choices import FIELDS, Value
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.study.trial_attributes import REASON
 
 
 def made_up(database: Database, study: Study, n_trials: int) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.epoch import Epoch
-from search.machine import Machine
-from search.study import Study
-from search.training import Training
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.vision.training import Training
+from search.worker.session import Machine
 from tests.conftest import Command
 
 DEVICE = "cuda"

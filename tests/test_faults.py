@@ -15,10 +15,10 @@ import optuna
 import pytest
 from sqlalchemy import select
 
-from search import tables
-from search.identity import study_ref
-from search.storage import Database
-from search.trials import SECONDS
+from search.database import tables
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.study.trial_attributes import SECONDS
 from tests.faults import Ordeal
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",

@@ -8,14 +8,12 @@ import pytest
 from tests.conftest import Command
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "studies" / "cifar.md"
-SHOWN = re.findall(
-    r"^    python -m search\.(\w+) (.*(?:--compare|--show) .*)$", PAGE.read_text(), re.M
-)
+PAGE = ROOT / "studies" / "cifar" / "README.md"
+SHOWN = re.findall(r"^    python -m ([\w.]+) (.*(?:--compare|--show) .*)$", PAGE.read_text(), re.M)
 
 
 def test_the_page_names_commands_that_show_its_figures() -> None:
-    assert {name for name, _ in SHOWN} == {"reproduce", "probe"}
+    assert {name for name, _ in SHOWN} == {"search.reproduce", "studies.cifar.batchnorm"}
 
 
 @pytest.mark.parametrize(("name", "options"), SHOWN)

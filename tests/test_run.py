@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from search.storage import Database
+from search.database.database import Database
 from tests.conftest import PASSWORD, Command
 
 QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)

@@ -22,17 +22,17 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from search.choices import Choices
-from search.claims import Claim, Claims
-from search.epoch import Epoch
-from search.folder import Folder
-from search.identity import study_ref
-from search.joining import join
-from search.kept import Kept
-from search.outcome import Outcome
-from search.storage import Database
-from search.store import Store
-from search.study import Study, load
+from search.artifacts.local import Folder
+from search.artifacts.retention import Kept
+from search.artifacts.study_files import Store
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.studies import join
+from search.study.choices import Choices
+from search.study.epoch import Epoch
+from search.study.study import Study, load
+from search.worker.claims import Claim, Claims
+from search.worker.result import Outcome
 from tests.benchmarks.databases import empty
 from tests.made_up import made_up
 
@@ -56,7 +56,7 @@ def _study(n_finished: int) -> Study:
 
 
 def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
-    """Run trials as `search.objective` does, but for the training."""
+    """Run trials as `search.worker.trial` does, but for the training."""
     database = Database(url)
     study = _study(n_finished)
     joined = join(database, study, data_digest="none")

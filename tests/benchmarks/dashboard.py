@@ -25,17 +25,17 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages._cached_storage import _CachedStorage
 
-from search import listing
-from search.curves import svg
-from search.dashboard_app import dashboard_app
-from search.folder import Folder
-from search.identity import study_ref
-from search.joining import files_of, join
-from search.listing import File, Listed
-from search.note import Notes
-from search.storage import Database
-from search.store import Store
-from search.study import Study, load
+from search.artifacts.local import Folder
+from search.artifacts.study_files import Store
+from search.database import artifact_lists
+from search.database.artifact_lists import File, Listed
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.studies import files_of, join
+from search.reporting.curves import svg
+from search.reporting.notes import Notes
+from search.study.study import Study, load
+from search.web.app import dashboard_app
 from tests.benchmarks.databases import empty
 from tests.made_up import made_up
 
@@ -72,7 +72,7 @@ def _list_curves(database: Database, joined: optuna.Study) -> None:
             curves = File(artifact_id=f"{key}-{trial.number}-c", filename=f"{trial.number}.svg")
             prefix = f"{key}-{trial.number}-"
             listed = Listed(trial_id=trial._trial_id, prefix=prefix, files=[curves])
-            listing.replace(connection, listed)
+            artifact_lists.replace(connection, listed)
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import optuna
 
-from search.storage import Database
-from search.study import load
+from search.database.database import Database
+from search.study.study import load
 from tests.made_up import made_up
 
 PLAIN = """

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import optuna
 
-from search.choices import RANGES, Choices
-from search.sampling import TPE, Repeatable
+from search.study.choices import RANGES, Choices
+from search.study.samplers import TPE, Repeatable
 
 NOISE = 0.005
 """Standard deviation of an accuracy over seeds, about that of the report's variants."""

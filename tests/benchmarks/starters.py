@@ -20,8 +20,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
-from search.storage import Database
-from search.trials import FINISHED, VARIANT
+from search.database.database import Database
+from search.study.trial_attributes import FINISHED, VARIANT
 from tests.benchmarks.databases import empty
 
 BUDGET = 30
@@ -33,9 +33,9 @@ import os, random, time
 import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
-from search.storage_url import check, engine_options
+from search.database.url import check, engine_options
 from studies.cifar import VARIANTS
-from search.choices import RANGES, Choices
+from search.study.choices import RANGES, Choices
 
 def objective(trial):
     Choices.suggest(trial, RANGES)

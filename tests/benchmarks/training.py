@@ -1,14 +1,14 @@
 """Speed and memory of training: `python -m tests.benchmarks.training`.
 
-Each variant is trained by `search.training` and, in turn with it, by the loop that a student
+Each variant is trained by `search.vision.training` and, in turn with it, by the loop that a student
 writes: a `DataLoader` with two workers, `ToTensor` and `Normalize` on PIL images, contiguous
 tensors, a plain optimizer, `loss.item()` at each step. Both are processes of their own, of which
 one waits while the other works. Printed are images per second, the ratio with its spread over the
 rounds, and the share of this machine's own rate of float32 matrix products.
 
 The Adamax variants train for an epoch before they are measured: by then a sixth of fc1's weights
-and of the optimizer's state are numbers too small to be normal, which `search.device` flushes to
-zero. How slow they are depends on the processor.
+and of the optimizer's state are numbers too small to be normal, which `search.worker.device`
+flushes to zero. How slow they are depends on the processor.
 """
 
 import argparse
@@ -27,11 +27,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search import data, device
-from search.choices import Choices
-from search.training import Splits, Training, make_network
+from search.study.choices import Choices
+from search.vision.images import load_dataset
+from search.vision.training import Splits, Training, make_network
+from search.worker import device
 from studies.cifar import VARIANTS
-from tests.test_network import Report
+from tests.vision.test_network import Report
 
 BATCH = 32
 FLOPS_PER_IMAGE = 6 * (
@@ -175,7 +176,7 @@ class PilImages(Dataset[tuple[torch.Tensor, int]]):
 
 def _splits(root: Path, images: int | None) -> Splits:
     """Return the first `images` training images and one of testing."""
-    dataset = data.load("cifar10", root)
+    dataset = load_dataset("cifar10", root)
     return Splits(
         train=dataset.train.between(0, images or len(dataset.train)),
         validation=None,

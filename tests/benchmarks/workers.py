@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from search.storage import Database
+from search.database.database import Database
 
 STUDY = """\
 from dataclasses import replace

@@ -1,0 +1,86 @@
+"""Our runs of the variants beside the published ones: a verdict, and its rule."""
+
+from dataclasses import dataclass
+
+from search.analysis.seeds import Repeats, Spread
+from search.study.study import PublishedFigures
+
+LEVEL = 0.95
+RULE = (
+    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the interval "
+    "where one more of our runs would lie, with a joint probability of at least 95 % (mean ± "
+    "t·sd·√(1 + 1/n), t of n - 1 degrees of freedom at 95 % shared out among the epochs). A run of "
+    "chance fails it once in twenty times; with two or three seeds only a gross difference does."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a variant's published curve is inside what our seeds spread over."""
+
+    variant: str
+    n: int
+    compared: int
+    """Epochs that both have."""
+    within: int
+    """Epochs at which the published accuracy is from our lowest to our highest."""
+    outside: list[int]
+    """Epochs at which it is outside the joint prediction interval."""
+    best: Spread
+    """Over our runs: the highest test accuracy of any epoch."""
+    published_best: float
+    incomparable: str | None = None
+    """Why the two cannot be compared, as `Study.incomparable` says; then there is no verdict."""
+
+    @property
+    def text(self) -> str:
+        if self.incomparable:
+            return f"not comparable: {self.incomparable}"
+        if self.n < 2:
+            return "one seed: no verdict"
+        if not self.outside:
+            return "inside"
+        return f"outside at epoch {', '.join(map(str, self.outside))}"
+
+
+def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
+    """Return the spread of `figure` over a variant's runs by epoch."""
+    values: dict[int, list[float]] = {}
+    for epochs in runs.get(variant, {}).values():
+        for epoch in epochs:
+            value = getattr(epoch, figure)
+            if value is not None:
+                values.setdefault(epoch.number, []).append(value)
+    return {number: Spread.of(found) for number, found in sorted(values.items())}
+
+
+def verdict(
+    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
+) -> Verdict | None:
+    """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
+    theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
+    ours = spreads(runs, variant, "test_accuracy")
+    both = sorted(theirs.keys() & ours.keys())
+    if not both:
+        return None
+    level = 1 - (1 - LEVEL) / len(both)
+    outside = []
+    for epoch in both:
+        low, high = ours[epoch].prediction_interval(level)
+        if not low <= theirs[epoch] <= high:
+            outside.append(epoch)
+    best = [
+        max(epoch.test_accuracy or 0.0 for epoch in epochs)
+        for epochs in runs[variant].values()
+        if epochs
+    ]
+    return Verdict(
+        variant=variant,
+        n=len(best),
+        compared=len(both),
+        within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
+        outside=outside,
+        best=Spread.of(best),
+        published_best=max(theirs.values()),
+        incomparable=incomparable,
+    )

@@ -1,0 +1,234 @@
+"""The same fixed trials trained with several seeds: what their figures spread over.
+
+Read from the database, or from a CSV file that `write` made, which holds everything that the
+comparisons of `search.analysis.published` need. A mean has its spread and its count beside it.
+"""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
+from optuna.trial import FrozenTrial
+from scipy.special import stdtrit
+from sqlalchemy import select
+
+from search.database.database import Database
+from search.database.identity import identify
+from search.database.snapshot import Overview
+from search.errors import UserError
+from search.files import write_out
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.study.trial_attributes import REPEAT, SEED, origin_name
+
+Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
+"""By the name of what was trained (`question-3`, `trial 17`) and by repeat: the epochs in order."""
+
+REPRODUCED = "-reproduced"
+"""After a study's name: the name of the study that holds the re-runs of its variants."""
+RERUN = "-rerun"
+"""After a study's name: the name of the study that holds the re-runs of its best trials."""
+ORIGIN_KEY = "origin"
+"""User attribute of a study of re-runs: the own key of the study whose trials they are."""
+FIGURES = tuple(field.name for field in fields(Epoch))
+TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
+"""Fields of the study that the figures of its re-runs depend on."""
+COLUMNS = ("name", "repeat", "seed", *FIGURES, *TRAINED)
+"""Of a file of re-runs; the last are the same in every row, `images` empty for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Of one figure over several seeds."""
+
+    n: int
+    mean: float
+    sd: float
+    """Standard deviation of a single run, with n - 1; NaN for one run."""
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        return cls(
+            n=len(values),
+            mean=statistics.fmean(values),
+            sd=statistics.stdev(values) if len(values) > 1 else math.nan,
+            lowest=min(values),
+            highest=max(values),
+        )
+
+    def __str__(self) -> str:
+        """Return such as `0.7071 ± 0.0042 (0.7010 to 0.7100)`; the mean alone for one run."""
+        if self.n < 2:
+            return f"{self.mean:.4f}"
+        return f"{self.mean:.4f} ± {self.sd:.4f} ({self.lowest:.4f} to {self.highest:.4f})"
+
+    def prediction_interval(self, level: float) -> tuple[float, float]:
+        """Return where one more run lies with probability `level`, if runs are normal.
+
+        Infinite for one run. Source: any text on prediction intervals of a normal sample.
+        """
+        if self.n < 2:
+            return -math.inf, math.inf
+        quantile = float(stdtrit(self.n - 1, (1 + level) / 2))
+        half = quantile * self.sd * math.sqrt(1 + 1 / self.n)
+        return self.mean - half, self.mean + half
+
+
+def repeats(overview: Overview) -> Repeats:
+    """Return the re-runs in `overview` that came to their end, complete ones and diverged ones."""
+    found: dict[str, dict[int, Sequence[Epoch]]] = {}
+    for (name, repeat), trial in _reruns(overview).items():
+        found.setdefault(name, {})[repeat] = overview.of(trial)
+    return found
+
+
+def _reruns(overview: Overview) -> Mapping[tuple[str, int], FrozenTrial]:
+    """Return the trials that are re-runs and came to their end, by name and repeat.
+
+    One that somebody else ended did not: it neither reached what was told, nor diverged.
+    """
+    return {
+        (name, trial.user_attrs[REPEAT]): trial
+        for trial in overview.ended_here
+        if (name := origin_name(trial.user_attrs)) and {REPEAT, SEED} <= trial.user_attrs.keys()
+    }
+
+
+def rerun_study(database: Database, study_key: str) -> str | None:
+    """Return the name of the study that holds the re-runs of a study's best trials; None if there
+    is none. It is found by the study's own key, which outlives its name."""
+    studies, attributes = StudyModel.__table__, StudyUserAttributeModel.__table__
+    query = (
+        select(studies.c.study_name)
+        .join(attributes, attributes.c.study_id == studies.c.study_id)
+        .where(attributes.c.key == ORIGIN_KEY, attributes.c.value_json == json.dumps(study_key))
+    )
+    with database.engine.connect() as connection:
+        for name in connection.scalars(query).all():
+            with suppress(UserError):  # a copy, whose original is another one of them
+                if identify(connection, name) is not None:
+                    return str(name)
+    return None
+
+
+def write(overview: Overview, path: Path, study: Study) -> None:
+    """Write every epoch of the re-runs that ended to a CSV file, for `read`.
+
+    `study` is the one that they were trained as.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    trained = [getattr(study, name) for name in TRAINED]
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for (name, repeat), trial in _reruns(overview).items():
+        for epoch in overview.of(trial):
+            figures = [getattr(epoch, figure) for figure in FIGURES]
+            table.writerow([name, repeat, trial.user_attrs[SEED], *figures, *trained])
+    write_out(path, lines.getvalue().encode())
+
+
+def read(path: Path) -> Repeats:
+    """Return what `write` wrote.
+
+    Raises:
+        UserError: the file cannot be read, or is not of that form.
+    """
+    found: dict[str, dict[int, list[Epoch]]] = {}
+    with _rows_of(path) as rows:
+        for row in rows:
+            figures = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
+            runs = found.setdefault(row["name"], {})
+            runs.setdefault(int(row["repeat"]), []).append(Epoch(**figures))
+    return found
+
+
+def trained_as(paths: Sequence[Path], study: Study) -> Study:
+    """Return `study` with the images, epochs and so on that the re-runs in the files have.
+
+    A file that does not say, as those of earlier versions, is of all images.
+
+    Raises:
+        UserError: two files differ in it, a file by itself does, or it is of another dataset.
+    """
+    found: dict[tuple[Any, ...], Path] = {}
+    for path in paths:
+        for trained in _trained(path, study):
+            found.setdefault(trained, path)
+    (first, path), *others = found.items()
+    for other, differing in others:
+        apart = [
+            f"{name} {_named(theirs)} and {_named(ours)}"
+            for name, ours, theirs in zip(TRAINED, first, other, strict=True)
+            if ours != theirs
+        ]
+        raise UserError(
+            f"--compare {differing}: its re-runs and those of {path} were trained differently: "
+            f"{', '.join(apart)}; compare each by itself"
+        )
+    if first[0] != study.dataset:
+        raise UserError(
+            f"--compare {path}: its re-runs are of {first[0]}, and the study's are of "
+            f"{study.dataset}; give the --study that they were made with"
+        )
+    return replace(study, **dict(zip(TRAINED, first, strict=True)))
+
+
+def _trained(path: Path, study: Study) -> Iterable[tuple[Any, ...]]:
+    """Return each way, as values of `TRAINED`, in which the runs of a file were trained."""
+    with _rows_of(path) as rows:
+        if not rows or TRAINED[0] not in rows[0]:
+            epochs = max((int(row["number"]) for row in rows), default=study.epochs)
+            return [(study.dataset, None, epochs, study.batch_size, "test")]
+        texts = dict.fromkeys(tuple(row[name] for name in TRAINED) for row in rows)
+        return [
+            (dataset, int(images) if images else None, int(epochs), int(batch_size), select)
+            for dataset, images, epochs, batch_size, select in texts
+        ]
+
+
+@contextmanager
+def _rows_of(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a file that `write` wrote; an error over them is one of the file.
+
+    Raises:
+        UserError: the file cannot be read, or is not of that form.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            yield list(csv.DictReader(lines))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--compare {path}: no file that --out wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _named(value: object) -> str:
+    return "all" if value is None else str(value)
+
+
+def merged(parts: Sequence[Repeats]) -> Repeats:
+    """Return all runs of `parts`; of the same name and repeat the last one."""
+    found: dict[str, dict[int, Sequence[Epoch]]] = {}
+    for part in parts:
+        for name, runs in part.items():
+            found.setdefault(name, {}).update(runs)
+    return found
+
+
+def _parsed(text: str, *, whole: bool) -> Any:
+    if text == "":
+        return None
+    return int(text) if whole else float(text)

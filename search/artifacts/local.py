@@ -1,0 +1,54 @@
+"""Artifacts in a folder, laid out as Optuna's `FileSystemArtifactStore` has them."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from optuna.artifacts import FileSystemArtifactStore
+
+from search.files import check_folder, remove, write_whole
+
+FILES = "files"
+"""In the folder: that of `optuna-dashboard --artifact-dir`."""
+
+
+class Folder:
+    """A folder as the place of `search.artifacts.store.Artifacts`; machines may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.files = root / FILES
+        self.store = _Store(self.files)
+
+    def __str__(self) -> str:
+        return str(self.files)
+
+    def check(self) -> None:
+        check_folder(self._root, "--artifacts")
+
+    def write(self, artifact_id: str, content: bytes) -> None:
+        # Optuna's own writing leaves half a file when the disk is full or the process killed.
+        self.files.mkdir(parents=True, exist_ok=True)
+        write_whole(self.files / artifact_id, content)
+
+    def read(self, artifact_id: str) -> bytes | None:
+        try:
+            return (self.files / artifact_id).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, artifact_id: str) -> None:
+        remove(self.files / artifact_id)
+
+    def ids(self, prefix: str) -> list[str]:
+        return [path.name for path in self.files.glob(f"{prefix}*")]
+
+    def fetch(self, artifact_id: str, sha256: str) -> Path:
+        return self.files / artifact_id
+
+
+class _Store(FileSystemArtifactStore):
+    """Optuna's, for a folder that need not be there yet, and files that are written whole."""
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        self._base_path.mkdir(parents=True, exist_ok=True)
+        write_whole(self._get_filepath(artifact_id), content_body.read())

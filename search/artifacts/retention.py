@@ -1,0 +1,172 @@
+"""Whose weights are kept: those of each variant's first run, and of the best trials.
+
+The files are for `search.artifacts.study_files`. Here is what the database says of them: their
+SHA-256 in a table of the service's own, and the dashboard's list. Both are written before the trial
+ends, so that no kill leaves a completed trial without them. A file that nobody needs is removed
+after it has gone from both, and without the study's lock: it may be on a network.
+"""
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import ColumnElement, delete, insert, select
+
+from search.artifacts.study_files import CURVES, Store
+from search.database import artifact_lists, queries
+from search.database.artifact_lists import File, Listed
+from search.database.database import Database
+from search.database.queries import Place, StudyRef
+from search.database.tables import weights as table
+from search.study.trial_attributes import REPEAT, VARIANT, rank
+
+BEST = 5
+"""So many of the best trials keep their weights, variants among them."""
+
+
+def is_first_run(trial: FrozenTrial) -> bool:
+    """Return whether it is a variant, and no re-run of it but the first."""
+    return VARIANT in trial.user_attrs and trial.user_attrs.get(REPEAT, 0) == 0
+
+
+class Kept:
+    """The kept files of one study, and what a dashboard lists of them."""
+
+    def __init__(
+        self, database: Database, ref: StudyRef, store: Store, *, name: str, epochs: int
+    ) -> None:
+        """`name` is the study's, for downloaded files; `epochs` is after how many of them a trial
+        of the study is complete."""
+        self.store = store
+        self._epochs = epochs
+        self._database = database
+        self._ref = ref
+        self._name = name
+
+    def wants(self, trial_id: int, accuracy: float) -> bool:
+        """Return whether the weights of a trial that ends now with this accuracy are kept."""
+        trial = self._database.optuna.get_trial(trial_id)
+        mine = rank(accuracy, trial.number)
+        better = [p for p in self._best() if rank(p.accuracy, p.number) < mine]
+        return len(better) < BEST or is_first_run(trial)
+
+    def enter(
+        self,
+        trial_id: int,
+        number: int,
+        accuracy: float | None,
+        sha256: str | None,
+        *,
+        has_curves: bool,
+    ) -> list[str]:
+        """Note the files of a trial that is about to end; only under the study's lock.
+
+        Weights are noted if they are to be kept: `accuracy` None if the trial is not complete,
+        `sha256` None if it has none, and what a killed worker noted is not true any more. May be
+        done again by whoever takes the trial over. Return the ids of files that nobody needs.
+        """
+        is_kept = sha256 is not None and accuracy is not None and self.wants(trial_id, accuracy)
+        weights = [] if sha256 is None else [self._weights(number, sha256)]
+        curves = [self._curves(number)] if has_curves else []
+        listed = Listed(
+            trial_id=trial_id,
+            prefix=self.store.trial_prefix(number),
+            files=[*curves, *(weights if is_kept else [])],
+        )
+        with self._database.engine.begin() as connection:
+            connection.execute(delete(table).where(self._is(number)))
+            surplus = artifact_lists.replace(connection, listed)
+            if is_kept:
+                connection.execute(
+                    insert(table).values(
+                        study_key=self._ref.key,
+                        trial=number,
+                        sha256=sha256,
+                        artifact_id=weights[0].artifact_id,
+                    )
+                )
+        return surplus if is_kept else [*surplus, *(file.artifact_id for file in weights)]
+
+    def listed(
+        self, trial_id: int, number: int, checkpoint_sha256: str | None, epoch: int
+    ) -> Listed:
+        """Return what to list of a running trial: its checkpoint after `epoch`, if it has one."""
+        files = []
+        if checkpoint_sha256 is not None:
+            files.append(
+                File(
+                    artifact_id=self.store.artifact_id(number, checkpoint_sha256, epoch=epoch),
+                    filename=self._filename(number, f"-epoch-{epoch}.pt"),
+                )
+            )
+        return Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=files)
+
+    def _weights(self, number: int, sha256: str) -> File:
+        return File(
+            artifact_id=self.store.artifact_id(number, sha256),
+            filename=self._filename(number, ".safetensors"),
+        )
+
+    def _curves(self, number: int) -> File:
+        return File(
+            artifact_id=self.store.curves_id(number),
+            filename=self._filename(number, "-curves.svg"),
+            mimetype="image/svg+xml",
+        )
+
+    def _filename(self, number: int, ending: str) -> str:
+        return f"{self._name}-{number}{ending}"
+
+    def drop_others(self) -> list[str]:
+        """Forget the weights of the ended trials that are not to be kept, or not any more; only
+        under the study's lock. Return the ids of their files."""
+        dropped = []
+        best = {place.number for place in self._best()}
+        storage = self._database.optuna
+        for number, artifact_id in self._rows().items():
+            if number in best:
+                continue
+            trial_id = storage.get_trial_id_from_study_id_trial_number(self._ref.study_id, number)
+            trial = storage.get_trial(trial_id)
+            complete = trial.state == TrialState.COMPLETE
+            if trial.state != TrialState.RUNNING and not (complete and is_first_run(trial)):
+                with self._database.engine.begin() as connection:
+                    connection.execute(delete(table).where(self._is(number)))
+                    artifact_lists.remove(connection, trial_id, [artifact_id])
+                dropped.append(artifact_id)
+        return dropped
+
+    def sweep(self) -> None:
+        """Remove what killed workers left; takes the study's lock."""
+        with self._database.lock(self._ref.key):
+            self.drop_others()
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove the files of ended trials that are not kept; needs no lock."""
+        # The files first: a trial whose file is here by now had begun before it is asked for, and
+        # one that ends after it was asked for has its weights noted.
+        ids = self.store.ids()
+        running = self._running()
+        with self._database.engine.begin() as connection:
+            artifact_lists.remove_stale(connection, self._ref, self.store.prefix, spared=CURVES)
+            curves = artifact_lists.ids(connection, self._ref.study_id, ending=CURVES)
+        kept = {*self._rows().values(), *curves}
+        self.store.remove(self.store.surplus(ids, kept=kept, running=running))
+
+    def _best(self) -> list[Place]:
+        with self._database.engine.connect() as connection:
+            return queries.best(connection, self._ref, epochs=self._epochs, n=BEST)
+
+    def _running(self) -> set[int]:
+        """Return the numbers of the trials that have begun and not ended."""
+        with self._database.engine.connect() as connection:
+            unfinished = queries.unfinished(connection, self._ref)
+        return {trial.number for trial in unfinished if trial.state == TrialState.RUNNING}
+
+    def _rows(self) -> dict[int, str]:
+        """Return the ids of the kept weights by the trial's number."""
+        query = select(table.c.trial, table.c.artifact_id)
+        with self._database.engine.connect() as connection:
+            rows = connection.execute(query.where(table.c.study_key == self._ref.key))
+            return {row.trial: row.artifact_id for row in rows}
+
+    def _is(self, number: int) -> ColumnElement[bool]:
+        return (table.c.study_key == self._ref.key) & (table.c.trial == number)

@@ -1,0 +1,96 @@
+"""The files of one study: checkpoints, and the weights that are kept.
+
+A file is written whole or not at all, and its name is its artifact's id: of the study, the trial,
+for a checkpoint the epoch, and the SHA-256, so that the same content has the same name, and no
+worker overwrites another's.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Set
+
+from search.artifacts.store import Artifacts
+
+CURVES = "-c"
+"""Ending of the id of a trial's learning curves: there is one picture for each trial that has
+ended, whoever ended it, and no sum ends so."""
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """The files of one study among the artifacts, which other studies may share.
+
+    Only files whose ids begin with the study's own prefix are ever removed: a copied database names
+    others, of its original.
+    """
+
+    def __init__(self, artifacts: Artifacts, files: str) -> None:
+        """`files` begins the ids of all files that the study writes, and of no others; see
+        `search.database.tables.studies`."""
+        self._artifacts = artifacts
+        self.prefix = f"{files}-"
+
+    def trial_prefix(self, number: int) -> str:
+        """Return what the ids of all the trial's files begin with, and of no other's."""
+        return f"{self.prefix}{number}-"
+
+    def artifact_id(self, number: int, sha256: str, *, epoch: int | None = None) -> str:
+        """Return the id of the trial's weights, or of its checkpoint after `epoch`."""
+        middle = "" if epoch is None else f"{epoch}-"
+        return f"{self.trial_prefix(number)}{middle}{sha256[:16]}"
+
+    def write(self, number: int, content: bytes, *, epoch: int | None = None) -> str:
+        """Write the trial's weights, or its checkpoint after `epoch`; return the SHA-256 in
+        hexadecimal.
+
+        Raises:
+            OSError: there is no room or no answer; nothing of the file is left.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._artifacts.write(self.artifact_id(number, sha256, epoch=epoch), content)
+        return sha256
+
+    def write_curves(self, number: int, picture: bytes) -> None:
+        """Write the picture of the trial's learning curves.
+
+        Raises:
+            OSError: there is no room or no answer; nothing of the file is left.
+        """
+        self._artifacts.write(self.curves_id(number), picture)
+
+    def curves_id(self, number: int) -> str:
+        return self.trial_prefix(number).removesuffix("-") + CURVES
+
+    def read(self, number: int, sha256: str, *, epoch: int | None = None) -> bytes | None:
+        """Return what was written; None if it is not here, undamaged."""
+        try:
+            content = self._artifacts.read(self.artifact_id(number, sha256, epoch=epoch))
+        except OSError as error:
+            log.warning("trial %d: a file of it cannot be read: %s", number, error)
+            return None
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            return None
+        return content
+
+    def remove(self, artifact_ids: Iterable[str]) -> None:
+        for artifact_id in artifact_ids:
+            if artifact_id.startswith(self.prefix):
+                self._artifacts.remove(artifact_id)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all files of the study; none if they cannot be listed."""
+        try:
+            return self._artifacts.ids(self.prefix)
+        except OSError as error:
+            log.warning("files that nobody needs are left: %s", error)
+            return []
+
+    def surplus(self, ids: Iterable[str], *, kept: Set[str], running: Set[int]) -> list[str]:
+        """Return those of `ids` that are neither `kept` nor of the trials `running`."""
+        numbers = {one: one.removeprefix(self.prefix).partition("-")[0] for one in ids}
+        return [
+            one
+            for one, number in numbers.items()
+            if one not in kept and number.isdigit() and int(number) not in running
+        ]

@@ -1,0 +1,42 @@
+"""What the Tab key completes in a shell: options, studies, devices, folders, by argcomplete.
+
+The shell's part is argcomplete's own, for commands that it finds marked PYTHON_ARGCOMPLETE_OK. It
+runs the command itself, which answers and ends. Source: https://kislyuk.github.io/argcomplete/.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from search.study.shipped import known
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Tell the shell what may come next in its line, and end the process."""
+    import argcomplete
+    from argcomplete.completers import ChoicesCompleter, DirectoriesCompleter, FilesCompleter
+
+    python_files = FilesCompleter(("py",))
+
+    def studies(prefix: str, **asked: Any) -> list[str]:
+        return known() + list(python_files(prefix, **asked))
+
+    completers = {
+        "study": studies,
+        "device": lambda **asked: devices(),
+        "data": DirectoriesCompleter(),
+        "artifacts": DirectoriesCompleter(),
+        "compare": FilesCompleter(("csv",)),
+        "show": FilesCompleter(("csv",)),
+        "out": FilesCompleter(),
+    }
+    for action in parser._actions:
+        action.completer = completers.get(action.dest)  # type: ignore[attr-defined]
+    no_files = ChoicesCompleter({})  # what has no completer and no choices is a name or a number
+    argcomplete.autocomplete(parser, always_complete_options="long", default_completer=no_files)
+
+
+def devices(folder: Path = Path("/dev")) -> list[str]:
+    """Return values of `--device`; `folder` tells how many CUDA devices there are."""
+    cuda = sorted(path.name[6:] for path in folder.glob("nvidia[0-9]*"))
+    return ["auto", "cpu", "cuda", "mps", *(f"cuda:{number}" for number in cuda)]

@@ -1,0 +1,135 @@
+"""A command's parser, the values that its options take, and what becomes of its errors.
+
+Nothing slow is imported here, so that `--help` and a mistyped option answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+from search import output, signals
+from search.errors import UserError
+from search.study.numerals import decimal_number, whole_number
+
+COMPLETION_VARIABLE = "_ARGCOMPLETE"
+"""Set where a shell runs the command to ask what may come next in its line."""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Fills a paragraph, and leaves a text that has lines of its own as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        kind = argparse.RawDescriptionHelpFormatter if "\n" in text else argparse.HelpFormatter
+        return kind._fill_text(self, text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains in one line and takes no abbreviations."""
+
+    def __init__(self, module: str, description: str) -> None:
+        super().__init__(
+            prog=f"python -m {module}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_Help,
+        )
+
+    def print_help(self, file: Any = None) -> None:
+        output.deliver(self.format_help())
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}{self._way_out(message)}\n")
+
+    def _way_out(self, message: str) -> str:
+        """Return the end of an error's line that argparse leaves without a way out."""
+        if not message.startswith(("unrecognized", "the following")):
+            return ""
+        from difflib import get_close_matches
+
+        unknown = message.partition(": ")[2].partition(" ")[0].partition("=")[0]
+        close = get_close_matches(unknown, list(self._option_string_actions), cutoff=0.75)
+        if close and close[0] != unknown:
+            return f"; did you mean {close[0]}?"
+        return "; --help explains every option"
+
+
+def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
+    """Return a converter of option values to whole numbers from `lowest` to `highest`."""
+    rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
+
+    def convert(text: str) -> int:
+        number = whole_number(text)
+        if number is None or number < lowest or (highest is not None and number > highest):
+            raise argparse.ArgumentTypeError(f"a whole number {rule} is needed, not {text!r}")
+        return number
+
+    return convert
+
+
+def seconds(text: str) -> float:
+    """Return a positive, finite number of seconds."""
+    number = decimal_number(text)
+    if number is None or number <= 0:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
+    return number
+
+
+def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callable[[], int]:
+    """Return the command's entry point, which turns errors into one line and an exit status.
+
+    0: done; 1: the work failed; 2: what was asked cannot be done; 128 and the number of the signal
+    that has stopped it.
+    """
+
+    def work() -> int:
+        with output.kept():
+            status = _status(parser, run)
+            output.finish(None if status < 128 else output.END_SECONDS)
+            return status
+
+    return partial(signals.interruptible, work)
+
+
+def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
+    try:
+        if COMPLETION_VARIABLE in os.environ:
+            from search.cli.completion import answer
+
+            answer(parser)
+        return run(parser.parse_args())
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except output.NotDelivered as error:
+        if not isinstance(error.__cause__, BrokenPipeError):  # whose reader has seen enough
+            print(f"{parser.prog}: error: standard output: {error}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"{parser.prog}: error: {place}{error.strerror}; name another", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("search"):
+            raise
+        package = error.name.partition(".")[0]
+        print(
+            f"{parser.prog}: error: the package {package} is not installed for "
+            f"{sys.executable}; use the Python of the environment that this project was "
+            "installed in, such as .venv/bin/python",
+            file=sys.stderr,
+        )
+        return 2
+    except Exception as error:
+        from search.database.outage import first_line, is_outage, is_refusal
+
+        cause = first_line(error)
+        if is_refusal(error):
+            print(f"{parser.prog}: error: --storage: {cause}", file=sys.stderr)
+            return 2
+        if not is_outage(error):
+            raise
+        print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
+        return 1

@@ -1,0 +1,121 @@
+"""Which files Optuna's dashboard offers with a trial.
+
+Optuna keeps that list among the trial's system attributes, and it is written here by SQL, since its
+own functions cannot do what is needed: `optuna.artifacts.upload_artifact` commits by itself and
+draws a new id each time, so that a trial taken over between its two steps would have a file too
+many in its list. Optuna also refuses to change the attributes of a trial that has ended, and what
+the dashboard does instead, to set them to null, is what `optuna.artifacts.get_all_artifact_meta`
+stumbles over.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+
+from optuna.artifacts import ArtifactMeta
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
+from optuna.storages._rdb.models import (
+    StudySystemAttributeModel,
+    TrialModel,
+    TrialSystemAttributeModel,
+)
+from optuna.trial import TrialState
+from sqlalchemy import Connection, delete, func, insert, select
+
+from search.database.queries import StudyRef
+from search.database.tables import weights
+
+_attributes = TrialSystemAttributeModel.__table__
+_trials = TrialModel.__table__
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One of a trial's files, as a dashboard offers it."""
+
+    artifact_id: str
+    filename: str
+    """Under which it is downloaded."""
+    mimetype: str = DEFAULT_MIME_TYPE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What is to be listed of a trial's files, in place of what was."""
+
+    trial_id: int
+    prefix: str
+    """Of the ids of all the trial's files; others are of users who uploaded them."""
+    files: Sequence[File] = ()
+
+
+def replace(connection: Connection, listed: Listed) -> list[str]:
+    """List what `listed` says, and return the ids that are not listed any more."""
+    before = connection.scalars(
+        delete(_attributes)
+        .where(
+            _attributes.c.trial_id == listed.trial_id,
+            _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + listed.prefix),
+        )
+        .returning(_attributes.c.key)
+    ).all()
+    for file in listed.files:
+        meta = ArtifactMeta(**asdict(file), encoding=None)
+        connection.execute(
+            insert(_attributes).values(
+                trial_id=listed.trial_id,
+                key=ARTIFACTS_ATTR_PREFIX + file.artifact_id,
+                value_json=json.dumps(json.dumps(asdict(meta))),  # text, as all of Optuna's
+            )
+        )
+    were = {key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in before}
+    return sorted(were - {file.artifact_id for file in listed.files})
+
+
+def ids(connection: Connection, study_id: int, *, ending: str) -> list[str]:
+    """Return the listed ids of a study that end so."""
+    query = select(_attributes.c.key).where(
+        _attributes.c.trial_id.in_(
+            select(_trials.c.trial_id).where(_trials.c.study_id == study_id)
+        ),
+        _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX),
+        _attributes.c.key.endswith(ending),
+    )
+    return [key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in connection.scalars(query)]
+
+
+def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:
+    keys = [ARTIFACTS_ATTR_PREFIX + one for one in artifact_ids]
+    connection.execute(
+        delete(_attributes).where(_attributes.c.trial_id == trial_id, _attributes.c.key.in_(keys))
+    )
+
+
+def n_listing(connection: Connection, artifact_id: str) -> int:
+    """Return how many studies and trials list the artifact: a copied study lists its original's."""
+    key = ARTIFACTS_ATTR_PREFIX + artifact_id
+    counts = [
+        select(func.count()).where(table.c.key == key).scalar_subquery()
+        for table in (_attributes, StudySystemAttributeModel.__table__)
+    ]
+    return sum(connection.execute(select(*counts)).one())
+
+
+def remove_stale(connection: Connection, study: StudyRef, prefix: str, spared: str) -> None:
+    """Remove the files of ended trials that are not kept weights; `prefix` is of the study's ids,
+    and what ends with `spared` stays.
+
+    One statement: what a trial lists that begins meanwhile is not touched.
+    """
+    ended = _trials.c.study_id == study.study_id, _trials.c.state != TrialState.RUNNING
+    kept = weights.c.study_key == study.key
+    connection.execute(
+        delete(_attributes).where(
+            _attributes.c.trial_id.in_(select(_trials.c.trial_id).where(*ended)),
+            _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + prefix),
+            _attributes.c.key.not_like(f"%{spared}"),
+            _attributes.c.key.not_in(
+                select(ARTIFACTS_ATTR_PREFIX + weights.c.artifact_id).where(kept)
+            ),
+        )
+    )

@@ -1,0 +1,129 @@
+"""Which study of a database a name means, and whether it is one that this service made.
+
+A study has a key of its own, which is among its user attributes and in
+`search.database.tables.studies`, there with Optuna's id. The two must agree: Optuna's tools copy
+attributes, so that a copied study has its original's key, and none of what is recorded under it. A
+study that was renamed by the
+dashboard is a copy whose original is gone, and takes the original's place.
+
+Reads only, and needs no tables of the service: a study that something else made is refused before
+anything is written.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.storages._rdb.models import (
+    StudyDirectionModel,
+    StudyModel,
+    StudyUserAttributeModel,
+    TrialIntermediateValueModel,
+    TrialModel,
+)
+from optuna.study import StudyDirection
+from sqlalchemy import Connection, Row, func, select
+
+from search.database import tables
+from search.database.dialects import visible_tables
+from search.database.queries import StudyRef
+from search.errors import UserError
+
+KEY = "key"
+"""User attribute of a study: its own key."""
+
+_rows = tables.studies
+_trials = TrialModel.__table__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identified:
+    """A study that this service made."""
+
+    ref: StudyRef
+    is_created: bool
+    """Whether its creation came to its end, its definition included."""
+    is_renamed: bool
+    """Whether it has taken the place of the study that its rows are of."""
+
+
+def study_ref(study: optuna.Study) -> StudyRef:
+    """Return how the database's rows refer to a study that this service made."""
+    return StudyRef(study_id=study._study_id, key=str(study.user_attrs[KEY]))
+
+
+def identify(connection: Connection, name: str) -> Identified | None:
+    """Return the study called `name`; None if there is none.
+
+    Raises:
+        UserError: the study of this name was not made by this service, or is a copy.
+    """
+    there = visible_tables(connection)
+    if StudyModel.__tablename__ not in there:
+        return None
+    study_id = connection.scalar(select(StudyModel.study_id).where(StudyModel.study_name == name))
+    if study_id is None:
+        return None
+    key = _key_of(connection, study_id)
+    row = None
+    if _rows.name in there:
+        mine = _rows.c.study_key == key
+        if key is None:  # as a process leaves it that is killed while it creates one
+            mine = (_rows.c.name == name) & _rows.c.study_id.is_(None)
+        row = connection.execute(select(_rows).where(mine)).one_or_none()
+    if row is None or (key is None and not _is_new(connection, study_id)):
+        if key is None:
+            why = "was not made by this service"
+        else:
+            why = "was copied from another database, without its epochs and weights"
+        raise UserError(f"--name {name}: the study of this name {why}; choose another --name")
+    is_renamed = row.study_id not in (None, study_id)
+    if is_renamed:
+        _check_renamed(connection, name, study_id, row)
+    ref = StudyRef(study_id=study_id, key=row.study_key)
+    return Identified(ref=ref, is_created=row.study_id is not None, is_renamed=is_renamed)
+
+
+def _key_of(connection: Connection, study_id: int) -> str | None:
+    attribute = StudyUserAttributeModel
+    query = select(attribute.value_json).where(attribute.study_id == study_id, attribute.key == KEY)
+    text = connection.scalar(query)
+    return None if text is None else str(json.loads(text))
+
+
+def _is_new(connection: Connection, study_id: int) -> bool:
+    """Return whether the study is as Optuna creates it for this service."""
+    directions = connection.scalars(
+        select(StudyDirectionModel.direction).where(StudyDirectionModel.study_id == study_id)
+    ).all()
+    n_trials = connection.scalar(select(func.count()).where(_trials.c.study_id == study_id))
+    return directions == [StudyDirection.MAXIMIZE] and n_trials == 0
+
+
+def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[Any]) -> None:
+    """Refuse a copy: one whose original is there, or whose trials are not those recorded."""
+    original = connection.scalar(
+        select(StudyModel.study_name).where(StudyModel.study_id == row.study_id)
+    )
+    if original is not None and _key_of(connection, row.study_id) == row.study_key:
+        raise UserError(
+            f"--name {name}: the study of this name is a copy of {original}, without its epochs "
+            f"and weights; give --name {original}, or choose another --name"
+        )
+    epochs, values = tables.epochs, TrialIntermediateValueModel.__table__
+    recorded = (
+        select(func.count())
+        .select_from(epochs)
+        .outerjoin(_trials, (_trials.c.number == epochs.c.trial) & (_trials.c.study_id == study_id))
+        .outerjoin(
+            values, (values.c.trial_id == _trials.c.trial_id) & (values.c.step == epochs.c.number)
+        )
+        .where(epochs.c.study_key == row.study_key)
+        .where(_trials.c.trial_id.is_(None) | (values.c.intermediate_value != epochs.c.score))
+    )
+    if connection.scalar(recorded):
+        raise UserError(
+            f"--name {name}: the study of this name is a copy of {row.name}, which is gone, and "
+            "its trials are not those that were recorded; choose another --name"
+        )

@@ -1,0 +1,197 @@
+"""Which trials a study has, by state and by rank, each asked of the database in one query.
+
+Optuna's own list of trials takes longer the more of them have finished. What is decided under the
+study's lock, at a rung, or at a trial's end is asked here instead, of Optuna's tables and ours.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages._rdb.models import (
+    StudyModel,
+    TrialModel,
+    TrialParamModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+)
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, func, select
+
+from search.database import tables
+from search.study.choices import Value
+from search.study.trial_attributes import ENQUEUED, FINISHED, FIXED_PARAMS, FIXING, name_of
+
+_trials = TrialModel.__table__
+_attributes = TrialUserAttributeModel.__table__
+_system_attributes = TrialSystemAttributeModel.__table__
+_params = TrialParamModel.__table__
+_epochs = tables.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRef:
+    """A study of this service in a database, as its rows refer to it."""
+
+    study_id: int
+    """In Optuna's tables."""
+    key: str
+    """In the service's own, which nothing changes or gives out again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A trial, as far as it matters to who may run it."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    name: str | None
+    """Of a fixed trial, see `search.study.trial_attributes.fixed_name`; None for the others."""
+    is_enqueued: bool
+    """Whether a user gave it values by `--enqueue`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A completed trial among the others."""
+
+    trial_id: int
+    number: int
+    accuracy: float
+
+
+def is_there(connection: Connection, study: StudyRef) -> bool:
+    """Return whether Optuna still has the study, which its tools can delete."""
+    query = select(StudyModel.study_id).where(StudyModel.study_id == study.study_id)
+    return connection.scalar(query) is not None
+
+
+def counts(connection: Connection, study: StudyRef) -> Counter[TrialState]:
+    """Return how many trials of the study are in each state."""
+    query = select(_trials.c.state, func.count()).where(_trials.c.study_id == study.study_id)
+    rows = connection.execute(query.group_by(_trials.c.state)).all()
+    return Counter(dict(map(tuple, rows)))
+
+
+def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
+    """Return the trials that do not count against the budget, failed ones too, by number."""
+    own = _trials.c.study_id == study.study_id
+    return _entries(connection, own & _trials.c.state.not_in(FINISHED))
+
+
+def fixed(connection: Connection, study: StudyRef) -> list[Entry]:
+    """Return the fixed trials in all states, by number."""
+    having = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXING))
+    own = _trials.c.study_id == study.study_id
+    found = _entries(connection, own & _trials.c.trial_id.in_(having))
+    return [entry for entry in found if entry.name is not None]
+
+
+def entry(connection: Connection, trial_id: int) -> Entry:
+    """Return the trial of that id."""
+    (found,) = _entries(connection, _trials.c.trial_id == trial_id)
+    return found
+
+
+def given_values(
+    connection: Connection, trial_id: int
+) -> tuple[Mapping[str, Value], Mapping[str, BaseDistribution]]:
+    """Return the values that an unfinished trial has by now or is to get, and the distributions of
+    those that it has; anyone may have written them."""
+    given = select(_system_attributes.c.value_json).where(
+        _system_attributes.c.trial_id == trial_id, _system_attributes.c.key == FIXED_PARAMS
+    )
+    values: dict[str, Value] = json.loads(connection.scalar(given) or "{}")
+    stored = select(_params.c["param_name", "param_value", "distribution_json"])
+    distributions = {}
+    for name, value, distribution in connection.execute(
+        stored.where(_params.c.trial_id == trial_id)
+    ):
+        distributions[name] = json_to_distribution(distribution)
+        values[name] = distributions[name].to_external_repr(value)
+    return values, distributions
+
+
+def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> list[Place]:
+    """Return the `n` best completed trials, best first; of equals the earlier one.
+
+    `epochs` is after how many of them a trial of the study is complete. What was recorded counts,
+    and not the value that Optuna has, which others may have written.
+    """
+    query = (
+        select(_trials.c.trial_id, _trials.c.number, _epochs.c.score)
+        .join_from(_epochs, _trials, _trials.c.number == _epochs.c.trial)
+        .where(
+            _at(study, epochs),
+            _trials.c.study_id == study.study_id,
+            _trials.c.state == TrialState.COMPLETE,
+        )
+        .order_by(_epochs.c.score.desc(), _trials.c.number)
+        .limit(n)
+    )
+    rows = connection.execute(query)
+    return [Place(trial_id=row[0], number=row[1], accuracy=row[2]) for row in rows]
+
+
+def standing(
+    connection: Connection, study: StudyRef, *, trial: int, epoch: int, accuracy: float
+) -> tuple[int, int]:
+    """Return how many other trials recorded `epoch` before this one did, and how many of them did
+    better than `accuracy`."""
+    others = _before(study, trial, epoch)
+    n = select(func.count()).where(others).scalar_subquery()
+    n_better = select(func.count()).where(others, _epochs.c.score > accuracy).scalar_subquery()
+    row = connection.execute(select(n, n_better)).one()
+    return row[0], row[1]
+
+
+def accuracies(
+    connection: Connection, study: StudyRef, *, trial: int, epoch: int, n: int
+) -> Sequence[float]:
+    """Return the `n` highest accuracies after `epoch` of other trials that recorded it before this
+    one did, the highest first."""
+    others = _before(study, trial, epoch)
+    query = select(_epochs.c.score).where(others).order_by(_epochs.c.score.desc()).limit(n)
+    return connection.scalars(query).all()
+
+
+def _at(study: StudyRef, epoch: int) -> ColumnElement[bool]:
+    return (_epochs.c.study_key == study.key) & (_epochs.c.number == epoch)
+
+
+def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
+    """Select what was recorded of `epoch` before `trial` recorded it, as it has."""
+    own = _epochs.alias()
+    mine = own.c.study_key == study.key, own.c.trial == trial, own.c.number == epoch
+    place = select(own.c.id).where(*mine).scalar_subquery()
+    return _at(study, epoch) & (_epochs.c.id < place)
+
+
+def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
+    telling = _attributes.c.key.in_(FIXING | {ENQUEUED})
+    query = (
+        select(_trials.c["trial_id", "number", "state"], _attributes.c["key", "value_json"])
+        .outerjoin_from(
+            _trials, _attributes, (_attributes.c.trial_id == _trials.c.trial_id) & telling
+        )
+        .where(which)
+        .order_by(_trials.c.number)
+    )
+    found: dict[tuple[int, int, TrialState], dict[str, Value]] = {}
+    for trial_id, number, state, key, value in connection.execute(query):
+        attributes = found.setdefault((trial_id, number, state), {})
+        if key is not None:
+            attributes[key] = json.loads(value)
+    return [
+        Entry(
+            trial_id=trial_id,
+            number=number,
+            state=state,
+            name=name_of(attributes),
+            is_enqueued=ENQUEUED in attributes,
+        )
+        for (trial_id, number, state), attributes in found.items()
+    ]

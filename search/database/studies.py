@@ -1,0 +1,218 @@
+"""How a study comes to be in the database, and who may join it.
+
+The first process creates the study and stores its definition; every other one must bring the same
+definition. Whoever joins enqueues what the study lacks of its fixed trials, under the study's lock.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import delete, insert, select, update
+
+from search.database import tables
+from search.database.database import Database, new_key
+from search.database.identity import KEY, Identified, identify, study_ref
+from search.database.queries import StudyRef
+from search.database.rungs import Recorded
+from search.errors import UserError
+from search.study.choices import Value, check_params, written
+from search.study.definition import Definition, differences
+from search.study.pruners import Sparing
+from search.study.samplers import Repeatable
+from search.study.study import Study
+from search.study.trial_attributes import (
+    ENQUEUED,
+    FIXED_PARAMS,
+    VARIANT,
+    Fixed,
+    fixed_name,
+    is_spared,
+)
+
+DEFINITION = "definition"
+"""User attribute of a study: its definition."""
+BUDGET = "budget"
+"""User attribute of a study: its budget in trials, and that of the study file when it was set."""
+
+_rows = tables.studies
+
+
+def join(
+    database: Database,
+    study: Study,
+    *,
+    data_digest: str,
+    enqueue: Sequence[Mapping[str, Value]] = (),
+    reruns: Sequence[Fixed] = (),
+    retry: bool = True,
+) -> optuna.Study:
+    """Create or join the study of this name, and enqueue its variants, the trials `enqueue` and
+    the re-runs.
+
+    What is there already is not enqueued again, unless it failed and `retry` is asked for. Any
+    number of processes may call this at once.
+
+    Raises:
+        UserError: the study in the database was not made by this service, is a copy or has another
+            definition, or a fixed value does not fit; nothing is written.
+    """
+    for params in enqueue:
+        check_params(params, study.ranges)
+    definition = study.definition(data_digest)
+    with database.lock(f"name/{study.name}"):
+        ref = _created(database, study, definition)
+    joined = optuna.load_study(
+        study_name=study.name,
+        storage=database.optuna,
+        sampler=Repeatable(study.sampler, study.seed),
+        pruner=Sparing(study.pruner, is_spared, partial(Recorded, database, ref)),
+    )
+    if found := differences(joined.user_attrs[DEFINITION], definition):
+        raise UserError(
+            f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
+            "Give the same options as before, or choose another --name"
+        )
+    with database.lock(ref.key):
+        every = joined.get_trials(deepcopy=False)
+        trials = [trial for trial in every if trial.state != TrialState.FAIL]
+        variants = [
+            Fixed(params=choices.params(), attributes={VARIANT: name})
+            for name, choices in study.variants.items()
+        ]
+        for one in _lacking_fixed(joined, [*variants, *reruns], trials if retry else every):
+            joined.enqueue_trial(dict(one.params), user_attrs=dict(one.attributes))
+        for params in _lacking_given(enqueue, trials):
+            joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
+    return joined
+
+
+def agree_on_budget(
+    database: Database,
+    joined: optuna.Study,
+    *,
+    of_file: int,
+    asked: int | None,
+    has_enqueued: bool,
+) -> int:
+    """Return the study's budget of finished trials, and store it for the commands to come.
+
+    `asked` is what a user gave by `--trials`. Without it the budget stays what it was, unless that
+    of the study file, `of_file`, has changed since. Where a user `has_enqueued` trials, the budget
+    has room for all trials that are there.
+    """
+    with database.lock(study_ref(joined).key):
+        stored = joined.user_attrs.get(BUDGET, {})
+        kept = stored.get("trials") if stored.get("of_file") == of_file else None
+        trials = int(asked or kept or of_file)
+        if has_enqueued:
+            states = [trial.state for trial in joined.get_trials(deepcopy=False)]
+            trials = max(trials, sum(state != TrialState.FAIL for state in states))
+        budget = {"trials": trials, "of_file": of_file}
+        if budget != stored:
+            joined.set_user_attr(BUDGET, budget)
+    return trials
+
+
+def stored_definition(database: Database, name: str) -> Definition | None:
+    """Return the definition of the study called `name`; None if the database has no such study.
+
+    Raises:
+        UserError: the study of this name was not made by this service, or is a copy.
+    """
+    found = _identified(database, name)
+    if found is None or not found.is_created:
+        return None
+    attributes = database.optuna.get_study_user_attrs(found.ref.study_id)
+    definition: Definition = attributes[DEFINITION]
+    return definition
+
+
+def files_of(database: Database, ref: StudyRef) -> str:
+    """Return what begins the ids of all artifacts that the study writes."""
+    query = select(_rows.c.files).where(_rows.c.study_key == ref.key)
+    with database.engine.connect() as connection:
+        return str(connection.execute(query).scalar_one())
+
+
+def _identified(database: Database, name: str) -> Identified | None:
+    with database.engine.connect() as connection:
+        return identify(connection, name)
+
+
+def _created(database: Database, study: Study, definition: Definition) -> StudyRef:
+    """Return the study of this name, created if need be; only under the name's lock.
+
+    A process that is killed in between leaves a row without Optuna's id, by which the next one
+    knows the study for its own.
+    """
+    found = _identified(database, study.name)
+    if found is not None and found.is_created:
+        if found.is_renamed:
+            _settle(database, found.ref, study.name)
+        return found.ref
+    if found is None:
+        key = new_key()
+        with database.engine.begin() as connection:
+            pending = (_rows.c.name == study.name) & _rows.c.study_id.is_(None)
+            connection.execute(delete(_rows).where(pending))
+            connection.execute(
+                insert(_rows).values(study_key=key, name=study.name, files=new_key())
+            )
+    else:
+        key = found.ref.key
+    created = optuna.create_study(
+        study_name=study.name,
+        storage=database.optuna,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    created.set_user_attr(KEY, key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        created.set_metric_names([f"{study.select}_accuracy"])
+    created.set_user_attr(DEFINITION, definition)
+    ref = study_ref(created)
+    _settle(database, ref, study.name)
+    return ref
+
+
+def _settle(database: Database, ref: StudyRef, name: str) -> None:
+    """Let the study's rows refer to Optuna's id and name of it."""
+    with database.engine.begin() as connection:
+        connection.execute(
+            update(_rows)
+            .where(_rows.c.study_key == ref.key)
+            .values(study_id=ref.study_id, name=name)
+        )
+
+
+def _lacking_fixed(
+    joined: optuna.Study, fixed: Sequence[Fixed], trials: list[FrozenTrial]
+) -> list[Fixed]:
+    there = {
+        name: trial.system_attrs.get(FIXED_PARAMS, trial.params)
+        for trial in trials
+        if (name := fixed_name(trial)) is not None
+    }
+    for one in fixed:
+        if there.get(one.name, one.params) != one.params:
+            raise UserError(
+                f"--name {joined.study_name}: {one.name} is {written(there[one.name])} in the "
+                f"database and {written(one.params)} here; choose another --name"
+            )
+    return [one for one in fixed if one.name not in there]
+
+
+def _lacking_given(
+    enqueue: Sequence[Mapping[str, Value]], trials: list[FrozenTrial]
+) -> list[dict[str, Value]]:
+    there = [trial.user_attrs[ENQUEUED] for trial in trials if ENQUEUED in trial.user_attrs]
+    lacking: list[dict[str, Value]] = []
+    for params in map(dict, enqueue):
+        if params not in there + lacking:
+            lacking.append(params)
+    return lacking

@@ -1,0 +1,222 @@
+"""The URL of a database: what it may be, whether it can be used, and how it is opened.
+
+Looks before anything is written; what is made in a database is for `search.database.database`.
+"""
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages._rdb.models import BaseModel
+from sqlalchemy import URL, Connection, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from search.database.dialects import lift_limits, tables_beside_new_ones, visible_tables
+from search.database.file_system import is_mount_point, network_kind
+from search.database.outage import first_line
+from search.errors import UserError
+
+BUSY_SECONDS = 60
+"""How long SQLite waits for another process's write."""
+CONNECT_SECONDS = 10
+_OPTUNAS: Mapping[str, Set[str]] = {
+    name: set(table.columns.keys()) for name, table in BaseModel.metadata.tables.items()
+} | {"alembic_version": {"version_num"}}
+"""The columns of Optuna's tables."""
+
+
+Look = Callable[[Connection], object]
+"""Looks at a database, and raises `UserError` where it is not as it must be."""
+
+
+def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> None:
+    """See that the database that `url` names can be used; write nothing.
+
+    A database is accepted if it is empty or holds Optuna's tables, and if `look` does not refuse
+    it. A SQLite file need not exist unless it `must_exist`.
+
+    Raises:
+        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+    """
+    parsed = resolved(url)
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite and not Path(str(parsed.database)).exists():
+        if must_exist:
+            raise UserError(
+                f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
+                "search, or make one with `python -m search.run`"
+            )
+        return
+    options, readable = engine_options(parsed), parsed
+    if is_sqlite:
+        readable = make_url(f"sqlite:///file:{quote(str(parsed.database))}?mode=ro&uri=true")
+        options = {"connect_args": {"timeout": BUSY_SECONDS}}
+    with explaining(parsed):
+        engine = sqlalchemy.create_engine(readable, **options, poolclass=NullPool)
+        with engine.connect() as connection:
+            refuse_others(connection, shown(url))
+            look(connection)
+
+
+def resolved(url: str) -> URL:
+    """Return the one URL of the database that `url` names: a SQLite file's is of its real path, so
+    that all names of it have one lock.
+
+    Raises:
+        UserError: the URL is malformed, or no database can be there.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
+        plain = re.fullmatch(r"[\w./-]+", url)  # no place for a password
+        raise UserError(
+            "--storage, or SEARCH_STORAGE, is a URL such as sqlite:///search.db or "
+            f"postgresql://user:password@host/database, not {repr(url) if plain else 'that'}"
+        ) from error
+    if parsed.drivername.startswith("sqlite") and parsed.query:
+        raise UserError(
+            "--storage: a SQLite URL takes nothing after a ?, as in sqlite:///search.db"
+        )
+    if "@" in (parsed.host or "") or {"password", "sslpassword"} & parsed.query.keys():
+        raise UserError(
+            "--storage: a password stands before the host, as in "
+            "postgresql://user:password@host/database, with @ in it written %40"
+        )
+    backend = parsed.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return _resolved_file(parsed)
+    if backend not in ("postgresql", "postgres"):
+        raise UserError(f"--storage: SQLite and PostgreSQL are known, not {backend!r}")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+@contextmanager
+def explaining(url: URL) -> Iterator[None]:
+    """Turn what a database at `url` raises while it is opened into one line.
+
+    Raises:
+        UserError: why it cannot be opened.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ImportError, NoSuchModuleError) as error:
+        raise UserError(
+            "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
+        ) from error
+    # The last two are of options that the driver does not take.
+    except (SQLAlchemyError, StorageInternalError, OSError, TypeError, ValueError) as error:
+        raise UserError(explained(url, error)) from error
+
+
+def refuse_others(connection: Connection, storage: str) -> None:
+    """Refuse tables that are not those of an Optuna of some version.
+
+    Raises:
+        UserError: calling the database `storage`.
+    """
+    if connection.dialect.name == "postgresql":
+        lift_limits(connection)
+        if connection.scalar(text("SELECT current_schema()")) is None:
+            raise UserError(
+                f"--storage {storage}: the search_path of this role names no schema that is there; "
+                "set it, as by ALTER ROLE … SET search_path = public"
+            )
+    visible, tables = visible_tables(connection), tables_beside_new_ones(connection)
+    first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
+    whole = all(visible.get(name, set()) >= _OPTUNAS[name] for name in first)
+    if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
+        raise UserError(
+            f"--storage {storage}: this database holds other tables "
+            f"({', '.join(sorted(tables)[:3])}, …); name an empty one"
+        )
+
+
+def shown(url: str) -> str:
+    """Return `url`, which `resolved` has accepted, as it was given, its password masked."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _resolved_file(url: URL) -> URL:
+    if not url.database or url.database == ":memory:":
+        raise UserError(
+            "--storage: a SQLite database in memory is gone with its process; "
+            "name a file, such as sqlite:///search.db"
+        )
+    named = Path(url.database)
+    path = named.resolve()
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(
+            f"--storage {url}: there is no folder {named.parent}; make it, or name another"
+        )
+    if kind := network_kind(folder):
+        # https://sqlite.org/wal.html: all processes that use a database must be on one machine.
+        raise UserError(
+            f"--storage {url}: {folder} is on a network disk ({kind}), where SQLite's "
+            "log does not work; name a file on a disk of this machine, or a PostgreSQL database"
+        )
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        shut = path if path.exists() else folder
+        raise UserError(f"--storage {url}: {shut} is not writable; name a file in another folder")
+    if path.exists():
+        if not path.is_file():
+            raise UserError(f"--storage {url}: {path} is not a file")
+        # https://sqlite.org/howtocorrupt.html: its log is found by the file's name.
+        if is_mount_point(path):
+            raise UserError(
+                f"--storage {url}: {path} is a file that is mounted by itself, and SQLite's log "
+                "beside it would not be; mount its folder"
+            )
+        if path.stat().st_nlink > 1:
+            raise UserError(
+                f"--storage {url}: {path} has {path.stat().st_nlink} names (hard links), which "
+                "damages a SQLite database; copy it under a name of its own, and use the copy"
+            )
+    return url.set(drivername="sqlite", database=str(path))
+
+
+def engine_options(url: URL) -> dict[str, Any]:
+    """Return what SQLAlchemy's `create_engine` is told besides `url`."""
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
+    return {
+        "pool_pre_ping": True,
+        "isolation_level": "READ COMMITTED",  # whatever the server's default is
+        "connect_args": {
+            "prepare_threshold": None,  # a pooler may give each transaction to another session
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "application_name": "search",
+        },
+    }
+
+
+class _WalConnection(sqlite3.Connection):
+    """A SQLite connection that readers and one writer can share a file with."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = NORMAL")  # whole after a kill or a crash, as WAL is
+
+
+def explained(url: URL, error: Exception) -> str:
+    """Return one line on why the database at `url` cannot be used, without its password."""
+    line = first_line(error) or type(error).__name__
+    if "disk is full" in line:
+        line += "; free some space, or name a file on another disk"
+    if url.password:
+        line = re.sub(rf"(?<!\w){re.escape(str(url.password))}(?!\w)", "***", line)
+    return f"--storage {url.render_as_string(hide_password=True)}: {line}"

@@ -1,0 +1,103 @@
+"""Who works on a search: this process itself, processes beside it, or a Ray cluster."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from search.database.snapshot import Observer
+from search.errors import UserError
+from search.launch.processes import Process, warm_up
+from search.launch.supervisor import Place, Worker, deal, supervise
+from search.worker.config import Job
+from search.worker.device import THREADS
+from search.worker.worker import Stop
+from search.worker.workplace import Workplace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    device: str
+    """Where this process itself computes; workers elsewhere leave it the CPU."""
+    threads: int
+    places: Sequence[Place] = ()
+    """Of the workers elsewhere; empty if this process is the worker."""
+    start: Callable[[Job], Worker] = Process
+    where: str = ""
+    """Of the workers elsewhere, in words."""
+
+    def work(self, place: Workplace, job: Job, stop: Stop, say: Callable[[str], None]) -> None:
+        """Run trials until the budget is spent, `stop` asks for an end, or all workers have failed.
+
+        `job` is that of a worker elsewhere, but for its place.
+
+        Raises:
+            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+            KeepsDying: as `search.launch.supervisor.supervise` does.
+        """
+        if not self.places:
+            place.work(stop, budget=place.study.trials, measure_train=job.measure_train)
+            return
+        observer = Observer(place.database, place.joined)
+        jobs = [replace(job, device=one.device, threads=one.threads) for one in self.places]
+        failed = supervise(
+            [partial(self.start, job) for job in jobs],
+            stop,
+            progress=lambda: sum(map(len, observer.look().epochs.values())),
+            say=say,
+        )
+        if failed:
+            say(f"{failed} of {len(jobs)} workers met an error, told above")
+
+
+@contextmanager
+def hired(options: argparse.Namespace) -> Iterator[Crew]:
+    """Return the crew that the options of `search.run` ask for.
+
+    Raises:
+        UserError: there is no such device or cluster, or it lacks what was asked for.
+    """
+    if options.ray is not None:
+        with _on_ray(options) as crew:
+            yield crew
+    elif options.gpus_per_worker is not None:
+        raise UserError("--gpus-per-worker: it is for --ray; give --device cuda, or cuda:1")
+    elif len(places := deal(options.device, options.workers, threads=options.threads)) == 1:
+        yield Crew(device=options.device, threads=places[0].threads)
+    else:
+        warm_up()  # while this process has other things to do
+        yield Crew(
+            device="cpu",
+            threads=places[0].threads,
+            places=places,
+            where=f"{len(places)} workers, each on {places[0]}",
+        )
+
+
+@contextmanager
+def _on_ray(options: argparse.Namespace) -> Iterator[Crew]:
+    try:
+        from search.launch import ray_actors
+    except ImportError as error:
+        raise UserError("--ray: it needs the extra `cluster`: pip install '.[cluster]'") from error
+    with ray_actors.connected(options.ray):
+        machines = ray_actors.n_machines()
+        if machines > 1 and options.storage.startswith("sqlite"):
+            raise UserError(
+                f"--storage: the Ray cluster has {machines} machines, and a SQLite file is on one; "
+                "give postgresql://USER:PASSWORD@HOST/DATABASE"
+            )
+        threads = options.threads or THREADS
+        n_workers, gpus = ray_actors.room(
+            options.workers, threads=threads, gpus=options.gpus_per_worker
+        )
+        yield Crew(
+            device="cpu",
+            threads=threads,
+            places=[Place(device=options.device, threads=threads)] * n_workers,
+            start=partial(ray_actors.RayWorker, gpus=gpus),
+            where=f"a Ray cluster of {machines} machine{'s' if machines > 1 else ''}, "
+            f"{n_workers} worker{'s' if n_workers > 1 else ''} "
+            f"(of each: CPUs {threads}, GPUs {gpus:g})",
+        )

@@ -1,0 +1,139 @@
+"""Workers as processes of this machine.
+
+They are forked from a server process that has imported PyTorch once, so that one more starts in a
+moment and shares its memory; that server never computes anything.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+
+from search import output
+from search.errors import UserError
+from search.files import temporary_folder
+from search.launch.supervisor import End, Fate
+from search.signals import STOPPING
+from search.worker.config import Job
+from search.worker.worker import Stop
+
+PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
+"""What the server imports; the latter two are what a worker's first optimizer and its database
+would import, which takes a second."""
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""Keeps Python from looking into the current folder first, where a user's random.py would hide the
+library's from the server."""
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def warm_up() -> None:
+    """Start the server, without waiting for its imports; else the first worker does.
+
+    Raises:
+        UserError: there is no temporary folder, or its path is too long for a socket in it.
+    """
+    folder = temporary_folder()
+    _CONTEXT.set_forkserver_preload([*PRELOAD])
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        # What a terminal sends to all its processes is for this one alone to pass on: the server
+        # inherits the mask, and so does each worker, until it has handlers.
+        with _blocked():
+            resource_tracker.ensure_running()  # which lifts a part of the mask from this process
+        with _blocked():
+            forkserver.ensure_running()
+    except OSError as error:
+        raise UserError(
+            f"--workers: {error} in the temporary folder {folder}; name another, "
+            "as by `export TMPDIR=/tmp`"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+class Process:
+    """A worker in a process of its own, which does not outlive this one by more than a batch."""
+
+    def __init__(self, job: Job) -> None:
+        warm_up()
+        self._lines, lines = _CONTEXT.Pipe(duplex=False)
+        self._process = _CONTEXT.Process(target=_serve, args=(job, lines), daemon=True)
+        self._process.start()
+        lines.close()  # ours, so that the end of the other's can be seen
+
+    def told(self) -> list[str]:
+        lines = []
+        try:
+            while self._lines.poll():
+                lines.append(str(self._lines.recv()))
+        except (EOFError, OSError):
+            pass
+        return lines
+
+    def end(self) -> End | None:
+        status = self._process.exitcode
+        if status is None:
+            return None
+        if status in (0, 1):
+            return End(fate=Fate.FAILED if status else Fate.DONE)
+        return End(fate=Fate.DIED, why=_died_of(status))
+
+    def ask_to_stop(self) -> None:
+        self._process.terminate()
+
+
+def _died_of(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", as the kernel does where memory runs out" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Put off the signals that ask to stop."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(job: Job, lines: "Connection[str, str]") -> None:
+    """Be a worker; exit with status 1 after an error."""
+    stop = Stop()
+    # The parent passes on what a terminal sends to all, as SIGTERM.
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    with output.kept():
+        is_well = job.serve(stop, partial(_send, lines))
+    if not is_well:
+        sys.exit(1)
+
+
+def _send(lines: "Connection[str, str]", line: str) -> None:
+    with suppress(OSError):  # the parent is gone
+        lines.send(line)
+
+
+def _watch_parent(stop: Stop) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a worker's process"
+    parent.join()
+    stop.ask()

@@ -1,0 +1,157 @@
+"""Workers on a Ray cluster: each an actor, placed by Ray on a machine that has room for it.
+
+Every machine needs this package, reaches the database, and finds or fetches the images under the
+same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from search.cli.options import MOST_WORKERS
+from search.errors import UserError
+from search.launch.supervisor import End, Fate
+from search.worker.config import Job
+from search.worker.worker import Stop
+
+TELL_SECONDS = 5.0
+"""How long an ended worker's last words are waited for."""
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connect to the cluster at `address`; `local` starts one here, and ends it with the block.
+
+    Raises:
+        UserError: there is no cluster at the address.
+    """
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError, RayError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--ray {address}: no cluster is found there ({cause}); start one with `ray start "
+            "--head`, or give `local`"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def n_machines() -> int:
+    """Return how many machines the cluster has; several nodes may be on one."""
+    return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+
+
+def room(n_workers: int | None, *, threads: int, gpus: float | None) -> tuple[int, float]:
+    """Return how many workers there are to be, and the GPUs of each.
+
+    None workers stands for as many as the cluster has room for at once. Without `gpus` each gets
+    one if the cluster has any.
+
+    Raises:
+        UserError: no machine of the cluster has so many threads or GPUs.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    most_gpus = max(node.get("GPU", 0.0) for node in nodes)
+    each_gpus = gpus if gpus is not None else min(most_gpus, 1.0)
+    for option, asked, most in (
+        ("--threads", threads, max(cores)),
+        ("--gpus-per-worker", each_gpus, most_gpus),
+    ):
+        if asked > most:
+            raise UserError(
+                f"{option} {asked:g}: no machine of the Ray cluster has more than {most:g}"
+            )
+    if n_workers is None:
+        fit = sum(_n_fitting(node, threads=threads, gpus=each_gpus) for node in nodes)
+        n_workers = min(max(fit, 1), MOST_WORKERS)
+    return n_workers, each_gpus
+
+
+def _n_fitting(node: Mapping[str, float], *, threads: int, gpus: float) -> int:
+    """Return how many workers a machine has room for at once."""
+    by_cores = int(node.get("CPU", 0.0)) // threads
+    return min(by_cores, int(node.get("GPU", 0.0) / gpus)) if gpus else by_cores
+
+
+class RayWorker:
+    """A worker somewhere in the cluster; it waits until a machine has room for it."""
+
+    def __init__(self, job: Job, *, gpus: float) -> None:
+        made: Any = ray.remote(_Actor)
+        needs = {"num_cpus": job.threads, "num_gpus": gpus, "max_concurrency": 2}
+        self._actor = made.options(**needs).remote()
+        self._failed = self._actor.work.remote(job.from_any_folder())
+        self._asked_for_words: Any = None
+        self._has_begun = False
+
+    def told(self) -> list[str]:
+        if not _is_ready(self._failed):
+            return self._answer(seconds=0)
+        return self._answer(TELL_SECONDS) + self._answer(TELL_SECONDS)  # an open question's first
+
+    def end(self) -> End | None:
+        if not _is_ready(self._failed):
+            return None
+        try:
+            failed = ray.get(self._failed)
+        except RayError as error:
+            return End(fate=Fate.DIED, why=f"is gone ({str(error).splitlines()[0]})")
+        return End(fate=Fate.FAILED if failed else Fate.DONE)
+
+    def _answer(self, seconds: float) -> list[str]:
+        """Ask for its words, if that was not done before, and wait so long for them."""
+        if self._asked_for_words is None:
+            self._asked_for_words = self._actor.told.remote()
+        try:
+            lines: list[str] = ray.get(self._asked_for_words, timeout=seconds)
+        except RayError:  # one of them: not within the time
+            return []
+        self._asked_for_words = None
+        self._has_begun = True
+        return lines
+
+    def ask_to_stop(self) -> None:
+        if self._has_begun:
+            self._actor.ask_to_stop.remote()
+        else:
+            ray.kill(self._actor)  # it may never be placed
+
+
+def _is_ready(reference: Any) -> bool:
+    ready, _ = ray.wait([reference], timeout=0)
+    return bool(ready)
+
+
+class _Actor:
+    """What runs on a machine of the cluster."""
+
+    def __init__(self) -> None:
+        self._stop = Stop()
+        self._lines: list[str] = []
+
+    def work(self, job: Job) -> bool:
+        """Be a worker; return whether it failed."""
+        return not job.serve(self._stop, self._lines.append)
+
+    def told(self) -> list[str]:
+        lines, self._lines[:] = list(self._lines), []
+        return lines
+
+    def ask_to_stop(self) -> None:
+        self._stop.ask()

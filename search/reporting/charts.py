@@ -1,0 +1,183 @@
+"""The charts of a report, as Plotly figures; what Optuna draws well is drawn by Optuna."""
+
+from collections.abc import Iterator, Sequence
+
+import optuna
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial, TrialState
+
+from search.analysis.published import spreads
+from search.reporting.report_data import Findings
+from search.study.choices import FIELDS
+from search.study.trial_attributes import REASON, is_fixed, label
+
+TRAIN, TEST, GREY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
+"""Of the palette of Okabe and Ito, which the colour-blind can tell apart."""
+PARALLEL = 200
+"""So many of the best trials have a line in the parallel coordinates: a line is a trace."""
+
+
+def history(findings: Findings) -> go.Figure:
+    """Return the accuracy of each completed trial, and the best so far."""
+    figure = optuna.visualization.plot_optimization_history(
+        findings.copy, target_name=_accuracy(findings)
+    )
+    figure.update_traces(name="best so far", selector={"name": "Best Value"})
+    return _styled(figure, height=340)
+
+
+def importances(findings: Findings) -> go.Figure:
+    """Return a bar for each parameter, the most important at the top."""
+    names = list(findings.importances)[::-1]
+    values = [findings.importances[name] for name in names]
+    bar = go.Bar(
+        x=values, y=names, orientation="h", marker_color=TRAIN, text=values, texttemplate="%{x:.2f}"
+    )
+    return _styled(go.Figure(bar), height=320).update_layout(xaxis_title="importance, of 1")
+
+
+def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
+    """Yield for each parameter the accuracies over its values."""
+    for name in FIELDS:
+        if any(name in trial.params for trial in findings.overview.ranked):
+            figure = optuna.visualization.plot_slice(
+                findings.copy, params=[name], target_name=_accuracy(findings)
+            )
+            figure.update_traces(marker={"showscale": False, "size": 6})
+            figure.update_layout(xaxis_title=None)
+            yield name, _styled(figure, height=240)
+
+
+def parallel_coordinates(findings: Findings) -> go.Figure:
+    """Return a line for each of the best completed trials through its values."""
+    few = optuna.create_study(direction="maximize")
+    few.add_trials(findings.overview.ranked[:PARALLEL])
+    figure = optuna.visualization.plot_parallel_coordinate(few, target_name=_accuracy(findings))
+    return _styled(figure, height=420)
+
+
+def learning_curves(findings: Findings) -> go.Figure:
+    """Return every trial's accuracy by epoch; a pruned one ends in a cross."""
+    trials = [trial for trial in findings.overview.trials if findings.overview.of(trial)]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    fixed = [trial for trial in trials if is_fixed(trial)]
+    others = [trial for trial in trials if trial not in pruned and trial not in fixed]
+    figure = go.Figure()
+    for name, some, colour in (
+        ("pruned", pruned, GREY),
+        ("sampled", others, TRAIN),
+        ("variants", fixed, TEST),
+    ):
+        if some:
+            figure.add_trace(_lines(findings, some, name, colour))
+    if pruned:
+        figure.add_trace(_crosses(findings, pruned))
+    if findings.best is not None:
+        figure.add_trace(_lines(findings, [findings.best], "best", BEST, width=3))
+    figure.update_layout(xaxis=_epochs(findings), yaxis_title=_accuracy(findings))
+    return _styled(figure, height=420)
+
+
+def variant(findings: Findings, name: str, figure: str) -> go.Figure:
+    """Return a variant's curves of `figure`, `loss` or `accuracy`, over the training images and
+    those that the study selects on.
+
+    Ours is the mean over the seeds, in the band from the lowest to the highest; the published
+    curve, of one run, is dashed.
+    """
+    report = "report, not comparable" if findings.trained[name].incomparable else "report"
+    made = go.Figure()
+    highest = []
+    for split, colour in (("train", TRAIN), (findings.study.select, TEST)):
+        ours = spreads(findings.reproduced, name, f"{split}_{figure}")
+        epochs, found = list(ours), list(ours.values())
+        highest += [spread.highest for spread in found]
+        if any(spread.n > 1 for spread in found):
+            edge = [spread.highest for spread in found] + [spread.lowest for spread in found[::-1]]
+            made.add_trace(
+                go.Scatter(
+                    x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=colour, opacity=0.2,
+                    mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
+                )
+            )  # fmt: skip
+        made.add_trace(
+            go.Scatter(
+                x=epochs, y=[spread.mean for spread in found], name=f"{split}, ours",
+                line_color=colour, mode="lines+markers", marker_size=5,
+            )
+        )  # fmt: skip
+        theirs = {
+            epoch: figures[f"{split}_{figure}"]
+            for (who, epoch), figures in findings.study.published_figures.items()
+            if who == name and f"{split}_{figure}" in figures
+        }
+        if theirs:
+            highest += theirs.values()
+            made.add_trace(
+                go.Scatter(
+                    x=list(theirs), y=list(theirs.values()), name=f"{split}, {report}",
+                    line={"color": colour, "dash": "dash"}, mode="lines",
+                )
+            )  # fmt: skip
+    made.update_layout(xaxis=_epochs(findings), yaxis_title=figure)
+    if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten all else
+        made.update_yaxes(type="log", dtick=1)
+    return _styled(made, height=300)
+
+
+def _lines(
+    findings: Findings, trials: Sequence[FrozenTrial], name: str, colour: str, *, width: int = 1
+) -> go.Scatter:
+    """Return the curves of `trials` as one trace, with a gap after each: a trace each is slow."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    text: list[str] = []
+    for trial in trials:
+        epochs = findings.overview.of(trial)
+        x += [*(epoch.number for epoch in epochs), None]
+        y += [*(epoch.selection_accuracy for epoch in epochs), None]
+        text += [f"trial {label(trial)}"] * (len(epochs) + 1)
+    return go.Scatter(
+        x=x, y=y, text=text, name=f"{name} ({len(trials)})" if name != "best" else name,
+        mode="lines+markers", marker_size=3, line={"color": colour, "width": width},
+        hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+    )  # fmt: skip
+
+
+def _crosses(findings: Findings, pruned: Sequence[FrozenTrial]) -> go.Scatter:
+    last = [findings.overview.of(trial)[-1] for trial in pruned]
+    return go.Scatter(
+        x=[epoch.number for epoch in last],
+        y=[epoch.selection_accuracy for epoch in last],
+        text=[f"trial {label(trial)}: {_escaped(trial)}" for trial in pruned],
+        mode="markers", marker={"symbol": "x", "color": "#606060", "size": 6}, name="pruned here",
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def _epochs(findings: Findings) -> dict[str, object]:
+    """Return an axis of epochs, with a tick for each while they have room."""
+    return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
+
+
+def _escaped(trial: FrozenTrial) -> str:
+    """Return the reason without what Plotly would take for markup."""
+    return str(trial.user_attrs.get(REASON, "")).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _accuracy(findings: Findings) -> str:
+    return f"{findings.study.select} accuracy"
+
+
+def _styled(figure: go.Figure, *, height: int) -> go.Figure:
+    """Return the figure without a title, which stands on the page, and as wide as its place."""
+    return figure.update_layout(
+        template="plotly_white",
+        title=None,
+        autosize=True,
+        width=None,
+        height=height,
+        margin={"l": 60, "r": 24, "t": 16, "b": 48},
+        font={"family": "system-ui, sans-serif", "size": 12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )

@@ -1,0 +1,119 @@
+"""A report as one page of HTML, with everything it needs inside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import plotly.graph_objects as go
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from search.reporting import charts, tables
+from search.reporting.rendering import template
+from search.reporting.report_data import Findings
+from search.reporting.tables import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    title: str
+    text: str = ""
+    table: Table | None = None
+    charts: Sequence[tuple[str, str]] = ()
+    """A heading, which may be empty, and the chart as JSON."""
+    layout: Literal["one", "wide", "small"] = "one"
+    """How many charts stand side by side where there is room: one, two, or three."""
+
+
+def html(findings: Findings) -> str:
+    """Return the page; it loads nothing from anywhere."""
+    return template("report.html").render(
+        study=findings.study,
+        database=findings.database,
+        answer=tables.answer(findings),
+        caution=findings.caution,
+        rerun=tables.needs_rerun(findings),
+        sections=[section for section in _sections(findings) if section.table or section.charts],
+        plotly=get_plotlyjs(),
+    )
+
+
+def _sections(findings: Findings) -> list[Section]:
+    found = [
+        Section(
+            title="The best trials",
+            table=tables.best_trials(findings) if findings.best is not None else None,
+        ),
+        _variants(findings),
+        _history(findings),
+        Section(
+            title="Learning curves",
+            text="A pruned trial ends in a cross; point at it to read why.",
+            charts=[("", _json(charts.learning_curves(findings)))],
+        ),
+        Section(title="What pruning saved", table=tables.savings(findings)),
+        Section(
+            title="Failed and diverged trials",
+            table=tables.failures(findings) if findings.failures else None,
+        ),
+        Section(
+            title="Ended by somebody else",
+            text="Others can end trials with Optuna and its dashboard. These are not ranked.",
+            table=tables.told(findings) if findings.overview.told else None,
+        ),
+        Section(title="Where it ran", table=tables.environments(findings)),
+    ]
+    if findings.best is not None:
+        found[3:3] = _parameters(findings)
+    return found
+
+
+def _variants(findings: Findings) -> Section:
+    if not findings.variants:
+        return Section(title="The variants")
+    text = "Solid: the mean of our seeds, in the band from the lowest to the highest."
+    if findings.verdicts:
+        text += f" Dashed: the report's one run. {tables.compared(findings)}"
+    return Section(
+        title="The variants",
+        text=text,
+        table=tables.variants(findings),
+        charts=[
+            (f"{name}: {figure}", _json(charts.variant(findings, name, figure)))
+            for name in findings.variants
+            for figure in ("loss", "accuracy")
+        ],
+        layout="wide",
+    )
+
+
+def _history(findings: Findings) -> Section:
+    if findings.best is None:
+        return Section(title="History")
+    return Section(title="History", charts=[("", _json(charts.history(findings)))])
+
+
+def _parameters(findings: Findings) -> list[Section]:
+    importances = Section(
+        title="Which parameters matter",
+        text="Share of the difference between good and middling trials that a parameter accounts "
+        "for (PED-ANOVA, over the completed trials).",
+        charts=[("", _json(charts.importances(findings)))] if findings.importances else [],
+        layout="one",
+    )
+    slices = [(name, _json(figure)) for name, figure in charts.slices(findings)]
+    return [
+        importances,
+        Section(title="Accuracy over each parameter", charts=slices, layout="small"),
+        Section(
+            title="Parallel coordinates",
+            text=f"Each line is a completed trial; the best {charts.PARALLEL} at most.",
+            charts=[("", _json(charts.parallel_coordinates(findings)))],
+        ),
+    ]
+
+
+def _json(figure: go.Figure) -> str:
+    """Return the figure as JSON that no text in it can break out of a script element with."""
+    text: str = plotly.io.to_json(figure)
+    return text.replace("<", "\\u003c")

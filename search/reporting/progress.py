@@ -1,0 +1,216 @@
+"""A search as it runs: a live view on a terminal, plain lines elsewhere.
+
+Both are made from the database in a thread of their own, so that they show every worker of the
+study alike and cost training nothing.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from search import output
+from search.database.outage import tolerating_outage
+from search.database.snapshot import Observer, Overview
+from search.reporting.fitted_table import FittedTable
+from search.study.trial_attributes import REASON, label
+
+POLL_SECONDS = 0.5
+BAR_WIDTH = 40
+
+
+@contextmanager
+def following(observer: Observer, console: Console, *, epochs: int, budget: int) -> Iterator[None]:
+    """Show the study on `console` until the end of the block."""
+    show = _Screen if console.is_interactive else _Lines
+    with show(console, observer.look(), epochs=epochs, budget=budget) as view:
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(POLL_SECONDS):
+                if output.is_stuck():
+                    continue  # what is new meanwhile is shown once the reader reads again
+                with tolerating_outage():  # the worker meets it too, and is the one to say so
+                    view.update(observer.look())
+
+        thread = threading.Thread(target=follow, name="view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with tolerating_outage():
+                view.update(observer.look())
+
+
+class _Lines:
+    """One line for each epoch and each ended trial that was not there at the start, and for each
+    trial that another worker goes on with."""
+
+    def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
+        self._console = console
+        self._possible = epochs
+        self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
+        self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
+        self._workers = {number: lease.worker for number, lease in first.leases.items()}
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, overview: Overview) -> None:
+        for trial in overview.trials:
+            if trial.number in self._ended:
+                continue
+            recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
+            if lease := overview.leases.get(trial.number):
+                if shown and self._workers.get(trial.number) != lease.worker:
+                    self._print(f"[{label(trial)}] goes on after epoch {shown}")
+                self._workers[trial.number] = lease.worker
+            for epoch in recorded[shown:]:
+                self._print(f"[{label(trial)}] {epoch}")
+            self._shown[trial.number] = len(recorded)
+            if trial.state.is_finished():
+                self._ended.add(trial.number)
+                outcome = trial.user_attrs.get(REASON, "no reason is known")
+                if trial.state == TrialState.COMPLETE:
+                    outcome = f"accuracy {overview.score(trial) or 0.0:.4f}"
+                outcome = overview.told.get(trial.number, outcome)
+                ran = f"after {len(recorded)} of {self._possible} epochs"
+                self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Screen:
+    """The best trial so far, the budget and the time left above the running trials; gone at the
+    end, when what the search has found is told."""
+
+    def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
+        self._possible = epochs
+        self._budget = budget
+        self._start = time.monotonic()
+        self._ran_before = sum(map(len, first.epochs.values()))
+        self._console = console
+        self._live = Live(self._status(first), console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> "_Screen":
+        self._live.start(refresh=True)
+        self._console.show_cursor(True)  # a kill must not leave the terminal without one
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def update(self, overview: Overview) -> None:
+        self._live.update(self._status(overview), refresh=True)
+
+    def _status(self, overview: Overview) -> "Status":
+        return Status(
+            overview=overview,
+            epochs=self._possible,
+            budget=self._budget,
+            time_left=self._time_left(overview),
+        )
+
+    def _time_left(self, overview: Overview) -> str:
+        """Estimate from this run's own pace: epochs a second, and epochs a finished trial took."""
+        ran = sum(map(len, overview.epochs.values())) - self._ran_before
+        finished = [overview.of(trial) for trial in overview.finished]
+        if ran <= 0 or not finished:
+            return "not known yet"
+        per_trial = sum(map(len, finished)) / len(finished)
+        begun = sum(len(overview.of(trial)) for trial in overview.running)
+        to_run = max((self._budget - len(finished)) * per_trial - begun, 0)
+        pace = (time.monotonic() - self._start) / ran
+        return f"about {timedelta(seconds=round(to_run * pace))}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A study at one moment, in fewer lines than the terminal has: the last is the cursor's.
+
+    The counts come first, then as many of the running trials as have room.
+    """
+
+    overview: Overview
+    epochs: int
+    """Of a trial that is not pruned."""
+    budget: int
+    time_left: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        options = options.update(height=None)
+        room = max(console.size.height - 1, 1)
+        lines = [line for part in self._head(options) for line in _lines(console, options, part)]
+        lines += self._running(console, options, room - len(lines))
+        for line in lines[:room]:
+            yield from line
+            yield Segment.line()
+
+    def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
+        overview = self.overview
+        done = len(overview.finished)
+        pruned = sum(trial.state == TrialState.PRUNED for trial in overview.trials)
+        failed = sum(trial.state == TrialState.FAIL for trial in overview.trials)
+        best = "no trial is complete yet"
+        if overview.ranked:
+            first = overview.ranked[0]
+            best = f"best {first.values[0]:.4f} (trial {label(first)})"
+        count = f"{done} of {self.budget} trials"
+        bar = Table.grid(padding=(0, 1))
+        width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
+        cells = [ProgressBar(total=self.budget, completed=done, width=width)] if width > 0 else []
+        bar.add_row(*cells, Text(count))
+        counts = f"{pruned} pruned, {failed} failed; time left: {self.time_left}"
+        return [Text(best, overflow="fold"), bar, Text(counts, overflow="fold")]
+
+    def _running(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
+        """Return a table of running trials, and of how many there are more, in `room` lines."""
+        running = self.overview.running
+        for shown in range(min(len(running), room), 0, -1):
+            lines = _lines(console, options, self._table(running[:shown]))
+            if left := len(running) - shown:
+                lines += _lines(console, options, Text(f"and {left} more"))
+            if len(lines) <= room:
+                return lines
+        return _lines(console, options, Text(f"{len(running)} running")) if running else []
+
+    def _table(self, running: Sequence[FrozenTrial]) -> FittedTable:
+        rows = []
+        for trial in running:
+            rate = self.overview.leases[trial.number].batches_per_second
+            recorded = self.overview.of(trial)
+            rows.append(
+                [
+                    label(trial),
+                    f"{min(len(recorded) + 1, self.epochs)} of {self.epochs}",
+                    "" if rate is None else f"{rate:.1f}",
+                    f"{recorded[-1].selection_accuracy:.4f}" if recorded else "",
+                ]
+            )
+        return FittedTable(
+            columns=["trial", "epoch", "batches/s", "accuracy"],
+            rows=rows,
+            droppable=["batches/s", "epoch", "accuracy"],
+            box=None,
+        )
+
+
+def _lines(console: Console, options: ConsoleOptions, part: RenderableType) -> list[list[Segment]]:
+    return console.render_lines(part, options, pad=False)

@@ -1,0 +1,116 @@
+"""Tables of what training with several seeds gave: beside published figures, beside each other."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from optuna.trial import FrozenTrial
+from rich import box
+from rich.console import Group, RenderableType
+
+from search.analysis import published, ranking
+from search.analysis.published import Verdict, spreads, verdict
+from search.analysis.ranking import Standing
+from search.analysis.seeds import Repeats
+from search.reporting.fitted_table import FittedTable
+from search.reporting.variants import best_of, caption, published_epochs, setting
+from search.study.choices import in_words
+from search.study.study import PUBLISHED, Study
+from search.study.trial_attributes import label
+
+
+def comparison(runs: Repeats, study: Study) -> RenderableType:
+    """Return a table of every epoch for each variant, and one of the verdicts.
+
+    `study` is the one that the runs were trained as.
+    """
+    variants = [name for name in study.variants if name in runs]
+    parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
+    figures, incomparable = study.published_figures, study.incomparable
+    verdicts = [found for name in variants if (found := verdict(runs, figures, name, incomparable))]
+    if verdicts:
+        parts += [_verdicts(verdicts, study), caption(study)]
+    if verdicts and not incomparable:
+        parts.append(published.RULE)
+    return Group(*parts)
+
+
+def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
+    """Return the standings with what each trial won with; `trials` by number."""
+    figures = "test accuracy, mean ± sd (range)"
+    made = FittedTable(
+        title="The best, with fresh seeds",
+        columns=["trial", "won with", "seeds", figures, "behind the best", "verdict"],
+        rows=[
+            [
+                label(trials[one.trial]),
+                f"{trials[one.trial].values[0]:.4f}",
+                str(one.honest.n),
+                str(one.honest),
+                f"{one.behind:.4f}" if one.behind and one.behind == one.behind else "",
+                one.verdict,
+            ]
+            for one in found
+        ],
+        texts=["verdict"],
+        foldable=[figures, "verdict"],
+        droppable=["behind the best", "won with", "verdict", "seeds"],
+        box=box.MARKDOWN,
+    )
+    lines = [
+        f"trial {label(trials[one.trial])}: {in_words(trials[one.trial].params)}" for one in found
+    ]
+    return Group(made, *lines, *([ranking.RULE] if len(found) > 1 else []))
+
+
+def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
+    n = len(runs[variant])
+    title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
+    if study.incomparable:
+        title += "; not comparable with the report"
+    rows = []
+    for figure in PUBLISHED:
+        for number, ours in spreads(runs, variant, figure).items():
+            theirs = study.published_figures.get((variant, number), {}).get(figure)
+            rows.append(
+                [
+                    figure.replace("_", " "),
+                    str(number),
+                    "" if theirs is None else f"{theirs:.4f}",
+                    f"{ours.mean:.4f}",
+                    "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
+                    f"{ours.lowest:.4f}",
+                    f"{ours.highest:.4f}",
+                ]
+            )
+    return FittedTable(
+        title=title,
+        columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
+        rows=rows,
+        droppable=["highest", "lowest", "sd", "report"],
+        box=box.MARKDOWN,
+    )
+
+
+def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
+    theirs = best_of("report's best", published_epochs(study))
+    ours, within = best_of("our best", study.epochs), "epochs within our range"
+    rows = [
+        [
+            one.variant,
+            one.text,
+            str(one.n),
+            f"{one.published_best:.4f}",
+            str(one.best),
+            "" if one.incomparable else f"{one.within} of {one.compared}",
+        ]
+        for one in verdicts
+    ]
+    return FittedTable(
+        title="Report against ours",
+        columns=["variant", "verdict", "seeds", theirs, ours, within],
+        rows=rows,
+        texts=["verdict"],
+        foldable=["verdict", ours],
+        droppable=[within, theirs, ours, "seeds"],
+        box=box.MARKDOWN,
+    )

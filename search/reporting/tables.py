@@ -1,0 +1,209 @@
+"""What a report says in words and tables, whatever it is written in."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.analysis.published import RULE
+from search.reporting.report_data import Findings
+from search.reporting.variants import best_of, caption, published_epochs, setting
+from search.study.choices import in_words
+from search.study.trial_attributes import ENVIRONMENTS, REASON, label
+
+BEST = 10
+"""So many of the best trials are listed."""
+RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: int = 1
+    """So many columns from the left hold texts; the others hold figures."""
+
+
+def answer(findings: Findings) -> list[tuple[str, str]]:
+    """Return what the search has found, as pairs of a name and a value."""
+    best = findings.best
+    if best is None:
+        return [("Best trial", "none is complete yet"), ("Trials", counts(findings))]
+    standing = findings.standings.get(best.number)
+    honest = "not known: it has not been trained again with fresh seeds"
+    if standing is not None:
+        seeds = f"{standing.honest.n} fresh seed{'s' if standing.honest.n > 1 else ''}"
+        honest = f"{standing.honest} over {seeds}"
+    return [
+        ("Best trial", label(best)),
+        (f"{findings.study.select.capitalize()} accuracy it won with", f"{best.values[0]:.4f}"),
+        ("Honest test accuracy", honest),
+        ("Choices", in_words(best.params)),
+        *_tied(findings),
+        *_unproven(findings),
+        ("Trials", counts(findings)),
+    ]
+
+
+def needs_rerun(findings: Findings) -> str | None:
+    """Return the command that trains the trial that the search ranks first with fresh seeds; None
+    if that was done."""
+    unproven = findings.answer.unproven
+    if unproven is None:
+        return None
+    trial = str(unproven.number) if findings.standings else "best"
+    return RERUN.format(options=findings.options, trial=trial)
+
+
+def counts(findings: Findings) -> str:
+    """Return how many trials there are of each state."""
+    trials = findings.overview.trials
+    number = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    parts = [
+        f"{len(findings.overview.ranked)} complete",
+        f"{findings.savings.pruned} pruned",
+        f"{findings.savings.diverged} diverged",
+        f"{number[TrialState.FAIL]} failed",
+    ]
+    others = len(findings.overview.finished) - len(findings.overview.ended_here)
+    if others:
+        parts.append(f"{others} ended by somebody else")
+    begun = number[TrialState.RUNNING] + number[TrialState.WAITING]
+    return ", ".join(parts) + (f", {begun} not ended" if begun else "")
+
+
+def best_trials(findings: Findings) -> Table:
+    """Return the best trials, with their honest figures where they are known."""
+    return Table(
+        columns=("trial", "choices", f"{findings.study.select} accuracy", "with fresh seeds"),
+        rows=[
+            (label(trial), in_words(trial.params), f"{trial.values[0]:.4f}", honest)
+            for trial in findings.overview.ranked[:BEST]
+            for honest in (_honest(findings, trial),)
+        ],
+        texts=2,
+    )
+
+
+def variants(findings: Findings) -> Table:
+    """Return the variants' best epochs, the published and ours, and the verdicts."""
+    rows: list[tuple[str, ...]] = []
+    for name in findings.variants:
+        runs = findings.reproduced[name].values()
+        verdict = findings.verdicts.get(name)
+        last = [epochs[-1].test_accuracy for epochs in runs if epochs]
+        known = [accuracy for accuracy in last if accuracy is not None]
+        rows.append(
+            (
+                name,
+                setting(findings.trained[name]),
+                verdict.text if verdict else "",
+                str(len(runs)),
+                f"{verdict.published_best:.4f}" if verdict else "",
+                str(verdict.best) if verdict else "",
+                f"{sum(known) / len(known):.4f}" if known else "",
+            )
+        )
+    columns: tuple[str, ...] = (
+        "variant", "trained on", "verdict", "seeds",
+        best_of("report's best", published_epochs(findings.study)), "our best",
+        "our last epoch, mean",
+    )  # fmt: skip
+    if not findings.verdicts:  # nobody published figures
+        own = (0, 1, 3, 6)
+        columns = tuple(columns[place] for place in own)
+        rows = [tuple(row[place] for place in own) for row in rows]
+        return Table(columns=columns, rows=rows, texts=2)
+    return Table(columns=columns, rows=rows, texts=3)
+
+
+def compared(findings: Findings) -> str:
+    """Return what the table of variants compares, and by which rule; empty if nothing."""
+    if not findings.verdicts:
+        return ""
+    captions = dict.fromkeys(caption(findings.trained[name]) for name in findings.verdicts)
+    rule = [] if all(one.incomparable for one in findings.verdicts.values()) else [RULE]
+    return " ".join([*captions, *rule])
+
+
+def savings(findings: Findings) -> Table:
+    """Return what pruning saved, in epochs and in time."""
+    saved = findings.savings
+    return Table(
+        columns=("", "epochs", "time in all workers"),
+        rows=[
+            ("run", str(saved.epochs_run), _duration(saved.seconds_run)),
+            ("saved by pruning", str(saved.epochs_saved), _duration(saved.seconds_saved)),
+            ("possible", str(saved.epochs_possible), ""),
+        ],
+    )
+
+
+def failures(findings: Findings) -> Table:
+    """Return the trials that failed or diverged, with their reasons."""
+    return Table(
+        columns=("trial", "state", "reason", "choices"),
+        rows=[
+            (
+                label(trial),
+                "FAIL" if trial.state == TrialState.FAIL else "diverged",
+                str(trial.user_attrs.get(REASON, "not known")),
+                in_words(trial.params),
+            )
+            for trial in findings.failures
+        ],
+        texts=4,
+    )
+
+
+def environments(findings: Findings) -> Table:
+    """Return where trials were trained, and how many on each."""
+    names = ("device", "threads", "precision", "torch", "cuda", "code")
+    number = Counter(
+        tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
+        for trial in findings.overview.trials
+        for environment in trial.user_attrs.get(ENVIRONMENTS, [])
+    )
+    rows = [(*environment, str(n)) for environment, n in number.most_common()]
+    return Table(columns=(*names, "trials"), rows=rows, texts=len(names))
+
+
+def _tied(findings: Findings) -> list[tuple[str, str]]:
+    tied = ", ".join(map(str, findings.answer.tied))
+    return [("A tie with", f"trial {tied}, with fresh seeds")] if tied else []
+
+
+def _unproven(findings: Findings) -> list[tuple[str, str]]:
+    """Return which trial the search ranks above the answer, which re-runs have chosen."""
+    first = findings.answer.unproven
+    if first is None or first is findings.best:
+        return []
+    text = f"trial {label(first)}, {first.values[0]:.4f}; not trained again with fresh seeds yet"
+    return [("Highest in the search", text)]
+
+
+def told(findings: Findings) -> Table:
+    """Return the trials that somebody else ended, with what was measured of them here."""
+    return Table(
+        columns=("trial", "what is known", "choices"),
+        rows=[
+            (label(trial), findings.overview.told[trial.number], in_words(trial.params))
+            for trial in findings.overview.trials
+            if trial.number in findings.overview.told
+        ],
+        texts=3,
+    )
+
+
+def _honest(findings: Findings, trial: FrozenTrial) -> str:
+    standing = findings.standings.get(trial.number)
+    if standing is None:
+        return ""
+    verdict = standing.verdict if len(findings.standings) > 1 else ""
+    return f"{standing.honest}, n = {standing.honest.n}" + (f": {verdict}" if verdict else "")
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,94 @@
+"""What a search has found so far, as tables for a terminal or a log file."""
+
+from optuna.trial import TrialState
+from rich.console import Console, Group, RenderableType
+
+from search.analysis.savings import Savings
+from search.database.snapshot import Overview
+from search.reporting import variants
+from search.reporting.fitted_table import FittedTable
+from search.reporting.notes import BEST
+from search.reporting.variants import fraction
+from search.study.choices import in_words
+from search.study.study import Study
+from search.study.trial_attributes import label
+
+
+def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
+    """Return the best trials, the variants, and what pruning saved.
+
+    `honest` is what re-runs with fresh seeds have shown; None if there are none.
+    """
+    parts: list[RenderableType] = []
+    if overview.ranked:
+        parts.append(_best(overview, study))
+    if study.variants:
+        parts.append(_variants(overview, study))
+        if study.published_figures:
+            parts.append(variants.caption(study))
+    parts.append(_counts(overview, study))
+    if overview.told:
+        parts.append(_told(overview))
+    if overview.ranked:
+        parts.append(honest or study.caution)
+    return Group(*parts)
+
+
+def console() -> Console:
+    """Return standard output, wide enough for a trial's choices where it is not a terminal.
+
+    What it prints is no markup: a variant may be called `a[/b]`.
+    """
+    out = Console(highlight=False, markup=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
+
+
+def _best(overview: Overview, study: Study) -> FittedTable:
+    validation = study.select == "validation"
+    tested = ["test accuracy"] if validation else []
+    rows = []
+    for trial in overview.ranked[:BEST]:
+        test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
+        rows.append([label(trial), fraction(trial.values[0]), *test, in_words(trial.params)])
+    return FittedTable(
+        title=f"Best trials by {study.select} accuracy",
+        columns=["trial", f"{study.select} accuracy", *tested, "choices"],
+        rows=rows,
+        texts=["choices"],
+        foldable=["choices"],
+        droppable=[*tested, "choices"],
+    )
+
+
+def _variants(overview: Overview, study: Study) -> FittedTable:
+    return FittedTable(
+        title="Variants",
+        columns=variants.columns(study),
+        rows=list(variants.rows(study, overview.variants, overview.epochs)),
+        texts=["trial", "state"],
+        droppable=variants.least_important(study),
+    )
+
+
+def _counts(overview: Overview, study: Study) -> str:
+    count = {
+        state: sum(trial.state == state for trial in overview.trials)
+        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
+    }
+    ended = overview.finished
+    begun = sum(trial.state == TrialState.RUNNING for trial in overview.trials)
+    waiting = count[TrialState.WAITING]
+    return (
+        f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
+        f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
+        + (f"; {waiting} waiting" if waiting else "")
+        + (f"; {begun} interrupted" if begun else "")
+        + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
+        + f".\nEpochs: {Savings.of(overview, study.epochs)}."
+    )
+
+
+def _told(overview: Overview) -> str:
+    """Return a line for each trial that somebody else ended."""
+    trials = {trial.number: trial for trial in overview.trials}
+    return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())

@@ -1,0 +1,30 @@
+"""What a study file writes: `from search.study import Choices, Study`.
+
+Loaded when they are asked for, since the images need the rest of the package without Optuna.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.study.choices import RANGES, Choices
+    from search.study.pruners import SuccessiveHalving
+    from search.study.samplers import TPE
+    from search.study.study import Study, load
+
+__all__ = ["RANGES", "TPE", "Choices", "Study", "SuccessiveHalving", "load"]
+
+_HOMES = {
+    "RANGES": "choices",
+    "TPE": "samplers",
+    "Choices": "choices",
+    "Study": "study",
+    "SuccessiveHalving": "pruners",
+    "load": "study",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,206 @@
+"""A folder of pictures as a dataset: brought to one size, and to one range of brightness.
+
+Where its pictures are, and to which class and split they belong, is for `folder_layout`. Colours
+are kept if any picture has them.
+"""
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from search.errors import UserError
+from search.vision.datasets import pictures
+from search.vision.datasets.cache import FOLDER, Prepared, empty, kept
+from search.vision.datasets.download import Say
+from search.vision.datasets.folder_layout import LAYOUT, Layout, Sample
+from search.vision.datasets.pictures import Kind
+
+SIZE = 32
+"""Height and width of the images, in pixels, if none are given."""
+RULES = 2
+"""Another number for other rules of which files are pictures and how they become pixels."""
+
+
+def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
+    """Return the images of the folder, which is looked for below `root` unless it is absolute.
+
+    They are prepared again when a file's name, size or time of change is another one.
+
+    Raises:
+        UserError: there is no such folder, its layout is another one, or a file is corrupt.
+    """
+    folder = root / os.path.expanduser(path)  # noqa: PTH111  # which leaves an unknown user's name
+    if not folder.is_dir():
+        raise UserError(
+            f"dataset folder:{path}: there is no folder {folder}; name one below --data {root}, "
+            f"or an absolute path, that holds {LAYOUT}"
+        )
+    try:
+        layout = Layout.of(folder, ours=root / FOLDER)
+        label = re.sub(r"[^\w.-]", "_", folder.resolve().name)[:40]
+        name = f"{label}-{size or SIZE}-{_key(layout)[:16]}"
+    except OSError as error:
+        raise UserError(f"dataset folder:{path}: {error.filename}: {error.strerror}") from error
+    return kept(root, name, lambda: _prepared(layout, size or SIZE, say))
+
+
+def _key(layout: Layout) -> str:
+    """Return what is another one when a file has changed, as far as its folder tells.
+
+    The time of the last change of a file's content or rights cannot be set, as the one of its
+    content is when it is copied or unpacked.
+    """
+    sha256 = hashlib.sha256(f"{RULES}\n".encode())
+    for path, label in layout.train + layout.test:
+        stat = path.stat()
+        sha256.update(os.fsencode(path.relative_to(layout.folder)))
+        sha256.update(f"/{label}/{stat.st_size}/{stat.st_mtime_ns}/{stat.st_ctime_ns}\n".encode())
+    return sha256.hexdigest()
+
+
+def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
+    samples = layout.train + layout.test
+    n, n_train = len(samples), len(layout.train)
+    say(_line(f"{layout.folder}: bringing {n} pictures to {size}×{size}"))
+    for remark in layout.remarks:
+        say(_line(remark))
+    # Pillow decodes outside Python's lock. It warns of what does no harm, such as odd EXIF data.
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        looks = list(pool.map(partial(_look, size=size), samples))
+        if frames := sum(look.has_frames for look in looks):
+            say(f"{frames} pictures have several frames or pages: the first one is taken")
+        whites = _whites(looks, say)
+        channels = 1 if all(look.is_grey for look in looks) else 3
+        images, labels = empty(n, channels=channels, size=size)
+
+        def pixels(sample: Sample) -> np.ndarray:
+            with _opened(sample[0], size) as picture:
+                return pictures.square(picture, size, channels, whites)
+
+        for place, decoded in enumerate(pool.map(pixels, samples)):
+            images[place] = torch.from_numpy(decoded)
+            labels[place] = samples[place][1]
+    made = Prepared(
+        images=images,
+        labels=labels,
+        n_train=n_train,
+        classes=tuple(layout.classes),
+        whites=whites,
+    )
+    _tell_copies(made, samples, say)
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What all pictures of a folder must be known for, before one is brought to its size."""
+
+    path: Path
+    is_grey: bool
+    has_frames: bool
+    kind: Kind | None
+    peak: float
+    """0 for a picture of 8 bits, whose white is 255 in any case."""
+
+
+def _look(sample: Sample, *, size: int) -> _Look:
+    with _opened(sample[0], size) as picture:
+        return _Look(
+            path=sample[0],
+            is_grey=picture.is_grey,
+            has_frames=picture.has_frames,
+            kind=picture.kind,
+            peak=0 if picture.kind is None else picture.peak(),
+        )
+
+
+def _whites(looks: Sequence[_Look], say: Say) -> dict[str, float]:
+    """Return the value that becomes white in all pictures of a kind, for each kind.
+
+    Raises:
+        UserError: too little would be left of the pictures of a kind, or of some of them.
+    """
+    whites: dict[str, float] = {}
+    for kind in sorted({look.kind for look in looks if look.kind is not None}):
+        ours = [look for look in looks if look.kind == kind]
+        brightest = max(ours, key=lambda look: look.peak)
+        with _named(brightest.path):
+            most = pictures.white(kind, brightest.peak)
+        whites[kind] = most
+        black = [look for look in ours if 0 < look.peak < most / 16]
+        if kind == "float" and black:
+            raise UserError(
+                f"{black[0].path}: its values end at {black[0].peak:g}, and those of "
+                f"{brightest.path} at {brightest.peak:g}; give all floats one range, such as 0 to 1"
+            )
+        dark = f"; {len(black)} of them stay below a sixteenth of that" if black else ""
+        say(
+            f"{len(ours)} pictures have samples of more than 8 bits ({kind}): {most} is white{dark}"
+        )
+    return whites
+
+
+def _tell_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
+    """Say how many test images are, pixel by pixel as they are kept, training images too."""
+    digests = [hashlib.sha256(image.numpy().data).digest() for image in made.images]
+    n_train = made.n_train
+    train = {digest: path for digest, (path, _) in zip(digests[:n_train], samples, strict=False)}
+    copies = [
+        (path, train[digest])
+        for digest, (path, _) in zip(digests[n_train:], samples[n_train:], strict=True)
+        if digest in train
+    ]
+    if copies:
+        here, there = copies[0]
+        say(
+            _line(
+                f"{len(copies)} of {len(samples) - n_train} test pictures are in the training set "
+                f"too, pixel by pixel, such as {here}, which is {there}: test accuracy is too high"
+            )
+        )
+
+
+@contextmanager
+def _opened(path: Path, size: int) -> Iterator[pictures.Picture]:
+    """Open a picture, and blame it for whatever is wrong within.
+
+    Raises:
+        UserError: naming the file.
+    """
+    try:
+        with _named(path), pictures.opened(path, size) as picture:
+            yield picture
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: {error.strerror}; make it readable, or remove it") from error
+    except Exception as error:
+        cause = pictures.fault(error)
+        raise UserError(
+            f"{path}: this picture is corrupt or of a kind that Pillow does not read ({cause}); "
+            "mend, convert or remove it"
+        ) from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _line(text: str) -> str:
+    """Return `text` as a terminal can show it: a name may have bytes that are no characters."""
+    return text.encode(errors="backslashreplace").decode()

@@ -1,0 +1,159 @@
+"""A stored trial trained again, and its figures compared with the stored ones bit for bit.
+
+They are the same on the same kind of device, in the same precision, with as many threads: those
+that are stored with the trial, unless the user asks for others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.errors import UserError
+from search.study.choices import Choices
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, FINISHED, measures_train
+from search.vision.training import NonFiniteLoss
+from search.worker import device, environment
+from search.worker.environment import Environment
+from search.worker.session import Machine
+
+FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A trial's stored figures against those of now."""
+
+    apart: dict[str, float]
+    """By figure: how far the two are apart at most, over the epochs; only those that differ."""
+    differences: list[str]
+    """What differs in the environment."""
+    epochs: int
+
+    @property
+    def is_same(self) -> bool:
+        return not self.apart
+
+    def __str__(self) -> str:
+        where = "; ".join(self.differences) or "nothing that is recorded"
+        if self.is_same:
+            same = f"Bit for bit the same figures, of {self.epochs} epochs."
+            return same if not self.differences else f"{same} In the environment differ: {where}."
+        apart = ", ".join(f"{name} by {value:.3g}" for name, value in self.apart.items())
+        return f"Other figures: at most apart are {apart}. In the environment differ: {where}."
+
+
+def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:
+    """Refuse a trial that cannot be trained again and compared.
+
+    Raises:
+        UserError: the trial has not ended, or has no epoch to compare.
+    """
+    if trial.state not in FINISHED or not (stored or DIVERGED in trial.user_attrs):
+        raise UserError(
+            f"--trial {trial.number}: it is {trial.state.name} with {len(stored)} epochs, and only "
+            "a completed or pruned trial can be compared"
+        )
+
+
+def place(trial: FrozenTrial, device_name: str, threads: int | None) -> tuple[str, int | None]:
+    """Return the device and the number of CPU threads to replay `trial` with.
+
+    They are those that it was last trained with, as far as this machine has the device and the user
+    asks for nothing else: `device_name` is then `auto`, and `threads` None.
+    """
+    then = _last(trial)
+    if then is None:
+        return device_name, threads
+    kind = environment.device_type(then)
+    if device_name == "auto" and device.is_there(kind):
+        device_name = kind
+    if threads is None and device_name == kind:
+        threads = environment.threads(then)
+    return device_name, threads
+
+
+def told(trial: FrozenTrial, now: Environment, asked: Sequence[str]) -> str:
+    """Return in a line what `trial` is replayed with, and whether it was trained with the same.
+
+    `asked` are the options by which the user asked for something else.
+    """
+    line = f"Replaying trial {trial.number} {environment.described(now)}"
+    then = _last(trial)
+    if then is None:
+        return f"{line}; what it was trained with is not recorded."
+    n = len(trial.user_attrs[ENVIRONMENTS])
+    last = f" in the last of its {n} environments" if n > 1 else ""
+    if environment.described(then) == environment.described(now):
+        return f"{line}, as it was trained{last}."
+    why = f", as you ask by {' and '.join(asked)}" if asked else ""
+    lacks = "" if asked else ", which is not available here"
+    return f"{line}{why}; it was trained {environment.described(then)}{last}{lacks}."
+
+
+def train_again(
+    study: Study,
+    trial: FrozenTrial,
+    stored: list[Epoch],
+    machine: Machine,
+    say: Callable[[str], None],
+    after_batch: Callable[[int], None],
+) -> Comparison:
+    """Train `trial` from its seed for as many epochs as are `stored`, and compare.
+
+    A trial that diverged is trained into the epoch in which it did. Nothing is written.
+
+    Raises:
+        UserError: as `check` does.
+    """
+    check(trial, stored)
+    diverged = DIVERGED in trial.user_attrs
+    choices = Choices.suggest(optuna.trial.FixedTrial(trial.params), study.ranges)
+    training = machine.training(
+        study,
+        choices,
+        seed=study.trial_seed(trial),
+        measure_train=measures_train(trial),
+        after_batch=after_batch,
+    )
+    ours: list[Epoch] = []
+    epochs = training.fit()
+    for _ in range(len(stored) + diverged):
+        try:
+            ours.append(next(epochs))
+        except NonFiniteLoss as error:
+            say(f"[{trial.number}] {error}")
+            break
+        say(f"[{trial.number}] {ours[-1]}")
+    apart = _apart(stored, ours)
+    if len(ours) != len(stored):
+        apart["epochs before the loss is not finite"] = abs(len(stored) - len(ours))
+    return Comparison(
+        apart=apart,
+        differences=[
+            line
+            for then in trial.user_attrs.get(ENVIRONMENTS, [])
+            for line in environment.differences(then, machine.environment)
+        ],
+        epochs=len(stored),
+    )
+
+
+def _last(trial: FrozenTrial) -> Environment | None:
+    """Return where the trial was last trained; None if that is not recorded."""
+    found: Sequence[Environment] = trial.user_attrs.get(ENVIRONMENTS, [])
+    return found[-1] if found else None
+
+
+def _apart(stored: list[Epoch], ours: list[Epoch]) -> dict[str, float]:
+    apart: dict[str, float] = {}
+    for then, now in zip(stored, ours, strict=False):
+        for name in FIGURES:
+            a, b = getattr(then, name), getattr(now, name)
+            if a != b:
+                distance = float("inf") if a is None or b is None else abs(a - b)
+                apart[name] = max(distance, apart.get(name, 0.0))
+    return apart

@@ -1,0 +1,214 @@
+"""What of a study can be trained again, and what is said of it.
+
+The variants over several seeds, beside the published figures; a stored trial from its own seed, bit
+for bit; the best trials with fresh seeds, beside each other. `search.reproduce` is the command.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from search.analysis.answer import answer
+from search.analysis.ranking import accuracies, standings
+from search.analysis.seeds import REPRODUCED, RERUN, repeats, rerun_study, write
+from search.artifacts.store import Artifacts
+from search.database.database import Database
+from search.database.identity import identify
+from search.database.outage import tolerating_outage
+from search.database.snapshot import Overview
+from search.database.studies import stored_definition
+from search.errors import UserError
+from search.reporting.notes import Notes
+from search.reporting.seed_tables import comparison, rerun_table
+from search.study.study import Study
+from search.study.trial_attributes import VARIANT
+from search.worker import replay
+from search.worker.reruns import Reruns
+from search.worker.session import Machine
+from search.worker.worker import Stop, Stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Of one study, on this machine."""
+
+    study: Study
+    """As its file has it, under the name that it has in the database."""
+    database: Database
+    out: Console
+    stop: Stop
+    device_name: str
+    """`auto` takes for a replay what the trial was trained on."""
+    threads: int | None
+    """None for PyTorch's own choice, and for a replay as many as the trial was trained with."""
+    data: Path
+    artifacts: Artifacts
+
+    def variants(
+        self,
+        names: Sequence[str],
+        numbers: Sequence[int],
+        *,
+        options: Mapping[str, Any],
+        file: Path | None,
+    ) -> None:
+        """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
+
+        They are trained as those before them were, or as the search is where there are none, but
+        for `options`, fields of the study; `file` is one to write the figures to.
+
+        Raises:
+            UserError: the study has no such variant, or the re-runs' has another definition.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+        """
+        variants = self.study.variants
+        if not variants:
+            raise UserError(f"--study {self.study.name}: it has no variants to train; see --trial")
+        for name in names:
+            if name not in variants:
+                known = ", ".join(variants) or "none"
+                raise UserError(f"--variant {name}: the study has no such variant; known: {known}")
+        own = self.study.name + REPRODUCED
+        definition = stored_definition(self.database, own) or stored_definition(
+            self.database, self.study.name
+        )
+        study = dataclasses.replace(self.study.defined(definition), **options)
+        reruns = self._reruns(study, own, definition and definition["data"])
+        wanted = [
+            reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
+            for repeat in numbers
+            for name in names or variants
+        ]
+        overview = reruns.train(wanted, self.stop)
+        self._tell(overview, file, study)
+        self.out.print(comparison(repeats(overview), study))
+
+    def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
+        """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
+
+        Raises:
+            UserError: there is no such trial, or it is not complete.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+        """
+        study, search, digest = self._search()
+        best = [self._find(search, which)] if isinstance(which, str) else search.ranked[:which]
+        if not best:
+            raise UserError(f"--top {which}: no trial of the study is complete yet")
+        for trial in best:
+            if trial not in search.ranked:
+                raise UserError(
+                    f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
+                    "has an accuracy to compare; without --repeats it is compared with itself"
+                )
+        key = self._key()
+        name = rerun_study(self.database, key) or study.name + RERUN
+        reruns = self._reruns(study, name, digest, origin=key)
+        overview = reruns.train_best(best, n_repeats, self.stop)
+        with tolerating_outage():
+            Notes.of(self.database, study, self.artifacts).update()
+        self._tell(overview, file, study)
+        numbers = [trial.number for trial in best]
+        found = standings(accuracies(repeats(overview), numbers, study.epochs))
+        self.out.print(rerun_table(found, {trial.number: trial for trial in best}))
+
+    def again(self, number: str) -> int:
+        """Train a trial from its own seed and compare; return the exit status.
+
+        Raises:
+            UserError: there is no such trial, or it has no figures to compare.
+        """
+        study, search, digest = self._search()
+        trial = self._find(search, number)
+        stored = search.of(trial)
+        replay.check(trial, stored)
+        device_name, threads = replay.place(trial, self.device_name, self.threads)
+        machine = self._machine(study, digest, device_name=device_name, threads=threads)
+        asked = [
+            option
+            for option, is_asked in (
+                ("--device", self.device_name != "auto"),
+                ("--threads", self.threads is not None),
+            )
+            if is_asked
+        ]
+        self._say(replay.told(trial, machine.environment, asked))
+
+        def after_batch(batches: int) -> None:
+            if self.stop.is_asked():
+                raise Stopped
+
+        try:
+            with self.stop.on_signals():
+                compared = replay.train_again(study, trial, stored, machine, self._say, after_batch)
+        except Stopped:
+            self.out.print(f"Stopped by {self.stop}.")
+            return self.stop.exit_status
+        self._say(str(compared))
+        return 0 if compared.is_same else 1
+
+    def _find(self, search: Overview, number: str) -> FrozenTrial:
+        """Return the trial of that number; `best` is the best by re-run mean, if there are any."""
+        best = answer(self.database, search, self.study.name).best
+        return best if number == "best" and best is not None else search.find(number)
+
+    def _key(self) -> str:
+        with self.database.engine.connect() as connection:
+            found = identify(connection, self.study.name)
+        assert found is not None, "its trials have been read"
+        return found.ref.key
+
+    def _search(self) -> tuple[Study, Overview, object]:
+        """Return the study as the database has it, its trials, and the digest of its images."""
+        name = self.study.name
+        definition = stored_definition(self.database, name)
+        if definition is None:
+            raise UserError(
+                f"--name {name}: {self.database} has no study of this name; `python -m search.run` "
+                "makes one"
+            )
+        overview = Overview.of_study(self.database, name)
+        return self.study.defined(definition), overview, definition["data"]
+
+    def _reruns(
+        self, study: Study, name: str, digest: object = None, *, origin: str | None = None
+    ) -> Reruns:
+        study = dataclasses.replace(study, name=name, variants={})
+        return Reruns(
+            study=study,
+            database=self.database,
+            machine=self._machine(
+                study, digest, device_name=self.device_name, threads=self.threads
+            ),
+            artifacts=self.artifacts,
+            out=self.out,
+            origin=origin,
+        )
+
+    def _machine(
+        self, study: Study, digest: object, *, device_name: str, threads: int | None
+    ) -> Machine:
+        """Return the machine with the images; they are those of `digest`, if it is given."""
+        machine = Machine.of(
+            study,
+            device_name=device_name,
+            threads=threads,
+            root=self.data,
+            say=self._say,
+        )
+        if digest not in (None, machine.data_digest):
+            raise UserError(f"--data {self.data}: these are not the images that the study has")
+        return machine
+
+    def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:
+        if file is not None:
+            write(overview, file, study)
+        if self.stop.is_asked():
+            self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
+
+    def _say(self, line: str) -> None:
+        self.out.print(line, markup=False, highlight=False, soft_wrap=True)

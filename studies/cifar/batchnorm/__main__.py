@@ -1,0 +1,208 @@
+"""Look into a variant's batch normalization: `python -m studies.cifar.batchnorm --variant ...`.
+
+Trains the variant with several seeds, the same as `search.reproduce` trains it with, and measures
+after every epoch what the normalization does. Nothing is written to a database.
+"""
+# PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
+
+import argparse
+import dataclasses
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.cli.options import DATA_HELP, STUDY_HELP, add_repeats, add_training, given
+from search.cli.parser import Parser, command
+from search.errors import UserError
+from search.files import is_stream
+
+if TYPE_CHECKING:
+    from search.study.choices import Choices
+    from search.study.study import Study
+    from search.worker.session import Machine
+    from search.worker.worker import Stop
+    from studies.cifar.batchnorm.records import Run
+
+CHANGES = ("none", "before-relu", "affine", "eps-0.001")
+"""The names of `studies.cifar.batchnorm.changes.CHANGES`."""
+SAMPLE = 2000
+"""Images, the first of those that are trained on, on which a network is measured."""
+
+
+EPILOG = """\
+examples:
+  python -m studies.cifar.batchnorm --study cifar --variant question-1 --repeats 3
+  python -m studies.cifar.batchnorm --study cifar --variant question-1 --change before-relu
+  python -m studies.cifar.batchnorm --study cifar --show probes.csv   train nothing
+
+exit status: 0 done, 2 what was asked cannot be done,
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command goes on)
+"""
+
+
+def parser() -> Parser:
+    made = Parser(
+        "studies.cifar.batchnorm",
+        "Train a variant that has batch normalization over several seeds, and measure after every "
+        "epoch what the normalization does; or show what was measured.",
+    )
+    made.epilog = EPILOG
+    made.add_argument(
+        "--study",
+        required=True,
+        metavar="NAME",
+        help=STUDY_HELP,
+    )
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--variant", metavar="NAME", help="the variant to train (required, or --show)"
+    )
+    what.add_argument(
+        "--show",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="train nothing, and show what a file holds that --out wrote; can be given several "
+        "times (default: train --variant)",
+    )
+    made.add_argument(
+        "--change",
+        choices=CHANGES,
+        default="none",
+        help="change the network: normalize before the ReLU, with a learnable scale and shift, or "
+        "with a hundred times the usual eps (default: none)",
+    )
+    add_repeats(made, "8")
+    made.add_argument(
+        "--out",
+        type=Path,
+        default=Path("probes.csv"),
+        metavar="FILE",
+        help="CSV file to which every run is added; one that it holds is not trained again "
+        "(default: probes.csv)",
+    )
+    made.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        default=Path("data"),
+        help=DATA_HELP,
+    )
+    add_training(made)
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train and measure what the file lacks, then show all of it."""
+    started = time.monotonic()
+    from search.reporting.terminal import console
+    from search.study.study import load
+    from studies.cifar.batchnorm.records import append, read, tables
+
+    out = console()
+    if options.show:
+        out.print(tables([run for path in options.show for run in read(path, "--show")]))
+        return 0
+    study = dataclasses.replace(
+        load(options.study), select="test", **given(options, "epochs", "images", "seed")
+    )
+    choices = _normalized(study, options.variant)
+    if is_stream(options.out):
+        raise UserError(f"--out {options.out}: a file is needed, to which every run is added")
+    there = read(options.out, "--out") if options.out.exists() else []
+    append(options.out, [])  # a file that cannot be written is known before the training
+    done = {run[0].repeat for run in there if _is_of(run, options)}
+
+    from search.worker.session import Machine
+    from search.worker.worker import Stop, Stopped
+
+    stop = Stop(deadline=started + options.timeout if options.timeout else None)
+    machine = Machine.of(
+        study,
+        device_name=options.device,
+        threads=options.threads,
+        root=options.data,
+        say=out.print,
+    )
+    numbers = range(options.first_repeat, options.first_repeat + (options.repeats or 8))
+    try:
+        with stop.on_signals():
+            for repeat in [number for number in numbers if number not in done]:
+                append(options.out, _train(options, study, choices, machine, repeat, stop))
+    except Stopped:
+        out.print(f"Stopped by {stop}; the same command goes on with the runs that lack.")
+        return stop.exit_status
+    runs = [run for run in read(options.out, "--out") if _is_of(run, options)]
+    out.print(tables(runs))
+    return 0
+
+
+def _is_of(run: "Run", options: argparse.Namespace) -> bool:
+    return (run[0].variant, run[0].change) == (options.variant, options.change)
+
+
+def _normalized(study: "Study", variant: str) -> "Choices":
+    """Return the choices of the variant.
+
+    Raises:
+        UserError: the study has no such variant, or it has no normalization to look into.
+    """
+    normalized = {n: choices for n, choices in study.variants.items() if choices.bn1 != "off"}
+    if variant in normalized:
+        return normalized[variant]
+    fault = "it has no bn1" if variant in study.variants else "the study has no such variant"
+    raise UserError(f"--variant {variant}: {fault}; known with one: {', '.join(normalized)}")
+
+
+def _train(
+    options: argparse.Namespace,
+    study: "Study",
+    choices: "Choices",
+    machine: "Machine",
+    repeat: int,
+    stop: "Stop",
+) -> "Run":
+    """Train and measure one run; the whole of it, or nothing."""
+    from search.vision.training import NonFiniteLoss
+    from search.worker.worker import Stopped
+    from studies.cifar.batchnorm.changes import CHANGES as FUNCTIONS
+    from studies.cifar.batchnorm.measure import Watch
+    from studies.cifar.batchnorm.records import EPOCH_FIGURES, ProbedEpoch
+
+    watches: list[Watch] = []
+
+    def after_batch(batches: int) -> None:
+        watches[0].after_batch(batches)
+        if stop.is_asked():
+            raise Stopped
+
+    seed = study.repeat_seed(repeat)
+    training = machine.training(
+        study,
+        choices,
+        seed=seed,
+        measure_train=False,
+        after_batch=after_batch,
+        change=lambda network: watches.append(Watch(network, FUNCTIONS[options.change](network))),
+    )
+    sample = list(machine.splits.train.between(0, SAMPLE).batches(study.batch_size))
+    which = {"variant": options.variant, "change": options.change, "repeat": repeat, "seed": seed}
+    run: Run = []
+    try:
+        for epoch in training.fit():
+            figures = asdict(watches[0].probe(sample))
+            own = {name: getattr(epoch, name) for name in EPOCH_FIGURES}
+            run.append(ProbedEpoch(**which, number=epoch.number, **own, **figures))
+            print(f"[{options.variant} {options.change} repeat {repeat}] {epoch}", flush=True)
+    except NonFiniteLoss as error:
+        print(f"[{options.variant} {options.change} repeat {repeat}] {error}", flush=True)
+        run.append(ProbedEpoch.not_finite(**which, number=len(run) + 1))
+    return run
+
+
+main = command(parser(), run)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The first batch normalization of a network, and ways to change it to see whether it matters.
+
+A unit behind a ReLU can be zero for almost all images; its variance is then close to zero, and
+normalizing divides by it. What happens then is measured by `studies.cifar.batchnorm.measure`.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from search.vision.network import HIDDEN, Network
+
+
+def plain(network: Network) -> nn.BatchNorm1d:
+    """Leave the network as it is, and return its first normalization."""
+    assert isinstance(network.bn1, nn.BatchNorm1d), "the command has seen to it"
+    return network.bn1
+
+
+def affine(network: Network) -> nn.BatchNorm1d:
+    """Give the normalization a learnable scale and shift."""
+    network.bn1 = nn.BatchNorm1d(HIDDEN, affine=True).to(network.fc2.weight.device)
+    return network.bn1
+
+
+def larger_eps(network: Network) -> nn.BatchNorm1d:
+    """Add 0.001 to the variances instead of 0.00001, so that no factor is above 32."""
+    norm = plain(network)
+    norm.eps = 1e-3
+    return norm
+
+
+def before_relu(network: Network) -> nn.BatchNorm1d:
+    """Normalize before the ReLU, where no unit is constant."""
+    norm = plain(network)
+    network.fc1 = nn.Sequential(network.fc1, norm)  # type: ignore[assignment]
+    network.bn1 = nn.Identity()
+    return norm
+
+
+CHANGES: dict[str, Callable[[Network], nn.BatchNorm1d]] = {
+    "none": plain,
+    "before-relu": before_relu,
+    "affine": affine,
+    "eps-0.001": larger_eps,
+}

@@ -1,0 +1,220 @@
+"""Probes of networks over several seeds: how often accuracy collapses, and what goes with it.
+
+Kept as lines of a CSV file, one for each epoch, so that a stopped command goes on where it was.
+"""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self, get_type_hints
+
+from rich import box
+from rich.console import Group, RenderableType
+
+from search.errors import UserError
+from search.files import write_all
+from search.reporting.fitted_table import FittedTable
+
+NEAR_DEAD = 0.01
+"""A unit that is above zero for a smaller share of the images than this is nearly dead."""
+COLLAPSE = 0.10
+"""Accuracy has collapsed where it is so far below that of the run's best epoch before."""
+RULE = (
+    f"An epoch has collapsed if its test accuracy is {COLLAPSE:.2f} or more below that of the best "
+    "epoch before it, or if a loss is not finite."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A network after an epoch, on the same images throughout; losses in nats.
+
+    The gradient's figures are of the batches of the epoch before.
+    """
+
+    train_mode_loss: float
+    """Each batch normalized by its own statistics, as in training."""
+    eval_mode_loss: float
+    """Normalized by the running statistics."""
+    fresh_statistics_loss: float
+    """As in eval mode, with statistics taken anew over these images."""
+    near_dead_off_loss: float
+    """As in eval mode, the nearly dead units kept at zero."""
+    near_dead: float
+    """Count of units, of 512, above zero for less than `NEAR_DEAD` of the images."""
+    dead: float
+    """Count of units that are zero for all of the images."""
+    variance_lowest: float
+    """Of the running variances."""
+    variance_median: float
+    largest_output: float
+    """Of the normalization in eval mode, in standard deviations. In training it cannot exceed
+    √(n - 1), for n images in a batch."""
+    beyond_training: float
+    """Share of the images that have an output beyond √(n - 1) in eval mode."""
+    gradient_median: float
+    """Norm of the whole gradient, over the epoch's batches."""
+    gradient_largest: float
+    amplification_median: float
+    """Over the epoch's batches: the norm of the gradient behind the normalization, on its way
+    back, over the norm before; without what the ReLU lets through in neither direction."""
+    amplification_largest: float
+    gradient_follows_amplification: float
+    """Spearman's rank correlation of the two over the epoch's batches; NaN if one is constant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedEpoch(Probe):
+    """A probe, which network it is of, and the epoch's own figures.
+
+    All figures are NaN for an epoch in which a loss was not finite, which is the run's last.
+    """
+
+    variant: str
+    change: str
+    """One of `studies.cifar.batchnorm.changes.CHANGES`."""
+    repeat: int
+    seed: int
+    number: int
+    """Of the epoch, 1-based."""
+    batch_loss: float
+    test_loss: float
+    test_accuracy: float
+
+    @classmethod
+    def not_finite(cls, **which: Any) -> Self:
+        figures: dict[str, Any] = dict.fromkeys((*EPOCH_FIGURES, *PROBE_FIGURES), math.nan)
+        return cls(**which, **figures)
+
+
+EPOCH_FIGURES = ("batch_loss", "test_loss", "test_accuracy")
+PROBE_FIGURES = tuple(field.name for field in fields(Probe))
+COLUMNS = ("variant", "change", "repeat", "seed", "number", *EPOCH_FIGURES, *PROBE_FIGURES)
+KINDS = get_type_hints(ProbedEpoch)
+Run = list[ProbedEpoch]
+"""The epochs of one training, in order."""
+
+
+def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
+    """Add the epochs to a CSV file; make it if there is none.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    lines = io.StringIO()
+    table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+    try:
+        with path.open("ab", buffering=0) as file:
+            if file.tell() == 0:
+                table.writeheader()
+            table.writerows(asdict(epoch) for epoch in epochs)
+            before = file.tell()
+            try:  # in one piece: others may add theirs
+                write_all(file.fileno(), lines.getvalue().encode())
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+
+
+def read(path: Path, option: str) -> list[Run]:
+    """Return the runs in a file that `append` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is not of that form.
+    """
+    runs: dict[tuple[str, str, int], Run] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                epoch = ProbedEpoch(**{name: kind(row[name]) for name, kind in KINDS.items()})
+                runs.setdefault((epoch.variant, epoch.change, epoch.repeat), []).append(epoch)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{option} {path}: no file that --out wrote ({type(error).__name__}: {error})"
+        ) from error
+    return list(runs.values())
+
+
+def collapsed(run: Run) -> list[bool]:
+    """Return for each epoch whether accuracy has collapsed, see `RULE`."""
+    found, best = [], 0.0
+    for epoch in run:
+        found.append(not epoch.test_accuracy > best - COLLAPSE)
+        best = max(best, epoch.test_accuracy)
+    return found
+
+
+def tables(runs: Sequence[Run]) -> RenderableType:
+    """Return how often accuracy collapses with each change, and what goes with it."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run[0].repeat):
+        groups.setdefault((run[0].variant, run[0].change), []).append(run)
+    return Group(_collapses(groups), RULE, *(_figures(*key, of) for key, of in groups.items()))
+
+
+def _collapses(groups: dict[tuple[str, str], list[Run]]) -> FittedTable:
+    accuracy = "last epoch's accuracy, mean (lowest to highest)"
+    rows = []
+    for (variant, change), runs in groups.items():
+        marks = [collapsed(run) for run in runs]
+        first = [mark.index(True) + 1 for mark in marks if any(mark)]
+        last = [run[-1].test_accuracy for run in runs]
+        rows.append(
+            [
+                variant,
+                change,
+                str(len(runs)),
+                str(len(first)),
+                ", ".join(map(str, first)),
+                f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
+                f"{statistics.fmean(last):.4f} ({min(last):.4f} to {max(last):.4f})",
+            ]
+        )
+    return FittedTable(
+        title="How often accuracy collapses",
+        columns=[
+            "variant", "change", "seeds", "runs that collapse", "first at epoch",
+            "epochs collapsed", accuracy,
+        ],
+        rows=rows,
+        texts=["change"],
+        foldable=["first at epoch", accuracy],
+        droppable=["epochs collapsed", "first at epoch", accuracy],
+        box=box.MARKDOWN,
+    )  # fmt: skip
+
+
+def _figures(variant: str, change: str, runs: list[Run]) -> FittedTable:
+    """Return each figure's median and range, over the collapsed epochs and over the others."""
+    marked = [pair for run in runs for pair in zip(run, collapsed(run), strict=True)]
+    states = {
+        f"{'collapsed' if state else 'other'} epochs ({sum(m is state for _, m in marked)})": state
+        for state in (False, True)
+    }
+    return FittedTable(
+        title=f"{variant}, change: {change}",
+        columns=["figure", *states],
+        rows=[
+            [
+                name.replace("_", " "),
+                *(_range([getattr(e, name) for e, m in marked if m is s]) for s in states.values()),
+            ]
+            for name in (*EPOCH_FIGURES, *PROBE_FIGURES)
+        ],
+        foldable=list(states),
+        box=box.MARKDOWN,
+    )
+
+
+def _range(values: list[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return ""
+    middle, low, high = statistics.median(known), min(known), max(known)
+    return f"{middle:.4g} ({low:.4g} to {high:.4g})"

@@ -1,0 +1,164 @@
+"""Which trial a study answers with, and whose re-runs it listens to; trials are made up."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, create_trial
+from rich.console import Console
+
+from search.analysis.answer import Answer, answer
+from search.analysis.seeds import rerun_study
+from search.artifacts.store import open_artifacts
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.snapshot import Overview
+from search.database.studies import join
+from search.errors import UserError
+from search.study.study import Study
+from search.worker.reruns import Reruns
+from search.worker.worker import Stop
+from tests.database.test_identity import renamed
+from tests.made_up import add
+
+WON = (0.70, 0.80, 0.90)
+"""Of trials 0, 1 and 2 of the search: the last ranks first."""
+
+
+@pytest.fixture
+def small(study: Study) -> Study:
+    return dataclasses.replace(study, variants={}, epochs=2)
+
+
+@pytest.fixture
+def searched(database: Database, small: Study) -> optuna.Study:
+    joined = join(database, small, data_digest="none")
+    for accuracy in WON:
+        add(database, joined, [0.1, accuracy])
+    return joined
+
+
+def _reruns(database: Database, study: Study, name: str) -> Reruns:
+    return Reruns(
+        study=dataclasses.replace(study, name=name),
+        database=database,
+        machine=cast(Any, SimpleNamespace(data_digest="none")),  # nothing is trained
+        artifacts=open_artifacts("artifacts"),
+        out=Console(),
+        origin=study_ref(optuna.load_study(study_name=study.name, storage=database.optuna)).key,
+    )
+
+
+def _run_again(
+    database: Database, study: Study, found: dict[int, tuple[float, ...]], *, first: int = 0
+) -> optuna.Study:
+    """Record re-runs of the study's trials, by number, as if they had been trained."""
+    reruns = _reruns(database, study, rerun_study(database, _key(database, study)) or "small-rerun")
+    reruns.train_best([], 0, Stop())
+    joined = optuna.load_study(study_name=reruns.study.name, storage=database.optuna)
+    for number, reached in found.items():
+        for repeat, accuracy in enumerate(reached, start=first):
+            attributes = {"trial": number, "repeat": repeat, "seed": repeat}
+            add(database, joined, [0.1, accuracy], user_attrs=attributes)
+    return joined
+
+
+def _key(database: Database, study: Study) -> str:
+    return study_ref(optuna.load_study(study_name=study.name, storage=database.optuna)).key
+
+
+def _answer(database: Database, name: str = "small") -> Answer:
+    return answer(database, Overview.of_study(database, name), name)
+
+
+def _number(trial: FrozenTrial | None) -> int | None:
+    return None if trial is None else trial.number
+
+
+def test_re_runs_of_several_trials_decide_and_those_of_one_do_not(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    assert _number(_answer(database).best) == 2
+    _run_again(database, small, {1: (0.60, 0.61)})
+    alone = _answer(database)
+    assert (_number(alone.best), _number(alone.unproven)) == (2, 2)
+    assert alone.text is None
+    _run_again(database, small, {2: (0.50, 0.52)})
+    both = _answer(database)
+    assert (_number(both.best), both.unproven, both.tied) == (1, None, [])
+    assert both.text is not None
+    assert "With 2 fresh seeds the best is trial 1: test accuracy 0.6050 ± " in both.text
+
+
+def test_a_trial_with_fewer_re_runs_can_be_the_best_and_is_not_called_left_out(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    _run_again(database, small, {2: (0.50, 0.51, 0.52, 0.80, 0.80), 1: (0.60, 0.62, 0.61)})
+    found = _answer(database)
+    assert _number(found.best) == 1
+    assert {n: one.verdict for n, one in found.standings.items()} == {1: "best", 2: "worse"}
+
+
+def test_a_re_run_that_somebody_else_ended_is_none(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    rerun = _run_again(database, small, {2: (0.50, 0.51), 1: (0.60, 0.62)})
+    attributes = {"trial": 1, "repeat": 2, "seed": 2}
+    add(database, rerun, [0.1], value=0.99, user_attrs=attributes)
+    rerun.add_trial(create_trial(value=0.99, user_attrs={"trial": 0, "repeat": 0, "seed": 0}))
+    rerun.add_trial(create_trial(value=0.99, user_attrs={"trial": 10**30, "repeat": 0}))
+    found = _answer(database).standings
+    assert {n: one.honest.lowest for n, one in found.items()} == {1: 0.60, 2: 0.50}
+
+
+def test_a_new_study_of_a_deleted_ones_name_does_not_inherit_its_re_runs(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    _run_again(database, small, {1: (0.60, 0.61), 2: (0.50, 0.52)})
+    optuna.delete_study(study_name="small", storage=database.optuna)
+    again = join(database, small, data_digest="none")
+    for accuracy in WON:
+        add(database, again, [0.1, accuracy])
+    assert _answer(database).standings == {}
+    with pytest.raises(UserError) as refused:
+        _reruns(database, small, "small-rerun").train_best([], 0, Stop())
+    assert str(refused.value) == (
+        "--name small: its re-runs would be in the study small-rerun, which has the re-runs of "
+        "another study; rename or delete small-rerun in the dashboard"
+    )
+
+
+def test_a_study_of_that_name_with_trials_of_its_own_holds_no_re_runs(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    own = join(database, dataclasses.replace(small, name="small-rerun"), data_digest="none")
+    add(database, own, [0.1, 0.5])
+    with pytest.raises(UserError, match="small-rerun, which has trials of its own; rename"):
+        _reruns(database, small, "small-rerun").train_best([], 0, Stop())
+
+
+def test_renamed_studies_keep_their_re_runs(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    rerun = _run_again(database, small, {1: (0.60, 0.61)})
+    optuna.copy_study(
+        from_study_name=rerun.study_name, from_storage=database.optuna, to_storage=database.optuna,
+        to_study_name="a copy",
+    )  # fmt: skip
+    renamed(database, "small-rerun", "fresh")
+    renamed(database, "small", "large")
+    large = dataclasses.replace(small, name="large")
+    for study in (large, dataclasses.replace(small, name="fresh")):  # as resuming them does
+        join(database, study, data_digest="none")
+    _run_again(database, large, {2: (0.50, 0.52)})
+    assert rerun_study(database, _key(database, large)) == "fresh"
+    assert _number(_answer(database, "large").best) == 1
+    assert len(_answer(database, "large").standings) == 2
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,96 @@
+"""What is said of the best trials after their re-runs."""
+
+import math
+
+import pytest
+
+from search.analysis.ranking import accuracies, standings, still_in
+from search.study.epoch import Epoch
+
+BEST = {0: 0.80, 1: 0.81, 2: 0.79}
+
+
+def _p(differences: list[float]) -> float:
+    """Student's t with two degrees of freedom has a closed form."""
+    assert len(differences) == 3
+    mean = sum(differences) / 3
+    variance = sum((d - mean) ** 2 for d in differences) / 2
+    t = mean / math.sqrt(variance / 3)
+    return 0.5 + t / (2 * math.sqrt(2 + t * t))
+
+
+def _apart(differences: list[float]) -> dict[int, float]:
+    return {repeat: BEST[repeat] + d for repeat, d in enumerate(differences)}
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([-0.10, -0.11, -0.12], "worse"),  # p = 0.001: left out of further seeds
+        ([-0.10, -0.12, -0.20], "worse"),  # p = 0.02: worse, but not clearly
+        ([-0.10, 0.02, -0.20], "tie"),
+        ([-0.01, -0.01, -0.01], "worse"),
+        ([0.0, 0.0, 0.0], "tie"),
+    ],
+)
+def test_a_trial_is_worse_by_a_paired_test_or_it_is_a_tie(
+    differences: list[float], verdict: str
+) -> None:
+    found = {7: BEST, 3: _apart(differences)}
+    first, second = standings(found)
+    assert (first.trial, first.verdict) == (7, "best" if verdict == "worse" else "tie")
+    assert (second.trial, second.verdict) == (3, verdict)
+    assert second.behind == pytest.approx(-sum(differences) / 3)
+    if len(set(differences)) > 1:
+        assert second.p == pytest.approx(_p(differences))
+        assert still_in(found, 3) == ([7] if _p(differences) < 0.01 else [7, 3])
+
+
+def test_nobody_is_left_out_before_three_seeds_or_by_later_ones() -> None:
+    found = {7: BEST, 3: _apart([-0.5, -0.51, -0.52])}
+    assert still_in(found, 2) == [7, 3]
+    assert still_in(found, 3) == [7]
+    recovered = {7: BEST | {3: 0.1}, 3: found[3] | {3: 0.9}}
+    assert still_in(recovered, 4) == [7], "it had been left out before"
+    assert still_in(recovered, 2) == [7, 3]
+
+
+def test_one_that_was_left_out_is_named_so_however_it_did() -> None:
+    found = {7: BEST | {3: 0.80}, 3: _apart([-0.10, -0.11, -0.12]), 5: BEST | {3: 0.79}}
+    assert [(one.trial, one.verdict, one.honest.n) for one in standings(found)] == [
+        (7, "tie", 4),
+        (5, "tie", 4),
+        (3, "worse, left out", 3),
+    ]
+
+
+def test_trials_with_fewer_seeds_are_compared_over_the_seeds_that_all_have() -> None:
+    lone = BEST | {3: 0.90, 4: 0.95}  # the search's winner was trained again by itself, before
+    found = {7: lone, 3: _apart([0.01, 0.02, 0.015]), 5: _apart([-0.5, -0.51, -0.52])}
+    first, second, third = standings(found)
+    assert (first.trial, first.verdict, first.honest.n) == (3, "best", 3)
+    assert (second.trial, second.verdict) == (7, "worse")
+    assert second.behind == pytest.approx(0.015)
+    assert (third.trial, third.verdict) == (5, "worse, left out")
+    tied = {7: lone, 3: _apart([-0.01, 0.02, -0.02])}
+    assert [(one.trial, one.verdict) for one in standings(tied)] == [(7, "tie"), (3, "tie")]
+
+
+def test_trials_without_a_common_seed_are_not_told_apart() -> None:
+    first, second = standings({7: {0: 0.5, 1: 0.6}, 3: {2: 0.8, 3: 0.9}})
+    assert (first.trial, second.trial, second.verdict) == (3, 7, "one seed")
+    assert math.isnan(second.behind)
+
+
+def test_one_seed_says_nothing() -> None:
+    assert [one.verdict for one in standings({1: {0: 0.5}, 2: {0: 0.6}})] == ["one seed"] * 2
+    assert standings({1: {}}) == []
+
+
+def test_a_run_that_diverged_counts_as_accuracy_0() -> None:
+    epochs = [
+        Epoch(number=n, batch_loss=1.0, test_loss=1.0, test_accuracy=n / 10, seconds=1.0)
+        for n in (1, 2, 3)
+    ]
+    runs = {"trial 4": {0: epochs, 1: epochs[:2], 2: []}, "trial 5": {0: epochs}}
+    assert accuracies(runs, [4, 6], 3) == {4: {0: 0.3, 1: 0.0, 2: 0.0}, 6: {}}

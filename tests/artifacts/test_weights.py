@@ -1,0 +1,539 @@
+"""The weights that a search keeps: whose, whole after any kill, listed, found, and loaded again."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import optuna
+import optuna_dashboard
+import pytest
+import torch
+from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
+from optuna.samplers import RandomSampler
+from optuna.storages._rdb.models import TrialSystemAttributeModel
+from optuna.trial import FrozenTrial, TrialState
+from PIL import Image
+from sqlalchemy import select
+
+from search.artifacts import retention, study_files
+from search.database import artifact_lists, queries, tables
+from search.database.database import Database, LeaseLost
+from search.database.identity import study_ref
+from search.errors import UserError
+from search.study.choices import Choices
+from search.study.study import Study
+from search.vision.classifier import About, load, packed
+from search.vision.datasets import pictures
+from search.vision.images import load_dataset
+from search.vision.network import build
+from search.weights import find
+from search.worker import claims
+from search.worker import trial as trial_module
+from tests.worker.test_trial import Killed, Process
+
+OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "1",
+           "--threads", "1", "--trials", "20")  # fmt: skip
+
+
+def _command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *OPTIONS, *options]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished search; its name and database are those of the README's lines."""
+    folder = tmp_path_factory.mktemp("searched")
+    done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture
+def found(searched: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{searched / 'search.db'}")
+    yield database
+    database.close()
+
+
+def _sums(database: Database) -> dict[int, str]:
+    """SHA-256 by the trial's number, as the database has it."""
+    with database.engine.connect() as connection:
+        return {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
+
+
+def _key(database: Database) -> str:
+    return study_ref(optuna.load_study(study_name=None, storage=database.optuna)).key
+
+
+def _expected(trials: list[FrozenTrial]) -> set[int]:
+    """The numbers of the trials whose weights are to be there."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: trial.number)
+    best.sort(key=lambda trial: trial.values[0], reverse=True)
+    return {t.number for t in best[:5]} | {t.number for t in complete if "variant" in t.user_attrs}
+
+
+def _check(database: Database, folder: Path, expected: set[int]) -> None:
+    """Compare the database, Optuna's lists and the files in `folder`: all have the weights of just
+    `expected`, and the learning curves of each trial that has ended."""
+    trials = database.optuna.get_all_trials(1, deepcopy=False)
+    numbers = {trial._trial_id: trial.number for trial in trials}
+    sums = _sums(database)
+    assert set(sums) == expected
+    with database.engine.connect() as connection:
+        attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
+    listed = [row for row in attributes if row.key.startswith("artifacts:")]
+    curves = [row for row in listed if row.key.endswith("-c")]
+    ended = [trial.number for trial in trials if trial.state.is_finished()]
+    assert sorted(numbers[row.trial_id] for row in curves) == ended
+    listed = [row for row in listed if row not in curves]
+    assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
+    files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
+    there = {path.name: _sum(path) for path in folder.iterdir()}
+    pictures = {name for name in there if name.endswith("-c")}
+    assert pictures == {row.key.removeprefix("artifacts:") for row in curves}
+    assert {name: there[name] for name in there.keys() - pictures} == files
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_readmes_three_lines_classify_an_image(searched: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    start = readme.index("    from search.weights import find, load")
+    lines = [line for line in readme[start : start + 4] if line]
+    assert len(lines) == 3
+    Image.new("RGB", (64, 48), "white").save(searched / "frog.png")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(line[4:] for line in lines)],
+        cwd=searched,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    label, probability = done.stdout.strip("()\n").split(", ")
+    assert label.strip("'") in set("0123456789")
+    assert 0.1 <= float(probability) <= 1
+
+
+def test_weights_of_the_variants_and_the_best_five_are_kept_and_no_others(
+    searched: Path, found: Database
+) -> None:
+    trials = found.optuna.get_all_trials(1)
+    expected = _expected(trials)
+    assert 6 <= len(expected) <= 11
+    complete = {trial.number for trial in trials if trial.state == TrialState.COMPLETE}
+    assert len(complete - expected) > 1
+    _check(found, searched / "artifacts" / "files", expected)
+
+
+def test_a_loaded_network_has_the_accuracy_that_the_database_has(
+    searched: Path, found: Database
+) -> None:
+    split = load_dataset("digits", searched).test.between(0, 160)
+    (pixels,) = split.parts
+    for number in sorted(_expected(found.optuna.get_all_trials(1))):
+        classifier = load(find(str(found), "cifar", number, artifacts=searched / "artifacts"))
+        with torch.inference_mode():
+            scores = classifier.network(pixels.float() / 127.5 - 1)
+        hits = (scores.argmax(1) == split.labels).sum().item()
+        (*_, last) = found.epochs(_key(found), number)
+        assert hits / len(split) == last.test_accuracy == classifier.about.test_accuracy
+
+
+def test_best_variant_and_number_find_the_same_weights_by_name(
+    searched: Path, found: Database
+) -> None:
+    trials = found.optuna.get_all_trials(1)
+    best = optuna.load_study(study_name="cifar", storage=found.optuna).best_trial
+    artifacts = searched / "artifacts"
+    for asked, number in (("best", best.number), ("question-3", 3), ("3", 3), (3, 3)):
+        about = load(find(str(found), "cifar", asked, artifacts=artifacts)).about
+        assert (about.study, about.trial) == ("cifar", number)
+        assert about.variant == trials[number].user_attrs.get("variant")
+        assert about.choices.params() == trials[number].params
+
+
+def test_the_dashboard_lists_the_weights_and_hands_them_out(
+    searched: Path, found: Database
+) -> None:
+    folder = searched / "artifacts" / "files"
+    app = optuna_dashboard.wsgi(found.optuna, FileSystemArtifactStore(folder))
+    trial, *_ = found.optuna.get_all_trials(1)
+    trials = json.loads(get(app, "/api/studies/1"))["trials"]
+    artifacts = {one["number"]: one["artifacts"] for one in trials}
+    expected = _expected(found.optuna.get_all_trials(1))
+    assert {number for number, listed in artifacts.items() if len(listed) == 2} == expected
+    assert {number for number, listed in artifacts.items() if listed} == set(artifacts)
+    curves, listed = sorted(artifacts[0], key=lambda one: one["filename"])
+    metas = get_all_artifact_meta(trial, storage=found.optuna)
+    assert [dataclasses.asdict(meta) for meta in metas] == artifacts[0]
+    assert curves["filename"] == "cifar-0-curves.svg"
+    assert get(app, f"/artifacts/1/{trial._trial_id}/{curves['artifact_id']}").startswith(b"<svg")
+    assert listed["filename"] == "cifar-0.safetensors"
+    content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
+    assert hashlib.sha256(content).hexdigest() == _sums(found)[trial.number]
+    downloaded = searched / listed["filename"]
+    download_artifact(
+        artifact_store=FileSystemArtifactStore(folder),
+        artifact_id=listed["artifact_id"],
+        file_path=str(downloaded),
+    )
+    assert load(downloaded).about.variant == "base"
+
+
+def get(app: Any, path: str) -> bytes:
+    answers: list[str] = []
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": path,
+        "SERVER_NAME": "x",
+        "SERVER_PORT": "80",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.url_scheme": "http",
+    }
+    chunks = app(environ, lambda status, headers, *rest: answers.append(status))
+    content = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
+    assert answers == ["200 OK"], content[:200]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"storage": "sqlite:///none.db"}, "there is no such file"),
+        ({"study": "cifra"}, "study cifra: .*search.db has no such study; it has cifar"),
+        ({"trial": 99}, "no such trial; it has 0 to 19, best, base, question-1"),
+        ({"trial": "question-9"}, "trial question-9: the study has no such trial"),
+        ({"artifacts": "elsewhere"}, "its weights are not in elsewhere/files; give `artifacts`"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(
+    searched: Path, change: dict[str, Any], complaint: str
+) -> None:
+    asked: dict[str, Any] = {
+        "storage": f"sqlite:///{searched / 'search.db'}",
+        "study": "cifar",
+        "trial": "base",
+        "artifacts": searched / "artifacts",
+    }
+    assert find(**asked).is_file()
+    with pytest.raises(UserError, match=complaint) as refused:
+        find(**asked | change)
+    assert "\n" not in str(refused.value)
+    assert not Path("none.db").exists()
+
+
+def test_weights_that_were_not_kept_or_are_damaged_are_refused(
+    searched: Path, found: Database
+) -> None:
+    artifacts = searched / "artifacts"
+    others = set(range(20)) - _expected(found.optuna.get_all_trials(1))
+    with pytest.raises(UserError, match=r"weights were not kept; kept are those of .*\d base"):
+        find(str(found), "cifar", min(others), artifacts=artifacts)
+    path = find(str(found), "cifar", "base", artifacts=artifacts)
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match="is damaged: its SHA-256 is "):
+            find(str(found), "cifar", "base", artifacts=artifacts)
+    finally:
+        path.write_bytes(content)
+
+
+def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) -> None:
+    commands = [
+        subprocess.Popen(
+            _command("--trials", "14", "--storage", url), cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    assert [command.wait(timeout=100) for command in commands] == [0, 0]
+    database = Database(url)
+    expected = _expected(database.optuna.get_all_trials(1))
+    _check(database, tmp_path / "artifacts" / "files", expected)
+    database.close()
+
+
+@pytest.fixture
+def tiny(study: Study) -> Study:
+    """Trials of an instant, which no variant precedes."""
+    return Study(
+        name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
+    )
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(url: str, tiny: Study, tmp_path: Path) -> Iterator[Start]:
+    begun: list[Process] = []
+
+    def start(study: Study = tiny) -> Process:
+        begun.append(Process(url, study, tmp_path))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.database.close()
+
+
+class Tracer:
+    """Runs a trial and notes the lines about weights that its end takes; dies at one of them."""
+
+    FILES = frozenset(
+        module.__file__ for module in (claims, retention, artifact_lists, trial_module, study_files)
+    )
+
+    def __init__(self, last: tuple[str, int] | None = None) -> None:
+        self.lines: dict[tuple[str, int], None] = {}
+        self._last = last
+
+    def run(self, process: Process) -> None:
+        def trace_the_end(batches: int) -> None:
+            if batches == 0:  # an image to evaluate: all has been trained
+                sys.settrace(self._trace)
+
+        claim = process.claim()
+        try:
+            process.run(claim, trace_the_end)
+        finally:
+            sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename not in self.FILES:
+            return None
+        if event == "line":
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            self.lines[line] = None
+            if line == self._last:
+                sys.settrace(None)
+                raise Killed
+        return self._trace
+
+
+def test_a_kill_at_any_line_leaves_no_weights_astray(
+    start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The later trial is the better one: each is kept, and pushes out the fifth before it.
+    by_accuracy = queries.best
+
+    def by_number(*arguments: Any, n: int, epochs: int) -> list[queries.Place]:
+        complete = by_accuracy(*arguments, n=1000, epochs=epochs)
+        return sorted(complete, key=lambda place: -place.number)[:n]
+
+    monkeypatch.setattr(queries, "best", by_number)
+    monkeypatch.setattr(retention, "rank", lambda accuracy, number: (0.0, -number))
+    process = start()
+    for _ in range(5):
+        process.run(process.claim())
+    noted = Tracer()
+    noted.run(process)
+    lines = list(noted.lines)
+    assert len(lines) > 60, lines
+    folder = tmp_path / "files"
+    step = 1 if url.startswith("sqlite") else 4  # the order of the steps is the same on both
+    for number, line in enumerate(lines[::step], start=6):
+        with pytest.raises(Killed):
+            Tracer(line).run(process)
+        _no_end_without_weights(process, folder)
+        process.objective.kept.sweep()  # as the same command does when it begins
+        if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:
+            claim = process.claim()
+            assert claim.number == number, line
+            process.run(claim)
+        _check(process.database, folder, set(range(number - 4, number + 1)))
+
+
+def _no_end_without_weights(process: Process, folder: Path) -> None:
+    """A row of a trial that has ended is of a file that is there."""
+    sums = _sums(process.database)
+    files = {_sum(path) for path in folder.iterdir()}
+    for trial in process.database.optuna.get_all_trials(1, deepcopy=False):
+        if trial.state == TrialState.COMPLETE and trial.number in sums:
+            assert sums[trial.number] in files
+
+
+def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
+    start: Start, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, heir = start(study), start(study)
+
+    def die(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(killed.claims), "finish", die)
+        with pytest.raises(Killed):
+            killed.run(killed.claim())
+    (path,) = (tmp_path / "files").glob("*[!c]")
+    content, figures = path.read_bytes(), killed.figures()[0]
+    path.write_bytes(b"damaged")
+    counts: list[int] = []
+    heir.run(heir.claim(), counts.append)
+    assert sum(count == 1 for count in counts) == study.epochs
+    assert path.read_bytes() == content
+    assert heir.figures()[0] == figures
+    _check(heir.database, tmp_path / "files", {0})
+
+
+def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: Path) -> None:
+    sleeper, heir = start(), start()
+    claim = sleeper.claim()
+
+    def overtaken(batches: int) -> None:
+        if batches == 1 and heir.trials[0].state == TrialState.RUNNING:
+            sleeper.claims.release(claim)
+            heir.run(heir.claim())
+
+    with pytest.raises(LeaseLost):
+        sleeper.objective.run(claim, overtaken)
+    _check(heir.database, tmp_path / "files", {0})
+
+
+def test_without_room_for_its_weights_a_trial_completes_all_the_same(
+    start: Start, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start()
+    (tmp_path / "files").touch()  # a file where the folder would be: root cannot write there
+    process.run(process.claim())
+    assert process.trials[0].state == TrialState.COMPLETE
+    assert "trial 0: its weights are not kept: " in caplog.text
+    assert _sums(process.database) == {}
+    with pytest.raises(UserError, match=r"trial 0: it is COMPLETE, .* those of no trial"):
+        find(url, "tiny", "best", artifacts=tmp_path)
+
+
+@pytest.fixture
+def about(base: Choices) -> About:
+    return About(
+        study="x",
+        trial=3,
+        variant=None,
+        choices=base,
+        channels=3,
+        size=32,
+        n_classes=10,
+        classes=(),
+        test_accuracy=0.7,
+        validation_accuracy=None,
+    )
+
+
+@pytest.fixture
+def path(about: About, tmp_path: Path) -> Path:
+    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+    (tmp_path / "weights").write_bytes(packed(network, about))
+    return tmp_path / "weights"
+
+
+def test_a_file_holds_the_network_and_what_it_is_of(path: Path, about: About) -> None:
+    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+    classifier = load(path)
+    assert classifier.about == about
+    assert not classifier.network.training
+    ours, theirs = network.state_dict(), classifier.network.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert packed(network, about) == path.read_bytes()
+
+
+def test_a_picture_of_the_networks_size_is_what_its_tensor_is(path: Path, tmp_path: Path) -> None:
+    classifier = load(path)
+    pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.save(tmp_path / "picture.png")
+    expected = classifier.network((pixels.float() / 127.5 - 1).unsqueeze(0)).softmax(1)[0]
+    for image in (pixels, picture, tmp_path / "picture.png", str(tmp_path / "picture.png")):
+        label, probability = classifier.classify(image)
+        assert label == str(int(expected.argmax()))
+        assert probability == pytest.approx(expected.max().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "size"), [("L", (7, 90)), ("RGBA", (300, 32)), ("1", (1, 1))])
+def test_a_picture_of_any_size_and_colours_is_classified(
+    path: Path, mode: str, size: tuple[int, int]
+) -> None:
+    _, probability = load(path).classify(Image.new(mode, size))
+    assert 0.1 <= probability <= 1
+
+
+def test_samples_of_more_than_8_bits_are_scaled_as_those_were_that_were_learnt_from(
+    about: About, tmp_path: Path
+) -> None:
+    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+    learnt = dataclasses.replace(about, whites={"integer": 4095, "float": 1})
+    (tmp_path / "weights").write_bytes(packed(network, learnt))
+    classifier = load(tmp_path / "weights")
+    assert classifier.about == learnt
+    grey = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
+    expected = classifier.classify(grey.expand(3, 32, 32))
+    twelve = Image.fromarray((grey.numpy() * (4095 / 255)).round().astype(np.uint16))
+    floats = Image.fromarray(grey.numpy().astype(np.float32) / 255)
+    twelve.save(tmp_path / "12.png")
+    floats.save(tmp_path / "float.tif")
+    for image in (twelve, floats, tmp_path / "12.png", tmp_path / "float.tif"):
+        assert classifier.classify(image) == expected
+    brighter = Image.fromarray(np.full((32, 32), 4096, np.uint16))
+    with pytest.raises(UserError, match=r"a value of 4096, and white was 4095 .*; scale it"):
+        classifier.classify(brighter)
+
+
+def test_what_is_white_in_one_picture_alone_is_told_by_its_upper_half_or_not_at_all(
+    path: Path,
+) -> None:
+    classifier = load(path)  # of a network that has learnt from 8 bits
+    grey = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
+    sixteen = Image.fromarray(grey.numpy().astype(np.uint16) * 257)
+    assert classifier.classify(sixteen) == classifier.classify(grey.expand(3, 32, 32))
+    for unclear in (
+        Image.fromarray(np.full((32, 32), 4095, np.uint16)),
+        Image.fromarray(np.full((32, 32), 1, np.float32)),
+    ):
+        with pytest.raises(UserError, match=r"cannot be told from one picture; save it with 8 bit"):
+            classifier.classify(unclear)
+
+
+def test_what_is_no_picture_or_no_file_of_weights_is_refused_in_one_line(
+    path: Path, about: About, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = load(path)
+    with pytest.raises(UserError, match=r"shape \(3, 32, 32\), not torch.float32 of \(3, 8, 8\)"):
+        classifier.classify(torch.zeros(3, 8, 8))
+    with pytest.raises(UserError, match=r"none.png: No such file or directory; name a picture$"):
+        classifier.classify(tmp_path / "none.png")
+    with pytest.raises(UserError, match="not a picture of a known kind"):
+        classifier.classify(path)
+    Image.new("RGB", (99, 99)).save(tmp_path / "half.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"half.jpg: image file is truncated .*; name a picture$"):
+        classifier.classify(tmp_path / "half.jpg")
+    with pytest.raises(UserError, match=r"embedded null byte; name a picture$"):
+        classifier.classify("x\0.png")
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
+    with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, and the most is 99; make"):
+        classifier.classify(tmp_path / "half.jpg")
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="there is no such file; name one that a search kept"):
+            load(missing)
+    (tmp_path / "text").write_text("no weights at all")
+    with pytest.raises(UserError, match=r"^load .*text: no weights that this service kept \(.*$"):
+        load(tmp_path / "text")
+    unnamed = dataclasses.replace(about, classes=("cat", "dog"))
+    (tmp_path / "unnamed").write_bytes(packed(classifier.network, unnamed))
+    with pytest.raises(UserError, match="2 names are given to 10 classes"):
+        load(tmp_path / "unnamed")

@@ -1,0 +1,400 @@
+import itertools
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy.exc import OperationalError
+
+from search.database import leases
+from search.database.database import Database, LeaseLost
+from search.database.leases import Holder
+from search.database.outage import is_outage
+from search.database.tables import clock
+from search.database.url import check, explained
+from search.errors import UserError
+from search.study.epoch import Epoch
+from tests.conftest import PASSWORD
+
+
+def _epoch(number: int, **figures: float) -> Epoch:
+    return Epoch(
+        number=number, batch_loss=math.pi, seconds=1 / 3, **{"test_accuracy": 0.5} | figures
+    )
+
+
+STUDY = "0123456789abcdef"
+"""A study's key."""
+
+
+def _lease(database: Database, worker: str, *, trial: int = 7, seconds: float = 60) -> None:
+    holder = Holder(worker=worker)
+    with database.lock("study") as connection:
+        leases.grant(connection, study_key=STUDY, trial=trial, holder=holder, seconds=seconds)
+
+
+def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None:
+    _lease(database, "me")
+    epochs = [
+        _epoch(1, test_loss=1e308, test_accuracy=0.1 + 0.2),
+        _epoch(2, train_loss=2 / 3, train_accuracy=1.0, validation_loss=5e-300,
+               validation_accuracy=0.0),
+    ]  # fmt: skip
+    for epoch in epochs:
+        database.record(STUDY, 7, "me", epoch, "0" * 64)
+    assert database.epochs(STUDY, 7) == epochs
+    assert database.epochs(STUDY, 8) == []
+    assert database.checkpoint_sha256(STUDY, 7, 1) == "0" * 64
+
+
+def test_an_epoch_that_is_recorded_stays_as_it_is(database: Database) -> None:
+    _lease(database, "me")
+    database.record(STUDY, 7, "me", _epoch(1, test_loss=1.0), None)
+    database.record(STUDY, 7, "me", _epoch(1, test_loss=2.0), "f" * 64)
+    assert database.epochs(STUDY, 7) == [_epoch(1, test_loss=1.0)]
+
+
+def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
+    with pytest.raises(LeaseLost):
+        database.record(STUDY, 7, "me", _epoch(1), None)
+    _lease(database, "me")
+    _lease(database, "another")
+    with pytest.raises(LeaseLost, match="no longer leased to me"):
+        database.record(STUDY, 7, "me", _epoch(1), None)
+    assert database.epochs(STUDY, 7) == []
+
+
+def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) -> None:
+    for trial in (7, 8, 9):
+        _lease(database, "me", trial=trial)
+    for trial, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
+        database.record(STUDY, trial, "me", _epoch(number), None)
+    found = database.epochs_of_study(STUDY, [8, 7])
+    assert found == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
+    assert set(database.epochs_of_study(STUDY)) == {7, 8, 9}
+    assert database.epochs_of_study("another") == {}
+
+
+def test_a_lease_expires_by_the_databases_clock(database: Database) -> None:
+    _lease(database, "me", seconds=0.2)
+    assert not leases.leases(database, STUDY)[7].expired
+    time.sleep(0.3)
+    assert leases.leases(database, STUDY)[7].expired
+    renew = partial(
+        leases.renew,
+        database,
+        study_key=STUDY,
+        trial=7,
+        worker="me",
+        seconds=60.0,
+        batches_per_second=12.5,
+    )
+    assert renew()
+    lease = leases.leases(database, STUDY)[7]
+    assert (lease.expired, lease.batches_per_second) == (False, 12.5)
+    leases.release(database, study_key=STUDY, trial=7, worker="another")
+    assert 7 in leases.leases(database, STUDY)
+    leases.release(database, study_key=STUDY, trial=7, worker="me")
+    assert leases.leases(database, STUDY) == {}
+    assert not renew()
+
+
+def test_the_databases_clock_is_in_seconds(database: Database) -> None:
+    with database.engine.connect() as connection:
+        first = connection.scalar(select(clock()))
+    assert first == pytest.approx(time.time(), abs=2)
+
+
+def test_what_the_lock_writes_is_there_whole_or_not_at_all(database: Database) -> None:
+    with suppress(InterruptedError), database.lock("study") as connection:
+        leases.grant(connection, study_key=STUDY, trial=7, holder=Holder(), seconds=60)
+        raise InterruptedError
+    assert leases.leases(database, STUDY) == {}
+
+
+COUNT = """
+import sys, time
+from pathlib import Path
+from search.database.database import Database
+database = Database(sys.argv[1])
+count = Path(sys.argv[2])
+for _ in range(20):
+    with database.lock("count"):
+        number = int(count.read_text())
+        time.sleep(0.001)
+        count.write_text(str(number + 1))
+"""
+
+
+def test_processes_open_an_empty_database_together_and_lock_each_other_out(
+    url: str, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+    command = [sys.executable, "-c", COUNT, url, str(count)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert count.read_text() == "160"
+
+
+def test_a_killed_process_gives_the_lock_back(url: str) -> None:
+    code = (
+        "import sys, time\nfrom search.storage import Database\n"
+        "with Database(sys.argv[1]).lock('x'):\n print('held', flush=True)\n time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    holder.kill()
+    holder.communicate()
+    database = Database(url)
+    with database.lock("x"):
+        pass
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> None:
+    code = (
+        "import os, signal, sys\nfrom search import storage\n"
+        "from search.database.outage import is_outage\nstorage.LOCK_SECONDS = 1\n"
+        "database = storage.Database(sys.argv[1])\n"
+        "try:\n"
+        " with database.lock('x') as connection:\n"
+        "  os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "  connection.exec_driver_sql('SELECT 1')\n"
+        "except Exception as error:\n"
+        " sys.exit(3 if is_outage(error) else 1)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
+    while psutil.Process(holder.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    database = Database(url)
+    with database.lock("x"):
+        holder.send_signal(signal.SIGCONT)
+        _, errors = holder.communicate(timeout=30)
+    assert holder.returncode == 3, errors
+    database.close()
+
+
+def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    with database.engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("search.db", "--storage, or SEARCH_STORAGE, is a URL such as .*, not 'search.db'"),
+        ("postgres//me:hush@host/db", "is a URL such as .*, not that"),
+        ("mysql://root:hush@host/db", "SQLite and PostgreSQL are known, not 'mysql'"),
+        ("postgresql://127.0.0.1:9/db?user=me&password=hush", "a password stands before the host"),
+        ("postgresql://me:a@hush@127.0.0.1:9/db", "a password stands before the host"),
+        ("postgresql://me:hush@host:port/db", "is a URL such as .*, not that"),
+        ("postgresql://me:hush@127.0.0.1:9/db?connect_timeout=soon", "(?i)invalid integer|soon"),
+        ("sqlite:///search.db?timeout=abc", "a SQLite URL takes nothing after a ?"),
+        ("sqlite://", "in memory is gone"),
+        ("sqlite:///:memory:", "in memory is gone"),
+        ("sqlite:////nowhere/at/all/search.db", "there is no folder /nowhere/at/all"),
+        ("postgresql://me:hush@127.0.0.1:9/db", "(?i)connection.*refused"),
+        ("postgresql://me:hush@no-such-host.invalid/db", "no-such-host"),
+    ],
+)
+def test_a_database_that_cannot_be_is_refused_in_one_line(url: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as error:
+        check(url)
+    assert "hush" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_told_with_the_way_out() -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    line = explained(make_url("sqlite:///search.db"), error)
+    assert line.endswith("disk is full; free some space, or name a file on another disk")
+
+
+def test_a_file_that_another_process_has_to_itself_is_an_outage_and_a_missing_column_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.database.url.BUSY_SECONDS", 0.1)
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    database = Database(url)
+    with database.engine.connect() as connection:
+        with pytest.raises(OperationalError, match="no such column") as missing:
+            connection.execute(text("SELECT absent FROM search_epochs"))
+        assert not is_outage(missing.value)
+    database.close()
+    holder = sqlite3.connect(tmp_path / "search.db")
+    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="database is locked") as locked:
+        Database(url)
+    holder.close()
+    assert is_outage(locked.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but long enough to have a header" * 10)
+    with pytest.raises(UserError, match="file is not a database"):
+        Database(f"sqlite:///{path}")
+    assert path.read_text().startswith("not a database")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.db"]
+
+
+@pytest.mark.parametrize("others", [[], ["authors"], ["version_info"], ["trials", "trial_values"]])
+def test_tables_named_as_optunas_do_not_make_a_database_optunas(
+    url: str, others: list[str]
+) -> None:
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        for name in ("studies", *others):
+            connection.execute(text(f"CREATE TABLE {name} (id INTEGER, title TEXT)"))
+    with pytest.raises(UserError, match="holds other tables"):
+        Database(url)
+    assert _tables(url) == {"studies", *others}
+    engine.dispose()
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(url: str) -> None:
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE flowers (name TEXT)"))
+    with pytest.raises(UserError, match=r"holds other tables \(flowers") as error:
+        Database(url)
+    assert PASSWORD not in str(error.value)
+    assert _tables(url) == {"flowers"}
+    engine.dispose()
+
+
+def test_a_database_of_another_schema_is_refused_and_left_alone(url: str) -> None:
+    Database(url).close()
+    engine = create_engine(make_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v2.4.0.a'"))
+        connection.execute(text("DROP TABLE search_epochs"))
+        connection.execute(text("DROP TABLE trial_heartbeats"))
+    before = _tables(url)
+    with pytest.raises(UserError, match=r"of schema v2.4.0.a, and this Optuna needs v"):
+        Database(url)
+    assert _tables(url) == before
+    engine.dispose()
+
+
+def test_optunas_own_database_is_taken_over_with_its_studies(url: str) -> None:
+    storage = optuna.storages.RDBStorage(url)
+    optuna.create_study(study_name="mine", storage=storage)
+    storage.engine.dispose()
+    database = Database(url)
+    assert [study.study_name for study in database.optuna.get_all_studies()] == ["mine"]
+    database.close()
+
+
+def test_a_creation_that_was_cut_off_is_finished(tmp_path: Path) -> None:
+    whole = f"sqlite:///{tmp_path / 'whole.db'}"
+    Database(whole).close()
+    tables = _tables(whole)
+    connection = sqlite3.connect(tmp_path / "whole.db")
+    rows = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    )
+    statements = [statement for (statement,) in rows]
+    connection.close()
+    for done in range(1, len(statements), 3):
+        part = tmp_path / f"part{done}.db"
+        connection = sqlite3.connect(part)
+        for statement in statements[:done]:
+            connection.execute(statement)
+        connection.close()
+        Database(f"sqlite:///{part}").close()
+        assert _tables(f"sqlite:///{part}") == tables
+
+
+def test_a_password_is_in_no_text_of_the_database(postgresql: str) -> None:
+    database = Database(postgresql)
+    assert PASSWORD not in str(database) + repr(database.url)
+    assert "***" in str(database)
+    database.close()
+
+
+def _tables(url: str) -> set[str]:
+    from sqlalchemy import inspect
+
+    engine = create_engine(make_url(url))
+    names = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return names
+
+
+TWICE = """
+import sys, time
+from search.database.database import Database
+with Database(sys.argv[1]).lock("study"):
+    print(time.monotonic(), end=" ", flush=True)
+    time.sleep(0.3)
+    print(time.monotonic(), flush=True)
+"""
+
+
+def test_all_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "link.db").symlink_to("real/search.db")
+    names = ("real/search.db", "./real/../real/search.db", "folder/search.db", "link.db",
+             str(tmp_path / "real" / "search.db"))  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE, f"sqlite:///{name}"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    held = []
+    for process in started:
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        held.append(tuple(map(float, output.split())))
+    for (_, left), (entered, _) in itertools.pairwise(sorted(held)):
+        assert left <= entered
+    assert {path.name for path in (tmp_path / "real").iterdir()} == {"search.db", "search.db.lock"}
+
+
+def test_a_name_that_sqlites_log_would_not_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    Database(url).close()
+    (tmp_path / "second.db").hardlink_to(tmp_path / "search.db")
+    for name in ("search.db", "second.db"):
+        with pytest.raises(UserError, match=r"has 2 names .hard links., which damages"):
+            check(f"sqlite:///{tmp_path / name}")
+    (tmp_path / "second.db").unlink()
+    check(url)
+    mounts = tmp_path / "mounts"  # as of `docker run -v …/search.db:/…/search.db`
+    mounts.write_text(f"36 35 8:1 / {tmp_path / 'search.db'} rw - ext4 /dev/sda1 rw\n")
+    monkeypatch.setattr("search.database.file_system.MOUNTS", mounts)
+    with pytest.raises(UserError, match=r"a file that is mounted by itself.*; mount its folder"):
+        check(url)
+
+
+def test_the_lock_is_open_to_whoever_may_write_the_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    Database(url).close()
+    (tmp_path / "search.db").chmod(0o660)
+    Database(url).close()
+    assert (tmp_path / "search.db.lock").stat().st_mode & 0o777 == 0o660

@@ -1,0 +1,118 @@
+"""Workers on a real Ray cluster of several nodes, on this machine."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search.database.database import Database
+from tests.commands import leased_pids
+from tests.conftest import Command
+
+QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+
+
+class Nodes:
+    """A cluster whose nodes are processes of this machine: a head, and one that can be lost."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        self.address: str = self._cluster.address
+
+    def add(self, **resources: Any) -> None:
+        self._other = self._cluster.add_node(**resources)
+
+    def lose(self) -> None:
+        self._cluster.remove_node(self._other, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = Nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def _start(folder: Path, *options: object) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", *QUICK, *map(str, options)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _until_two_run(folder: Path) -> None:
+    deadline = time.monotonic() + 110
+    while len(leased_pids(folder)) < 2:
+        assert time.monotonic() < deadline, "they did not begin"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(200)
+def test_a_worker_that_dies_with_its_node_is_replaced(nodes: Nodes, tmp_path: Path) -> None:
+    nodes.add(num_cpus=1)
+    process = _start(
+        tmp_path, "--ray", nodes.address, "--workers", "auto", "--epochs", 60, "--trials", 7
+    )
+    _until_two_run(tmp_path)
+    time.sleep(1)
+    nodes.lose()
+    shown, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, shown
+    assert "On a Ray cluster of 1 machine, 2 workers (of each: CPUs 1, GPUs 0)" in shown
+    assert re.search(r"^worker [12] is gone .*; another takes its place$", shown, re.MULTILINE)
+    assert "Trials: 7 of 7 finished" in shown
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    trials = database.optuna.get_all_trials(1)
+    database.close()
+    assert [trial.state for trial in trials[:6]] == [TrialState.COMPLETE] * 6
+    assert len(trials) == 7
+
+
+def test_ctrl_c_stops_workers_on_ray_and_those_that_wait_for_room(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    process = _start(tmp_path, "--ray", nodes.address, "--workers", 2, "--epochs", 500)
+    for line in iter(process.stdout.readline, ""):  # type: ignore[union-attr]  # a pipe
+        if "EPOCH" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert "Stopped by SIGINT; the same command goes on where it was." in shown
+    assert leased_pids(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--gpus-per-worker", 0.5), "--gpus-per-worker 0.5: no machine of the Ray cluster has"),
+        (("--threads", 9), "--threads 9: no machine of the Ray cluster has more than 1"),
+    ],
+)
+def test_what_the_cluster_lacks_is_refused(
+    nodes: Nodes, search: Command, options: tuple[object, ...], complaint: str, tmp_path: Path
+) -> None:
+    done = search("run", *QUICK, "--ray", nodes.address, "--workers", 2, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "search.db").exists()

@@ -1,0 +1,253 @@
+"""The notes that a study has in the dashboard, read as the dashboard reads them."""
+
+import dataclasses
+import itertools
+import math
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from optuna_dashboard import get_note, save_note
+from optuna_dashboard._note import get_note_from_system_attrs
+from sqlalchemy import event
+
+from search.analysis.answer import Answer
+from search.artifacts.local import Folder
+from search.artifacts.study_files import Store
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.snapshot import Overview
+from search.database.studies import join
+from search.reporting.notes import Notes, Progress, text
+from search.study.choices import Choices
+from search.study.pruners import SuccessiveHalving
+from search.study.study import Study
+from studies.cifar import study as cifar
+from tests.database.test_identity import renamed
+from tests.made_up import add, made_up
+
+
+@pytest.fixture
+def published(study: Study) -> Study:
+    """The small study, with the report's figures beside its variants."""
+    return dataclasses.replace(study, epochs=5, trials=40, published=cifar.published)
+
+
+@pytest.fixture
+def notes(database: Database, published: Study, tmp_path: Path) -> Notes:
+    made_up(database, published, 12)
+    joined = join(database, published, data_digest="none")
+    store = Store(Folder(tmp_path), "0" * 16)
+    return Notes(database=database, study=published, joined=joined, store=store)
+
+
+def _nothing() -> Progress:
+    none = Overview.of_trials([], epochs={}, n_epochs=5)
+    answer = Answer(best=None, standings={}, unproven=None)
+    return Progress(counts=Counter(), some=none, answer=answer)
+
+
+def _attributes(notes: Notes) -> dict[str, Any]:
+    return notes.database.optuna.get_study_system_attrs(notes.joined._study_id)
+
+
+def _updated(notes: Notes) -> str:
+    notes.update()
+    note: str = get_note(notes.joined)
+    return note
+
+
+def _rows(note: str, heading: str) -> list[list[str]]:
+    """Return the cells of the rows of the table whose first column is called so."""
+    lines = note.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
+    notes.update()
+    note = get_note(notes.joined)
+    trials = notes.joined.get_trials()
+    assert note.startswith("# small\n")
+    assert "12 of 40 trials: 4 complete, 8 pruned; 0 failed." in note
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
+    shown = [(row[0], row[1]) for row in _rows(note, "best trials")]
+    assert shown == [(str(trial.number), f"{trial.values[0]:.4f}") for trial in best]
+    assert [row[0] for row in _rows(note, "name")][:2] == ["`bn1`", "`bn2`"]
+    first, second = _rows(note, "variant")
+    assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
+    assert second[0] == "question-3"
+    assert (
+        "\nOurs: the first 160 of 1438 images, 5 epochs. Report: up to 10 epochs. Not comparable: "
+        "ours are trained on digits and not cifar10; on the first 160 of 1438 images.\n"
+    ) in note
+    assert "on a rung (epochs 1, 4)" in note
+    assert "The best of many trials on the test set is optimistic" in note
+
+
+def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> None:
+    notes.update()
+    attributes = _attributes(notes)
+    variant = notes.joined.get_trials()[0]
+    note = get_note_from_system_attrs(attributes, variant._trial_id)["body"]
+    assert note.startswith("# question-1\n")
+    assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
+    assert "Not comparable: ours are trained on digits and not cifar10; on the first 160" in note
+    sampled = notes.joined.get_trials()[3]
+    assert get_note_from_system_attrs(attributes, sampled._trial_id)["body"] == ""
+
+
+def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
+    notes.update()
+    before = _attributes(notes)
+    notes.update()
+    assert _attributes(notes) == before
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    notes.update()
+    assert _attributes(notes)["dashboard:note_ver"] == 2
+    assert "1 failed" in get_note(notes.joined)
+
+
+def test_a_note_that_a_user_wrote_or_edited_is_left_alone(notes: Notes) -> None:
+    variant = notes.joined.get_trials()[0]
+    save_note(optuna.Trial(notes.joined, variant._trial_id), "mine")
+    notes.update()
+    assert get_note(notes.joined).startswith("# small")
+    assert get_note_from_system_attrs(_attributes(notes), variant._trial_id)["body"] == "mine"
+    save_note(notes.joined, get_note(notes.joined) + "\n\nand my own line")
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    notes.update()
+    assert get_note(notes.joined).endswith("and my own line")
+    assert "0 failed" in get_note(notes.joined)
+    save_note(notes.joined, "")
+    notes.update()
+    assert "1 failed" in get_note(notes.joined)
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_note_is_written_whole_or_not_at_all(notes: Notes, write: int) -> None:
+    notes.update()
+    notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+    before, done = get_note(notes.joined), itertools.count(1)
+
+    def kill(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if "study_system_attributes SET" in statement and next(done) == write:
+            raise InterruptedError
+
+    event.listen(notes.database.engine, "before_cursor_execute", kill)
+    with pytest.raises(InterruptedError):
+        notes.update()
+    event.remove(notes.database.engine, "before_cursor_execute", kill)
+    assert get_note(notes.joined) == before
+    notes.update()
+    assert "1 failed" in get_note(notes.joined)
+
+
+def test_the_notes_of_a_renamed_study_are_still_the_services(notes: Notes) -> None:
+    notes.update()
+    save_note(optuna.Trial(notes.joined, notes.joined.trials[1]._trial_id), "mine")
+    renamed(notes.database, "small", "large")
+    study = dataclasses.replace(notes.study, name="large")
+    joined = join(notes.database, study, data_digest="none")
+    theirs = dataclasses.replace(notes, study=study, joined=joined)
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    theirs.update()
+    assert get_note(joined).startswith("# large")
+    assert "1 failed" in get_note(joined)
+    assert get_note(optuna.Trial(joined, joined.trials[1]._trial_id)) == "mine"
+
+
+def test_what_somebody_else_completed_is_told_and_not_ranked(notes: Notes) -> None:
+    add(notes.database, notes.joined, [0.7, 0.75, 0.8, 0.85, 0.89], value=0.98)
+    add(notes.database, notes.joined, [0.7, 0.75], value=0.99)
+    notes.joined.add_trial(create_trial(value=math.inf))
+    note = _updated(notes)
+    rows = _rows(note, "best trials")
+    assert rows[0][:2] == ["14", "0.8900"]
+    assert not {"15", "16"} & {row[0] for row in rows}
+    assert (
+        "\n- trial 14: told from outside: COMPLETE 0.98; measured here: 0.8900 after 5 of 5 epochs"
+        "\n- trial 15: told from outside: COMPLETE 0.99; measured here: 0.7500 after 2 of 5 epochs"
+        "\n- trial 16: told from outside: COMPLETE inf; measured here: 0 of 5 epochs\n"
+    ) in note
+
+
+def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
+    first, second = _rows(_updated(notes), "best trials")[:2]
+    study = dataclasses.replace(notes.study, name="small-rerun", variants={})
+    rerun = join(notes.database, study, data_digest="none")
+    rerun.set_user_attr("origin", study_ref(notes.joined).key)
+    accuracies = {first[0]: (0.50, 0.52, 0.51), second[0]: (0.71, 0.72, 0.70)}
+    for number, reached in accuracies.items():
+        for repeat, accuracy in enumerate(reached):
+            attributes = {"trial": int(number), "repeat": repeat, "seed": repeat}
+            add(notes.database, rerun, [accuracy - 0.1] * 4 + [accuracy], user_attrs=attributes)
+    note = _updated(notes)
+    assert "With 3 fresh seeds the best is trial " + second[0] in note
+    assert "train the winner again" not in note
+    rows = {row[0]: row[2] for row in _rows(note, "best trials")}
+    assert rows[second[0]] == "0.7100 ± 0.0100 (0.7000 to 0.7200)"
+    assert rows[first[0]].startswith("0.5100 ± ")
+    of_reruns = dataclasses.replace(notes, study=study, joined=rerun)
+    of_reruns.update()
+    assert "| best trials |" not in get_note(rerun)
+    assert "trained again with fresh seeds" in get_note(rerun)
+
+
+def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str) -> None:
+    other = Database(url)
+    joined = optuna.load_study(study_name="small", storage=other.optuna)
+    theirs = dataclasses.replace(notes, database=other, joined=joined)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with other.lock(f"note/{study_ref(joined).key}"):
+            held.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    notes.update_unless_busy()
+    assert get_note(notes.joined) == ""
+    done.set()
+    thread.join()
+    theirs.update_unless_busy()
+    assert get_note(notes.joined).startswith("# small")
+    other.close()
+
+
+def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:
+    nothing = _nothing()
+    comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
+    note = text(comparable, nothing)
+    assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
+    assert "Compare figures after the same epoch, not the best ones." in note
+    assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
+    unpublished = text(dataclasses.replace(comparable, published=None), nothing)
+    assert "Report:" not in unpublished
+
+
+def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:
+    odd = dataclasses.replace(published, variants={"a\\|b": base})
+    nothing = _nothing()
+    assert "\n| a\\\\\\|b | " in text(odd, nothing)  # a backslash and a bar, each after another
+
+
+def test_a_study_of_another_pruner_does_not_speak_of_rungs(notes: Notes) -> None:
+    assert isinstance(notes.study.pruner, SuccessiveHalving)
+    median = dataclasses.replace(notes.study, pruner=optuna.pruners.MedianPruner(), variants={})
+    dataclasses.replace(notes, study=median).update()
+    note = get_note(notes.joined)
+    assert "stopped early by MedianPruner" in note
+    assert "ariants" not in note

@@ -1,0 +1,199 @@
+"""What a search shows on terminals of all sizes, while it runs and at its end."""
+
+import dataclasses
+import io
+import re
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from rich.console import Console, RenderableType
+
+from search.analysis.ranking import standings
+from search.database.database import Database
+from search.database.leases import Lease
+from search.database.liveness import ProcessIdentity
+from search.database.snapshot import Observer, Overview
+from search.database.studies import join
+from search.reporting.progress import Status, following
+from search.reporting.seed_tables import comparison, rerun_table
+from search.reporting.terminal import summary
+from search.study.choices import Choices
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.study.trial_attributes import VARIANT
+from studies.cifar import study as cifar
+from tests.made_up import made_up
+
+SIZES = [(80, 24), (120, 40), (40, 10)]
+VARIANTS = list(cifar.variants)
+
+
+def _shown(what: RenderableType, width: int, height: int = 24) -> list[str]:
+    """Return the lines on a terminal of that size, none of which is wider than it."""
+    file = io.StringIO()
+    console = Console(
+        file=file, width=width, height=height, force_terminal=True, color_system=None, markup=False
+    )
+    console.print(what)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return lines
+
+
+def _first_cells(lines: list[str]) -> list[str]:
+    return [re.split(r" *[│┃|] *", line)[1] for line in lines if line.startswith(("│", "|"))]
+
+
+def _trial(number: int, state: TrialState, name: str, base: Choices) -> FrozenTrial:
+    made = create_trial(
+        state=state,
+        value=0.7 + number / 100 if state == TrialState.COMPLETE else None,
+        params=base.params(),
+        distributions=dict(cifar.ranges),
+        user_attrs={VARIANT: name},
+    )
+    made.number = number
+    return made
+
+
+def _epoch(accuracy: float, number: int = 1) -> Epoch:
+    return Epoch(number=number, batch_loss=1.0, test_loss=1.0, test_accuracy=accuracy, seconds=1.0)
+
+
+def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
+    """Return the variants complete, the last of them the best, and then so many trials that run."""
+    names = [(TrialState.COMPLETE, one) for one in VARIANTS]
+    names += [(TrialState.RUNNING, name or VARIANTS[n % 6]) for n in range(running)]
+    trials = [_trial(number, *state, base) for number, state in enumerate(names)]
+    epochs = {
+        trial.number: [_epoch(trial.values[0] if trial.values else 0.6789)] for trial in trials
+    }
+    leases = {
+        trial.number: Lease(
+            trial=trial.number,
+            worker="worker",
+            process=ProcessIdentity.current(),
+            expired=False,
+            batches_per_second=1234.5,
+        )
+        for trial in trials[6:]
+    }
+    values = {trial.number: trial.values[0] for trial in trials if trial.values}
+    return Overview(trials=trials, values=values, epochs=epochs, leases=leases, n_epochs=1)
+
+
+def _status(overview: Overview) -> Status:
+    return Status(overview=overview, epochs=10, budget=6, time_left="about 1:20:30")
+
+
+@pytest.mark.parametrize("running", [0, 2, 32])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_live_view_says_the_best_and_the_counts_first_and_fits(
+    base: Choices, width: int, height: int, running: int
+) -> None:
+    lines = _shown(_status(_overview(base, running=running)), width, height)
+    assert len(lines) < height
+    assert lines[0] == "best 0.7500 (trial 5 question-4.2)"
+    assert re.fullmatch("━+ 6 of 6 trials", lines[1])
+    told = " ".join(line.strip() for line in lines[2:4])
+    assert told.startswith("0 pruned, 0 failed; time left: about 1:20:30")
+    table = [line.rstrip() for line in lines if re.match(r"\d+ (base|question)", line)]
+    assert all("0.6789" in row for row in table)
+    labels = [f"{6 + n} {VARIANTS[n % 6]}" for n in range(len(table))]
+    assert [" ".join(row.split()[:2]) for row in table] == labels
+    left = [line.rstrip() for line in lines if line.startswith("and ")]
+    assert left == ([f"and {running - len(table)} more"] if len(table) < running else [])
+    if left:
+        assert len(lines) == height - 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 3), (12, 6), (30, 12), (1, 1)])
+def test_the_live_view_is_no_larger_than_a_tiny_terminal(
+    base: Choices, width: int, height: int
+) -> None:
+    lines = _shown(_status(_overview(base, running=32, name="名" * 40)), width, height)
+    assert len(lines) <= max(height - 1, 1)
+    assert width < 11 or lines[0].startswith("best 0.7500")
+
+
+def test_what_is_left_when_a_search_ends_is_what_was_printed(
+    database: Database, study: Study
+) -> None:
+    made_up(database, study, 12)
+    observer = Observer(database, join(database, study, data_digest="none"))
+    console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
+    with following(observer, console, epochs=study.epochs, budget=20):
+        console.print("a worker's message")
+    assert isinstance(console.file, io.StringIO)
+    output = console.file.getvalue()
+    assert "12 of 20 trials" in output
+    assert _left_on_screen(output) == ["a worker's message"]
+
+
+def _left_on_screen(output: str) -> list[str]:
+    """Return the lines that a terminal shows after `output`; rich moves up, and erases lines."""
+    rows, at = [""], 0
+    for code, text in re.findall(r"\x1b\[([?\d;]*[A-Za-z])|(\r|\n|[^\x1b\r\n]+)", output):
+        if code == "1A":
+            at -= 1
+        elif code == "2K":
+            rows[at] = ""
+        elif text == "\n":
+            at += 1
+            rows += [""] * (at == len(rows))
+        elif text != "\r":
+            rows[at] += text
+    assert rows[at:] == [""] * len(rows[at:])
+    return [row for row in rows if row]
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
+    database: Database, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    joined = join(database, study, data_digest="none")
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with following(Observer(database, joined), console, epochs=study.epochs, budget=20):
+        joined.tell(joined.ask(), state=TrialState.FAIL)
+    assert isinstance(console.file, io.StringIO)
+    assert "FAIL after 0 of" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [160, 80, 60, 40])
+def test_the_first_column_of_a_searchs_tables_is_whole_at_any_width(
+    base: Choices, width: int
+) -> None:
+    published = dataclasses.replace(cifar, trials=60)
+    lines = _shown(summary(_overview(base, running=0), published), width)
+    first = [cell for cell in _first_cells(lines) if cell]
+    best = [f"{number} {VARIANTS[number]}" for number in (5, 4, 3, 2, 1)]
+    assert first == [*best, *VARIANTS]
+    text = "\n".join(lines)
+    assert "0.7500" in text
+    assert "…" not in text
+    if width >= 80:
+        assert "0.7757" in text  # the report's best of question-4.2
+        assert "optimizer=SGD" in text
+
+
+@pytest.mark.parametrize("width", [160, 80, 60, 40])
+def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
+    base: Choices, width: int
+) -> None:
+    trials = {
+        number: _trial(number, TrialState.COMPLETE, "question-4.1", base) for number in (7, 8)
+    }
+    found = standings({7: {0: 0.8, 1: 0.82}, 8: {0: 0.7, 1: 0.71}})
+    lines = _shown(rerun_table(found, trials), width)
+    assert [cell for cell in _first_cells(lines) if re.match(r"\d", cell)] == [
+        "7 question-4.1",
+        "8 question-4.1",
+    ]
+    assert "0.8100" in "\n".join(lines)
+    epochs = [_epoch(0.701), _epoch(0.702, 2)]
+    runs = {name: {0: epochs, 1: epochs[:1]} for name in VARIANTS}
+    lines = _shown(comparison(runs, cifar), width)
+    cells = _first_cells(lines)
+    assert [cell for cell in cells if cell in VARIANTS] == VARIANTS
+    assert cells.count("test accuracy") == 2 * len(VARIANTS)
+    assert "0.7010" in "\n".join(lines)

@@ -1,0 +1,385 @@
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, create_trial
+
+import studies
+from search.errors import UserError
+from search.study.choices import RANGES
+from search.study.definition import differences
+from search.study.shipped import known
+from search.study.study import Study, load
+
+
+def test_the_shipped_studies_are_found_by_name() -> None:
+    assert known() == ["cifar", "digits"]
+    cifar = load("cifar")
+    assert (cifar.dataset, cifar.trials, cifar.epochs, cifar.batch_size) == ("cifar10", 60, 10, 32)
+    assert load("digits").dataset == "digits"
+
+
+def test_the_six_variants_are_those_of_the_report() -> None:
+    rows = {
+        name: (c.bn1, c.extra_fc, c.bn2, c.conv_bias and c.fc_bias, c.optimizer, c.lr,
+               c.weight_decay, c.schedule)
+        for name, c in load("cifar").variants.items()
+    }  # fmt: skip
+    assert rows == {
+        "base": ("off", False, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-1": ("plain", False, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-2": ("plain", True, "off", True, "SGD", 0.01, 0.0, "constant"),
+        "question-3": ("plain", True, "off", True, "Adamax", 0.001, 1e-4, "constant"),
+        "question-4.1": ("plain", True, "off", True, "Adamax", 0.001, 1e-5, "constant"),
+        "question-4.2": ("plain", True, "affine", True, "Adamax", 0.001, 1e-5, "constant"),
+    }
+    assert list(rows) == list(load("digits").variants)
+
+
+@pytest.mark.parametrize(
+    ("change", "n_train", "n_held_out", "n_test"),
+    [
+        ({}, 1438, 0, 359),
+        ({"images": 64}, 64, 0, 64),
+        ({"images": 1024}, 1024, 0, 359),
+        ({"select": "validation"}, 1295, 143, 359),
+        ({"select": "validation", "images": 64}, 64, 64, 64),
+        ({"select": "validation", "images": 160}, 160, 143, 160),
+    ],
+)
+def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
+    change: dict[str, object], n_train: int, n_held_out: int, n_test: int
+) -> None:
+    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
+    found = study.n_train(1438), study.n_held_out(1438), study.n_test(359)
+    assert found == (n_train, n_held_out, n_test)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"images": 2000}, "--images 2000: there are 1438 images to train on"),
+        ({"images": 1300, "select": "validation"}, "there are 1295 images to train on"),
+        ({"images": 33}, r"33 images in batches of 32 .*; give --images 32"),
+    ],
+)
+def test_images_that_are_not_there_or_leave_a_single_one_are_refused(
+    change: dict[str, object], complaint: str
+) -> None:
+    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=complaint):
+        study.n_train(1438)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\nb", "é" * 51])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="a study's name"):
+        dataclasses.replace(load("digits"), name=name)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "name,value\nbase,1\n", "variant,epoch,test_accuracy\nx,1,0.5\n"]
+)
+def test_published_figures_that_cannot_be_read_are_refused_at_once(
+    tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "figures.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"published: .*figures.csv is no CSV file with"):
+        dataclasses.replace(load("digits"), published=path)
+
+
+def test_the_reports_best_accuracies_are_kept() -> None:
+    published = load("cifar").published_figures
+    best: dict[str, float] = {}
+    for (variant, _), figures in published.items():
+        best[variant] = max(best.get(variant, 0.0), figures["test_accuracy"])
+    assert len(published) == 59
+    assert best == {
+        "base": 0.7494,
+        "question-1": 0.7625,
+        "question-2": 0.7768,
+        "question-3": 0.7766,
+        "question-4.1": 0.7642,
+        "question-4.2": 0.7757,
+    }
+    with (Path(studies.__path__[0]) / "cifar" / "published.csv").open() as lines:
+        assert {row["variant"] for row in csv.DictReader(lines)} == set(best)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"images": 50_000}, None),
+        ({"epochs": 2, "seed": 7}, None),
+        ({"images": 500}, "trained on the first 500 of 50000 images"),
+        (
+            {"select": "validation"},
+            "trained on all 50000 images but the last tenth, held out for validation",
+        ),
+        ({"images": 500, "select": "validation"}, "trained on the first 500 of 50000 images"),
+        ({"dataset": "digits"}, "trained on digits and not cifar10"),
+        (
+            {"dataset": "folder:mine", "images": 9},
+            "trained on folder:mine and not cifar10; on the first 9 images",
+        ),
+        ({"images": 500, "published": None}, None),
+    ],
+)
+def test_published_figures_compare_with_trials_on_all_images_of_their_dataset(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    assert dataclasses.replace(load("cifar"), **changes).incomparable == reason
+
+
+def test_published_figures_that_name_no_dataset_are_of_the_studys(tmp_path: Path) -> None:
+    path = tmp_path / "figures.csv"
+    columns = "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy"
+    path.write_text(f"{columns}\nbase,1,1,0.5,1,0.5\n")
+    own = dataclasses.replace(load("digits"), published=path)
+    assert own.incomparable is None
+    path.write_text(f"{columns},dataset\nbase,1,1,0.5,1,0.5,digits\nbase,2,1,0.5,1,0.5,cifar10\n")
+    with pytest.raises(UserError, match="published: "):
+        dataclasses.replace(own, published=path)
+
+
+def test_a_study_of_another_dataset_is_not_taken_for_this_one() -> None:
+    definition = load("cifar").definition("digest")
+    assert load("cifar").defined({**definition, "images": 500}).images == 500
+    with pytest.raises(UserError, match="dataset is 'cifar10' in the database and 'digits' here"):
+        load("digits").defined(definition)
+
+
+def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "flowers.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from search.study import Study\n"
+        "@dataclass\n"
+        "class Sizes:\n"
+        "    trials: int = 3\n"
+        "study = Study(name='flowers', dataset='digits', trials=Sizes().trials)"
+    )
+    assert load(str(path)).name == "flowers"
+    assert "flowers" not in sys.modules
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., str]:
+    """Run Python with these words in a folder of its own, without `python -m pytest`'s path."""
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("own", ["studies/__init__.py", "studies/other.txt", "studies.py"])
+def test_a_project_with_studies_of_its_own_has_the_shipped_ones_too(
+    own: str, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / own).write_text("raise RuntimeError('theirs is not to be run')\n")
+    (tmp_path / "studies" / "common.py").write_text("TRIALS = 7\n")
+    is_package = own == "studies/__init__.py"
+    theirs = "from studies.common import TRIALS\n" if is_package else "TRIALS = 7\n"
+    (tmp_path / "mine.py").write_text(
+        f"{theirs}from studies.cifar import VARIANTS\nfrom search.study import Study\n"
+        "study = Study(name='mine', dataset='digits', variants=VARIANTS, trials=TRIALS)\n"
+    )
+    code = (
+        "import search.study as s; print(s.load('cifar').name, s.load('digits').name, s.known(),"
+        " s.load('mine.py').trials, len(s.load('mine.py').variants))"
+    )
+    assert python("-c", code) == "cifar digits ['cifar', 'digits'] 7 6\n"
+
+
+def test_a_package_studies_that_is_imported_already_keeps_what_it_has(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "studies.py").write_text("THEIRS = 3\n")
+    code = "import studies, search.study as s; print(s.load('digits').name, studies.THEIRS)"
+    assert python("-c", code) == "digits 3\n"
+
+
+HIDING = ("argparse", "helpers", "json", "optuna", "random", "sqlalchemy", "studies", "torch")
+
+
+def test_files_of_the_current_folder_hide_no_module_from_a_command(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    for name in HIDING:
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} is hidden')\n")
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "helpers.py").touch()
+    (tmp_path / "my" / "mine.py").write_text("import helpers\nfrom studies.digits import study\n")
+    options = ("--images", "64", "--epochs", "1", "--trials", "2", "--no-variants")
+    run = (
+        "-m",
+        "search.run",
+        "--study",
+        "my/mine.py",
+        "--device",
+        "cpu",
+        "--workers",
+        "2",
+        *options,
+    )
+    assert "Trials: 2 of 2 finished" in python(*run)
+
+
+def test_a_study_file_imports_the_files_beside_it_wherever_it_is_run_from(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    folder = tmp_path / "my studies é"
+    folder.mkdir()
+    for name in ("random", "torch", "search", "optuna"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name} is hidden')\n")
+    (folder / "helpers.py").write_text("TRIALS = 5\n")
+    (folder / "mine.py").write_text(
+        "import random\nfrom dataclasses import replace\n"
+        "from helpers import TRIALS\nfrom studies.digits import study\n"
+        "print('a word')\nstudy = replace(study, trials=TRIALS)\n"
+    )
+    (tmp_path / "link.py").symlink_to(folder / "mine.py")
+    for path in (f"{folder.name}/mine.py", str(folder / "mine.py"), "link.py"):
+        code = f"import search.study as s; print(s.load({path!r}).trials); import torch"
+        assert python("-c", code) == "5\n"
+
+
+def test_a_study_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    text = "from dataclasses import replace\nfrom studies.digits import study\n"
+    for trials in (3, 4):
+        path.write_text(f"{text}study = replace(study, trials={trials})\n")
+        os.utime(path, (1e9, 1e9))
+        assert load(str(path)).trials == trials
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown study; known: cifar, digits"):
+        load("cifra")
+    with pytest.raises(UserError, match="no such file"):
+        load(str(tmp_path / "absent.py"))
+    path = tmp_path / "empty.py"
+    path.write_text("study = ")
+    with pytest.raises(UserError, match=r"empty.py: SyntaxError: invalid syntax"):
+        load(str(path))
+    path.write_text("from .helpers import study")
+    with pytest.raises(UserError, match="`from helpers import x` takes the file beside it"):
+        load(str(path))
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(UserError, match=r"folder.py: there is no such file"):
+        load(str(tmp_path / "folder.py"))
+    path.write_text("study = 3")
+    with pytest.raises(UserError, match="defines no `study`"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        ("Study(name='x', datset='digits')", r"line 3: TypeError: .* argument 'datset'"),
+        ("Study(name='x', dataset='roses')", "line 3: unknown dataset 'roses'; known: cifar10, di"),
+        ("Study(name='x', dataset='digits:5')", "line 3: unknown dataset"),
+        ("Study(name='x', dataset='folder:')", "a path comes after the colon, as in folder:flow"),
+        ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
+        ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
+        ("Study(name='x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
+        ("Study(name='x', dataset='torchvision:Kinetics')", "is known for CIFAR100, Country211"),
+        ("exit(4)", "line 3: SystemExit: 4"),
+        ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
+        ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
+    ],
+)
+def test_what_is_wrong_in_a_file_of_ones_own_is_told_with_its_line(
+    tmp_path: Path, call: str, complaint: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"from search.study import Study\n\nstudy = {call}\n")
+    with pytest.raises(UserError, match=rf"mine.py, .*{complaint}") as error:
+        load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
+    few = dataclasses.replace(study, select="validation", images=None)
+    with pytest.raises(UserError, match="a tenth of 9 training images is less than one"):
+        few.n_train(9)
+    assert (few.n_train(10), few.n_held_out(10)) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"epochs": 0}, "epochs is a whole number of 1 or more, not 0"),
+        ({"batch_size": 1}, "batch_size is a whole number of 2 or more, not 1"),
+        ({"trials": 2.5}, "trials is a whole number of 1 or more, not 2.5"),
+        ({"epochs": 2**31}, "epochs is 2147483647 or less, not 2147483648"),
+        ({"images": True}, "images is a whole number of 2 or more, not True"),
+        ({"seed": -1}, "seed is a whole number from 0"),
+        ({"select": "train"}, "select is test or validation"),
+        ({"ranges": {k: r for k, r in RANGES.items() if k != "lr"}}, "'lr' has no range"),
+    ],
+)
+def test_a_study_refuses_nonsense(study: Study, change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        dataclasses.replace(study, **change)  # type: ignore[arg-type]
+
+
+def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
+    odd = dataclasses.replace(study.variants["question-1"], lr=0.5)
+    with pytest.raises(UserError, match=r"variant odd: lr is a number from 0.0001 to 0.1, not 0.5"):
+        dataclasses.replace(study, variants={"odd": odd})
+
+
+def test_a_difference_of_definition_is_named(study: Study) -> None:
+    other = dataclasses.replace(study, epochs=5, trials=50, seed=3)
+    assert differences(study.definition("x"), other.definition("x")) == [
+        "epochs is 4 in the database and 5 here",
+        "seed is 0 in the database and 3 here",
+    ]
+    assert differences(study.definition("x"), study.definition("y"))
+    assert not differences(study.definition("x"), dataclasses.replace(study).definition("x"))
+
+
+def _trial(number: int, **attributes: object) -> FrozenTrial:
+    trial = create_trial(value=0.5, user_attrs=attributes)
+    trial.number = number
+    return trial
+
+
+def test_trials_have_seeds_of_their_own_that_follow_the_studys(study: Study) -> None:
+    trials = [_trial(number) for number in range(1000)]
+    seeds = [study.trial_seed(trial) for trial in trials]
+    assert len(set(seeds)) == 1000
+    assert seeds == [dataclasses.replace(study).trial_seed(trial) for trial in trials]
+    assert dataclasses.replace(study, seed=1).trial_seed(trials[0]) not in seeds
+
+
+def test_a_re_run_has_the_seed_that_it_was_given(study: Study) -> None:
+    seeds = [study.repeat_seed(repeat) for repeat in range(100)]
+    assert len(set(seeds)) == 100
+    assert [study.trial_seed(_trial(7, seed=seed)) for seed in seeds] == seeds
+
+
+def test_studies_and_storage_load_without_torch() -> None:
+    code = (
+        "import sys, search.study, search.storage, search.claims, search.summary, search.view;"
+        "search.study.study.load('cifar'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,119 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search.study.choices import Choices
+from search.vision.network import Network, build
+from studies.cifar import VARIANTS
+
+CONVOLUTIONS = {
+    "conv1.weight": 864, "conv1.bias": 32, "conv2.weight": 9216, "conv2.bias": 32,
+    "conv3.weight": 18432, "conv3.bias": 64, "conv4.weight": 36864, "conv4.bias": 64,
+}  # fmt: skip
+FULLY_CONNECTED = {
+    "fc1.weight": 2097152, "fc1.bias": 512, "fc2.weight": 5120, "fc2.bias": 10,
+}  # fmt: skip
+EXTRA = {"extra_fc.0.weight": 262144, "extra_fc.0.bias": 512}
+AFFINE = {"bn2.weight": 512, "bn2.bias": 512}
+COUNTS = {
+    "base": (CONVOLUTIONS | FULLY_CONNECTED, 2168362),
+    "question-1": (CONVOLUTIONS | FULLY_CONNECTED, 2168362),
+    "question-2": (CONVOLUTIONS | FULLY_CONNECTED | EXTRA, 2431018),
+    "question-3": (CONVOLUTIONS | FULLY_CONNECTED | EXTRA, 2431018),
+    "question-4.1": (CONVOLUTIONS | FULLY_CONNECTED | EXTRA, 2431018),
+    "question-4.2": (CONVOLUTIONS | FULLY_CONNECTED | EXTRA | AFFINE, 2432042),
+}
+
+
+def _cifar(choices: Choices, seed: int = 0) -> Network:
+    return build(choices, channels=3, size=32, n_classes=10, seed=seed)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_variant_has_its_parameters_layer_by_layer(variant: str) -> None:
+    counts = {name: p.numel() for name, p in _cifar(VARIANTS[variant]).named_parameters()}
+    expected, total = COUNTS[variant]
+    assert counts == expected
+    assert sum(counts.values()) == total
+
+
+def test_without_biases_only_weights_are_left(base: Choices) -> None:
+    bare = dataclasses.replace(base, conv_bias=False, fc_bias=False, extra_fc=True, bn1="affine")
+    names = {name for name, _ in _cifar(bare).named_parameters()}
+    assert names == {
+        "conv1.weight", "conv2.weight", "conv3.weight", "conv4.weight", "fc1.weight",
+        "bn1.weight", "bn1.bias", "extra_fc.0.weight", "fc2.weight",
+    }  # fmt: skip
+
+
+class Report(nn.Module):
+    """The network as the report's author wrote it: ReLU, then pooling; every layer spelt out."""
+
+    def __init__(self, choices: Choices, *, channels: int = 3, size: int = 32) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=choices.conv_bias)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1, bias=choices.conv_bias)
+        self.conv3 = nn.Conv2d(32, 64, 3, padding=1, bias=choices.conv_bias)
+        self.conv4 = nn.Conv2d(64, 64, 3, padding=1, bias=choices.conv_bias)
+        self.fc1 = nn.Linear(64 * (size // 4) ** 2, 512, bias=choices.fc_bias)
+        if choices.bn1 != "off":
+            self.bn1 = nn.BatchNorm1d(512, affine=choices.bn1 == "affine")
+        if choices.extra_fc:
+            self.extra_fc = nn.Sequential(nn.Linear(512, 512, bias=choices.fc_bias), nn.ReLU())
+        if choices.bn2 != "off":
+            self.bn2 = nn.BatchNorm1d(512, affine=choices.bn2 == "affine")
+        self.fc2 = nn.Linear(512, 10, bias=choices.fc_bias)
+        self.choices = choices
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = F.max_pool2d(x, 2, 2)
+        x = F.relu(self.conv3(x))
+        x = F.relu(self.conv4(x))
+        x = F.max_pool2d(x, 2, 2)
+        x = F.relu(self.fc1(x.reshape(len(x), -1)))
+        if self.choices.bn1 != "off":
+            x = self.bn1(x)
+        if self.choices.extra_fc:
+            x = self.extra_fc(x)
+        if self.choices.bn2 != "off":
+            x = self.bn2(x)
+        scores: Tensor = self.fc2(x)
+        return scores
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_and_gradients_are_those_of_the_report_written_out(variant: str) -> None:
+    choices = VARIANTS[variant]
+    ours = _cifar(choices).double()
+    theirs = Report(choices).double()
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(6, 3, 32, 32, dtype=torch.float64)
+    for network in (ours, theirs):
+        network(images).square().sum().backward()
+    torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-12)
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone(base: Choices) -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    first, again, other = _cifar(base, 1), _cifar(base, 1), _cifar(base, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.fc1.weight, again.fc1.weight)
+    assert not torch.equal(first.fc1.weight, other.fc1.weight)
+
+
+def test_other_image_sizes_and_classes_fit(base: Choices) -> None:
+    for channels, size in ((1, 8), (1, 28), (3, 64), (3, 256)):
+        network = build(base, channels=channels, size=size, n_classes=7, seed=0)
+        assert network(torch.zeros(2, channels, size, size)).shape == (2, 7)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        build(base, channels=1, size=10, n_classes=7, seed=0)

