@@ -150,7 +150,7 @@ def test_processes_open_an_empty_database_together_and_lock_each_other_out(
 
 def test_a_killed_process_gives_the_lock_back(url: str) -> None:
     code = (
-        "import sys, time\nfrom search.storage import Database\n"
+        "import sys, time\nfrom search.database.database import Database\n"
         "with Database(sys.argv[1]).lock('x'):\n print('held', flush=True)\n time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
