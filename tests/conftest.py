@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 PASSWORD = "open-sesame"
 """In every PostgreSQL URL of the tests; the server trusts anyone, but nothing may print it."""
+
+for number in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest runs in the background
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
