@@ -1,0 +1,1 @@
+"""The command line: the parser, the options that commands share, completion."""

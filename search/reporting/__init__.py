@@ -1,0 +1,1 @@
+"""What a study has found, for readers: tables, charts, pages, notes, the live view."""

@@ -1,0 +1,1 @@
+"""Training of image classifiers: datasets, the network, the training loop."""

@@ -1,0 +1,1 @@
+"""The dashboard: Optuna's, guarded, with the artifacts that the service keeps."""

@@ -1,0 +1,1 @@
+"""One worker's life: claims, trials, checkpoints, results, replay, re-runs."""
