@@ -1,0 +1,1 @@
+"""What batch normalization does in the variants whose accuracy collapses; run as a module."""
