@@ -335,15 +335,14 @@ class Ordeal:
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in Folder(self._folder / "artifacts").files.iterdir()
         }
-        pictures = {name for name in there if name.endswith("-c")}
-        assert {name: there[name] for name in there.keys() - pictures} == kept
+        assert there == kept
         metas = [
             meta
             for trial in overview.trials
             for meta in get_all_artifact_meta(trial, storage=self.database.uncached)
         ]
         listed = {meta.artifact_id for meta in metas}
-        assert listed == kept.keys() | pictures, listed ^ (kept.keys() | pictures)
+        assert listed == kept.keys(), listed ^ kept.keys()
         best = {str(trial.number) for trial in overview.ranked[:5]}
         lacking = best - {name.split("-")[1] for name in kept}
         self.counts["best trials without weights"] += len(lacking)

@@ -9,7 +9,7 @@ after it has gone from both, and without the study's lock: it may be on a networ
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, delete, insert, select
 
-from search.artifacts.study_files import CURVES, Store
+from search.artifacts.study_files import Store
 from search.database import artifact_lists, queries
 from search.database.artifact_lists import File, Listed
 from search.database.database import Database
@@ -53,8 +53,6 @@ class Kept:
         number: int,
         accuracy: float | None,
         sha256: str | None,
-        *,
-        has_curves: bool,
     ) -> list[str]:
         """Note the files of a trial that is about to end; only under the study's lock.
 
@@ -64,11 +62,10 @@ class Kept:
         """
         is_kept = sha256 is not None and accuracy is not None and self.wants(trial_id, accuracy)
         weights = [] if sha256 is None else [self._weights(number, sha256)]
-        curves = [self._curves(number)] if has_curves else []
         listed = Listed(
             trial_id=trial_id,
             prefix=self.store.trial_prefix(number),
-            files=[*curves, *(weights if is_kept else [])],
+            files=weights if is_kept else [],
         )
         with self._database.engine.begin() as connection:
             connection.execute(delete(table).where(self._is(number)))
@@ -102,13 +99,6 @@ class Kept:
         return File(
             artifact_id=self.store.artifact_id(number, sha256),
             filename=self._filename(number, ".safetensors"),
-        )
-
-    def _curves(self, number: int) -> File:
-        return File(
-            artifact_id=self.store.curves_id(number),
-            filename=self._filename(number, "-curves.svg"),
-            mimetype="image/svg+xml",
         )
 
     def _filename(self, number: int, ending: str) -> str:
@@ -146,9 +136,8 @@ class Kept:
         ids = self.store.ids()
         running = self._running()
         with self._database.engine.begin() as connection:
-            artifact_lists.remove_stale(connection, self._ref, self.store.prefix, spared=CURVES)
-            curves = artifact_lists.ids(connection, self._ref.study_id, ending=CURVES)
-        kept = {*self._rows().values(), *curves}
+            artifact_lists.remove_stale(connection, self._ref, self.store.prefix)
+        kept = set(self._rows().values())
         self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _best(self) -> list[Place]:

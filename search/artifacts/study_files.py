@@ -11,10 +11,6 @@ from collections.abc import Iterable, Set
 
 from search.artifacts.store import Artifacts
 
-CURVES = "-c"
-"""Ending of the id of a trial's learning curves: there is one picture for each trial that has
-ended, whoever ended it, and no sum ends so."""
-
 log = logging.getLogger(__name__)
 
 
@@ -50,17 +46,6 @@ class Store:
         sha256 = hashlib.sha256(content).hexdigest()
         self._artifacts.write(self.artifact_id(number, sha256, epoch=epoch), content)
         return sha256
-
-    def write_curves(self, number: int, picture: bytes) -> None:
-        """Write the picture of the trial's learning curves.
-
-        Raises:
-            OSError: there is no room or no answer; nothing of the file is left.
-        """
-        self._artifacts.write(self.curves_id(number), picture)
-
-    def curves_id(self, number: int) -> str:
-        return self.trial_prefix(number).removesuffix("-") + CURVES
 
     def read(self, number: int, sha256: str, *, epoch: int | None = None) -> bytes | None:
         """Return what was written; None if it is not here, undamaged."""

@@ -72,18 +72,6 @@ def replace(connection: Connection, listed: Listed) -> list[str]:
     return sorted(were - {file.artifact_id for file in listed.files})
 
 
-def ids(connection: Connection, study_id: int, *, ending: str) -> list[str]:
-    """Return the listed ids of a study that end so."""
-    query = select(_attributes.c.key).where(
-        _attributes.c.trial_id.in_(
-            select(_trials.c.trial_id).where(_trials.c.study_id == study_id)
-        ),
-        _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX),
-        _attributes.c.key.endswith(ending),
-    )
-    return [key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in connection.scalars(query)]
-
-
 def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:
     keys = [ARTIFACTS_ATTR_PREFIX + one for one in artifact_ids]
     connection.execute(
@@ -101,9 +89,8 @@ def n_listing(connection: Connection, artifact_id: str) -> int:
     return sum(connection.execute(select(*counts)).one())
 
 
-def remove_stale(connection: Connection, study: StudyRef, prefix: str, spared: str) -> None:
-    """Remove the files of ended trials that are not kept weights; `prefix` is of the study's ids,
-    and what ends with `spared` stays.
+def remove_stale(connection: Connection, study: StudyRef, prefix: str) -> None:
+    """Remove the files of ended trials that are not kept weights; `prefix` is of the study's ids.
 
     One statement: what a trial lists that begins meanwhile is not touched.
     """
@@ -113,7 +100,6 @@ def remove_stale(connection: Connection, study: StudyRef, prefix: str, spared: s
         delete(_attributes).where(
             _attributes.c.trial_id.in_(select(_trials.c.trial_id).where(*ended)),
             _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + prefix),
-            _attributes.c.key.not_like(f"%{spared}"),
             _attributes.c.key.not_in(
                 select(ARTIFACTS_ATTR_PREFIX + weights.c.artifact_id).where(kept)
             ),

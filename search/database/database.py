@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import URL, ColumnElement, Connection, func, insert, select, update
 
@@ -109,29 +109,6 @@ class Database:
             with self._locks.begin() as connection:
                 _lock(connection, name)
                 yield connection
-
-    @contextmanager
-    def lock_if_free(self, name: str) -> Iterator[bool]:
-        """Hold the lock called `name` as `lock` does, unless another process has it.
-
-        Yield whether it is held.
-        """
-        if _is_sqlite(self.url):
-            lock = _file_lock(self.url)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                lock.release()
-        else:
-            with self._locks.begin() as connection:
-                yield bool(
-                    connection.scalar(select(func.pg_try_advisory_xact_lock(_lock_key(name))))
-                )
 
     def record(
         self,

@@ -38,6 +38,9 @@ DEFINITION = "definition"
 BUDGET = "budget"
 """User attribute of a study: its budget in trials, and that of the study file when it was set."""
 
+PUBLISHED = "search:published"
+"""System attribute of a study: the published figures that its own can be compared with."""
+
 _rows = tables.studies
 
 
@@ -76,6 +79,7 @@ def join(
             f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
             "Give the same options as before, or choose another --name"
         )
+    _keep_published(database, ref, study)
     with database.lock(ref.key):
         every = joined.get_trials(deepcopy=False)
         trials = [trial for trial in every if trial.state != TrialState.FAIL]
@@ -178,6 +182,25 @@ def _created(database: Database, study: Study, definition: Definition) -> StudyR
     ref = study_ref(created)
     _settle(database, ref, study.name)
     return ref
+
+
+def _keep_published(database: Database, ref: StudyRef, study: Study) -> None:
+    """Store the published figures that the study's curves can be compared with, by variant and
+    epoch, for whoever draws them without the study's file."""
+    now: dict[str, dict[str, Mapping[str, float]]] = {}
+    if not study.incomparable:
+        for (variant, epoch), figures in study.published_figures.items():
+            now.setdefault(variant, {})[str(epoch)] = figures
+    if database.optuna.get_study_system_attrs(ref.study_id).get(PUBLISHED, {}) != now:
+        database.optuna.set_study_system_attr(ref.study_id, PUBLISHED, now)
+
+
+def published_for(
+    database: Database, ref: StudyRef, variant: str | None
+) -> Mapping[int, Mapping[str, float]]:
+    """Return what was stored of the published figures of a variant, by epoch; empty if nothing."""
+    stored = database.optuna.get_study_system_attrs(ref.study_id).get(PUBLISHED, {})
+    return {int(epoch): of for epoch, of in stored.get(variant, {}).items()}
 
 
 def _settle(database: Database, ref: StudyRef, name: str) -> None:

@@ -1,7 +1,7 @@
 """The learning curves of one trial as a picture: loss and accuracy, train and test in one plot.
 
-An SVG file of a few kilobytes, drawn in a millisecond or two, so that every trial can have one.
-The drawing is for `templates/curves.svg`; here is what it shows and where.
+An SVG file of a few kilobytes, drawn in a millisecond or two, when somebody looks at the trial. The
+drawing is for `templates/curves.svg`; here is what it shows and where.
 """
 
 import math
@@ -61,6 +61,12 @@ class Panel:
     ticks: Sequence[Tick]
     epochs: Sequence[Tick]
     lines: Sequence[Line]
+
+
+def curves_id(files: str, number: int) -> str:
+    """Return the artifact's id under which the dashboard hands out a trial's curves; `files` as in
+    `search.database.tables.studies`. Nothing is stored under it."""
+    return f"{files}-{number}-c"
 
 
 def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:

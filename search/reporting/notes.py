@@ -1,27 +1,27 @@
 """What a study says of itself in Optuna's dashboard: a note on the study, one on each variant.
 
-Written when a trial ends, from a few queries whose cost hardly grows with the study. A note that
-somebody else wrote or changed stays: each of ours ends in a line that is not shown, with the
+Written after trials have ended, from a few queries whose cost hardly grows with the study. A note
+that somebody else wrote or changed stays: each of ours ends in a line that is not shown, with the
 SHA-256 of the rest. It goes where the note goes, as when the dashboard renames a study.
 """
 
 import hashlib
 import json
+import math
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import optuna
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.storages._rdb.models import StudySystemAttributeModel, TrialModel, TrialValueModel
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy import Connection, String, cast, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, decided, reruns_of
 from search.analysis.seeds import ORIGIN_KEY, Repeats
-from search.artifacts.store import Artifacts
-from search.artifacts.study_files import Store
 from search.database import queries, tables
 from search.database.database import Database
 from search.database.identity import study_ref
@@ -29,6 +29,7 @@ from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import BUDGET, files_of
 from search.reporting import variants
+from search.reporting.curves import curves_id
 from search.reporting.rendering import template
 from search.study.choices import FIELDS, in_words, spelled
 from search.study.epoch import Epoch
@@ -42,6 +43,8 @@ TOLD = 10
 """So many of the trials that somebody else completed are in the note."""
 SIGNATURE = "\n\n[sha256]: # "
 """Before the sum at a note's end: to Markdown the definition of a link, which is not shown."""
+UPDATE_SECONDS = 5.0
+"""Between two updates by one worker while it runs trials."""
 NOTE_LENGTH = 2045
 """Characters of an attribute that is a part of a note."""
 
@@ -106,63 +109,63 @@ def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
     return set(connection.scalars(query))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Notes:
-    """The notes of a study in the database."""
+    """The notes of a study in the database.
+
+    They are written without a lock: each has a version, and whoever finds another one than it read
+    before it looked at the trials looks again.
+    """
 
     database: Database
     study: Study
     joined: optuna.Study
-    store: Store
+    _updated_at: float = field(default=-math.inf, init=False)
+    """By `time.monotonic()`."""
 
     @classmethod
-    def of(cls, database: Database, study: Study, artifacts: Artifacts) -> Self:
+    def of(cls, database: Database, study: Study) -> Self:
         """Return the notes of a study in the database, with the budget that it has there."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
         trials = joined.user_attrs.get(BUDGET, {}).get("trials", study.trials)
-        store = Store(artifacts, files_of(database, study_ref(joined)))
-        study = replace(study, trials=trials)
-        return cls(database=database, study=study, joined=joined, store=store)
+        return cls(database=database, study=replace(study, trials=trials), joined=joined)
 
     def update(self) -> None:
-        """Bring the notes up to date, once whoever does the same has done it."""
-        with self.database.lock(self._lock):
+        """Bring the notes up to date."""
+        while not self._write():
+            pass  # another process has written meanwhile, or a user
+
+    def update_if_due(self) -> None:
+        """Bring the notes up to date, unless this worker has done so a moment ago, or another
+        process does so now: `update` has the last word."""
+        if time.monotonic() - self._updated_at >= UPDATE_SECONDS:
             self._write()
 
-    def update_unless_busy(self) -> None:
-        """Bring the notes up to date, unless another process does the same at this moment.
-
-        That one may not know of what was told a moment ago: `update` has the last word.
-        """
-        with self.database.lock_if_free(self._lock) as held:
-            if held:
-                self._write()
-
-    @property
-    def _lock(self) -> str:
-        return f"note/{study_ref(self.joined).key}"
-
-    def _curves(self, trial: FrozenTrial) -> str | None:
-        """Return where the dashboard has the picture of the trial's curves; None if it has none."""
-        artifact_id = self.store.curves_id(trial.number)
-        if ARTIFACTS_ATTR_PREFIX + artifact_id not in trial.system_attrs:
-            return None
-        return f"/artifacts/{self.joined._study_id}/{trial._trial_id}/{artifact_id}"
-
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """Write what has changed, all of it or nothing; return False if somebody was faster."""
+        self._updated_at = time.monotonic()
         storage, ref = self.database.optuna, study_ref(self.joined)
-        study_id = ref.study_id
+        there = storage.get_study_system_attrs(ref.study_id)  # before what they are made of
         progress = Progress.of(self.database, self.study, ref)
         notes: dict[int | None, str] = {None: text(self.study, progress)}
         for name, trial in progress.some.variants.items():
             if name in self.study.variants:
-                epochs, curves = progress.some.of(trial), self._curves(trial)
-                notes[trial._trial_id] = variant_text(self.study, name, epochs, curves)
-        there = storage.get_study_system_attrs(study_id)
-        with self.database.engine.begin() as connection:  # so that a note is there whole
-            for trial_id, now in notes.items():
-                for key, value in _attributes(there, trial_id, _signed(now)).items():
-                    _set(connection, study_id, key, value)
+                epochs = progress.some.of(trial)
+                curves = curves_id(files_of(self.database, ref), trial.number)
+                link = f"/artifacts/{ref.study_id}/{trial._trial_id}/{curves}" if epochs else None
+                notes[trial._trial_id] = variant_text(self.study, name, epochs, link)
+        try:
+            with self.database.engine.begin() as connection:
+                for trial_id, now in notes.items():
+                    for key, value in _attributes(there, trial_id, _signed(now)).items():
+                        _set(connection, ref.study_id, key, value, there.get(key))
+        except (IntegrityError, _Overtaken):
+            return False
+        return True
+
+
+class _Overtaken(Exception):
+    """An attribute is not what it was when it was read."""
 
 
 def _signed(note: str) -> str:
@@ -189,13 +192,22 @@ def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> di
     }
 
 
-def _set(connection: Connection, study_id: int, key: str, value: object) -> None:
-    """Set a system attribute of the study as Optuna does, but in the connection's transaction."""
+def _set(connection: Connection, study_id: int, key: str, value: object, before: object) -> None:
+    """Set a system attribute of the study as Optuna does, but in the connection's transaction, and
+    only if it is still what it was `before`; None if it was not there.
+
+    Raises:
+        IntegrityError, _Overtaken: it is not.
+    """
     table = StudySystemAttributeModel.__table__
-    there = (table.c.study_id == study_id) & (table.c.key == key)
     written = {"value_json": json.dumps(value)}
-    if not connection.execute(update(table).where(there).values(written)).rowcount:
+    if before is None:
         connection.execute(insert(table).values(study_id=study_id, key=key, **written))
+        return
+    there = (table.c.study_id == study_id) & (table.c.key == key)
+    same = there & (table.c.value_json == json.dumps(before))
+    if not connection.execute(update(table).where(same).values(written)).rowcount:
+        raise _Overtaken
 
 
 def text(study: Study, progress: Progress) -> str:

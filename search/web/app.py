@@ -1,23 +1,30 @@
 """Optuna's dashboard as a WSGI application over one database and one store of artifacts.
 
 Its language-model features and the markup in notes that could run code are off. A database or a
-store that does not answer, and what is not there, are told in one line.
+store that does not answer, and what is not there, are told in one line. The learning curves of each
+trial are among its artifacts, and are drawn when somebody looks at them.
 """
 
+import io
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
 from bottle import HTTPError, HTTPResponse, Route, request
+from optuna.artifacts import ArtifactMeta
 from optuna.artifacts._protocol import ArtifactStore
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb.models import StudyModel, TrialModel
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.engine import ExceptionContext
 
@@ -25,11 +32,17 @@ from search.database import artifact_lists
 from search.database.database import Database
 from search.database.dialects import visible_tables
 from search.database.outage import first_line, is_outage
-from search.database.tables import studies, weights
+from search.database.queries import StudyRef
+from search.database.studies import published_for
+from search.database.tables import epochs, studies, weights
+from search.reporting.curves import curves_id, svg
+from search.study.trial_attributes import label, origin_name
 
 IDS = 2**31
 """No id is so large: PostgreSQL refuses one, and SQLite's driver one of more than 64 bits."""
 
+CURVES = re.compile(r"(?P<files>[0-9a-f]{16})-(?P<number>\d+)-c")
+"""The ids of learning curves, as `curves_id` makes them."""
 POLICY = "Content-Security-Policy"
 STYLE = """<style>
 #dashboard main { min-width: 0; overflow-wrap: anywhere; }
@@ -95,15 +108,38 @@ class _Styled:
         return answer
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Drawable:
+    """A study of this service, and its trials that have an epoch to draw."""
+
+    name: str
+    files: str
+    """As in `search.database.tables.studies`."""
+    numbers: Set[int]
+
+    def offer(self, trial: FrozenTrial) -> None:
+        """Let the trial's learning curves be one of its artifacts."""
+        if trial.number in self.numbers:
+            meta = ArtifactMeta(
+                artifact_id=curves_id(self.files, trial.number),
+                filename=f"{self.name}-{trial.number}-curves.svg",
+                mimetype="image/svg+xml",
+                encoding=None,
+            )
+            key = ARTIFACTS_ATTR_PREFIX + meta.artifact_id
+            trial.system_attrs[key] = json.dumps(asdict(meta))
+
+
 class Attentive(_CachedStorage):
     """Optuna's cache of ended trials, which may lose their weights all the same, and whose ids and
-    study's id SQLite gives out again when others have deleted them."""
+    study's id SQLite gives out again when others have deleted them. Adds their curves to them."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.uncached)
         self._engine = database.engine
         self._kept: dict[int, set[int]] = {}
         """Ids of the trials with kept weights when a study was last read, by its id."""
+        self._drawable: dict[int, _Drawable | None] = {}
         self._identities: dict[int, tuple[object, object]] = {}
         """Name and first start of a trial when a study was last read, by its id."""
 
@@ -114,6 +150,7 @@ class Attentive(_CachedStorage):
         with self._engine.connect() as connection:
             kept = set(_kept(connection, study_id))
             identity = connection.scalar(name), connection.scalar(start)
+            self._drawable[study_id] = _drawable(connection, study_id)
         with self._lock:
             if self._identities.get(study_id) != identity:
                 self._studies[study_id] = _StudyInfo()
@@ -125,8 +162,55 @@ class Attentive(_CachedStorage):
             self._kept[study_id] = kept
         super()._read_trials_from_remote_storage(study_id)
 
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        trials = super().get_all_trials(study_id, deepcopy, states)
+        if drawable := self._drawable.get(study_id):
+            for trial in trials:
+                drawable.offer(trial)
+        return trials
+
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._backend.get_trial(trial_id)  # asked when one of its files is
+        """Ask the database: this is called when one of the trial's files is asked for."""
+        trial = self._backend.get_trial(trial_id)
+        study_id = select(TrialModel.study_id).where(TrialModel.trial_id == trial_id)
+        with self._engine.connect() as connection:
+            drawable = _drawable(connection, connection.scalar(study_id), trial.number)
+        if drawable:
+            drawable.offer(trial)
+        return trial
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """As Optuna's: a study that is renamed copies its trials, and the curves are not theirs."""
+        if template_trial is not None:
+            template_trial = copy(template_trial)
+            template_trial.system_attrs = {
+                key: value
+                for key, value in template_trial.system_attrs.items()
+                if not CURVES.fullmatch(key.removeprefix(ARTIFACTS_ATTR_PREFIX))
+            }
+        return super().create_new_trial(study_id, template_trial)
+
+
+def _drawable(
+    connection: Connection, study_id: int | None, number: int | None = None
+) -> _Drawable | None:
+    """Return what can be drawn of a study's trials, or of the one called `number`; None if this
+    service did not make the study."""
+    if not {table.name for table in (studies, epochs)} <= visible_tables(connection).keys():
+        return None
+    made = connection.execute(select(studies).where(studies.c.study_id == study_id)).one_or_none()
+    if made is None:
+        return None
+    first = (epochs.c.study_key == made.study_key) & (epochs.c.number == 1)
+    query = select(epochs.c.trial).where(first)
+    if number is not None:
+        query = query.where(epochs.c.trial == number)
+    return _Drawable(name=made.name, files=made.files, numbers=frozenset(connection.scalars(query)))
 
 
 def _kept(connection: Connection, study_id: int) -> Iterable[int]:
@@ -147,14 +231,17 @@ class _Forgiving:
     """The store's files; one that is gone, or cannot be read, is no failure of the dashboard.
 
     A file is removed only if it is known to be of this database: a study that was copied lists the
-    files of its original.
+    files of its original. Learning curves are no file.
     """
 
     def __init__(self, store: ArtifactStore, database: Database) -> None:
         self._store = store
+        self._database = database
         self._engine = database.engine
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
+        if curves := CURVES.fullmatch(artifact_id):
+            return io.BytesIO(_drawn(self._database, curves["files"], int(curves["number"])))
         with _answering():
             return self._store.open_reader(artifact_id)
 
@@ -163,7 +250,7 @@ class _Forgiving:
             self._store.write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        if not self._is_ours(artifact_id):
+        if CURVES.fullmatch(artifact_id) or not self._is_ours(artifact_id):
             return
         with _answering(), suppress(ArtifactNotFound):  # so that a study without its files can go
             self._store.remove(artifact_id)
@@ -178,6 +265,22 @@ class _Forgiving:
             known = visible_tables(connection)
             query = select(studies.c.files).where(studies.c.files == files[1])
             return studies.name in known and connection.scalar(query) is not None
+
+
+def _drawn(database: Database, files: str, number: int) -> bytes:
+    """Return the picture of the learning curves of the trial called `number`."""
+    with database.engine.connect() as connection:
+        query = select(studies).where(studies.c.files == files)
+        study = connection.execute(query).one_or_none()
+    recorded = [] if study is None else database.epochs(study.study_key, number)
+    if study is None or not recorded:
+        raise HTTPError(404, "there is no epoch of this trial to draw")
+    ref = StudyRef(study_id=study.study_id, key=study.study_key)
+    storage = database.uncached
+    trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(ref.study_id, number))
+    published = published_for(database, ref, origin_name(trial.user_attrs))
+    name = storage.get_study_name_from_id(ref.study_id)
+    return svg(f"{name}, trial {label(trial)}", recorded, published)
 
 
 @contextmanager

@@ -163,11 +163,7 @@ class Claims:
             if kept is not None:
                 # Before the end: a worker killed in between leaves the trial to one more.
                 surplus += kept.enter(
-                    claim.trial_id,
-                    claim.number,
-                    outcome.value,
-                    outcome.weights_sha256,
-                    has_curves=outcome.has_curves,
+                    claim.trial_id, claim.number, outcome.value, outcome.weights_sha256
                 )
             self._study.tell(claim.number, outcome.value, state=outcome.state)
             if kept is not None:

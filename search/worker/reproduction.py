@@ -110,7 +110,7 @@ class Reproduction:
         reruns = self._reruns(study, name, digest, origin=key)
         overview = reruns.train_best(best, n_repeats, self.stop)
         with tolerating_outage():
-            Notes.of(self.database, study, self.artifacts).update()
+            Notes.of(self.database, study).update()
         self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
         found = standings(accuracies(repeats(overview), numbers, study.epochs))

@@ -29,8 +29,6 @@ class Outcome:
     """Of a completed one: the sum of its weights; None if they were not written."""
     seconds_per_epoch: float | None = None
     """Mean wall time of its epochs; None if it has none."""
-    has_curves: bool = False
-    """Whether the picture of its learning curves was written."""
 
     @property
     def attributes(self) -> Mapping[str, str | int | float]:

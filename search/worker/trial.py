@@ -17,9 +17,6 @@ from optuna.trial import TrialState
 
 from search.artifacts.retention import Kept
 from search.database.database import Database, LeaseLost
-from search.database.outage import tolerating_outage
-from search.reporting.curves import svg
-from search.reporting.notes import Notes
 from search.study.choices import Choices
 from search.study.epoch import Epoch
 from search.study.pruners import Cut, Sparing
@@ -28,9 +25,7 @@ from search.study.trial_attributes import (
     ENVIRONMENTS,
     MEASURED_TRAIN,
     VARIANT,
-    label,
     measures_train,
-    origin_name,
 )
 from search.vision.classifier import About, packed
 from search.vision.training import NonFiniteLoss, Training
@@ -55,7 +50,6 @@ class Objective:
     claims: Claims
     checkpoints: Checkpoints
     kept: Kept
-    notes: Notes
     machine: Machine
     measure_train: bool = False
     """Measure train loss and accuracy for sampled trials too, if they begin here."""
@@ -79,10 +73,10 @@ class Objective:
             outcome = self._outcome(claim, after_batch)
         except UpdateFinishedTrialError as error:
             raise LeaseLost(f"trial {claim.number} was ended by another worker") from error
-        outcome = self._illustrated(claim, outcome)
+        if epochs := self.claims.epochs(claim):
+            seconds = fmean(epoch.seconds for epoch in epochs)
+            outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
-        with tolerating_outage():
-            self.notes.update_unless_busy()
         return outcome
 
     def _outcome(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
@@ -213,25 +207,6 @@ class Objective:
             return sha256
         log.warning("trial %d: its weights are not kept: they are lost", claim.number)
         return None
-
-    def _illustrated(self, claim: Claim, outcome: Outcome) -> Outcome:
-        """Draw the trial's learning curves, if it has any; without a picture it ends as well."""
-        epochs = self.claims.epochs(claim)
-        if not epochs:
-            return outcome
-        trial = self._frozen(claim)
-        title = f"{self.joined.study_name}, trial {label(trial)}"
-        variant = origin_name(trial.user_attrs)
-        published = {} if self.study.incomparable else self.study.published_for(variant)
-        picture = svg(title, epochs, published)
-        try:
-            self.kept.store.write_curves(claim.number, picture)
-        except OSError as error:
-            log.warning("trial %d: its learning curves are not kept: %s", claim.number, error)
-        else:
-            outcome = replace(outcome, has_curves=True)
-        seconds = fmean(epoch.seconds for epoch in epochs)
-        return replace(outcome, seconds_per_epoch=round(seconds, 3))
 
     def _about(self, claim: Claim, epoch: Epoch) -> About:
         trial = self._frozen(claim)

@@ -87,8 +87,16 @@ class Stop:
             yield
 
 
-def work(objective: Objective, claims: Claims, stop: Stop) -> None:
+def work(
+    objective: Objective,
+    claims: Claims,
+    stop: Stop,
+    *,
+    after_trial: Callable[[], None] = lambda: None,
+) -> None:
     """Run trials until the study's budget is spent or `stop` asks for an end.
+
+    `after_trial` is called when a trial has ended, without its lease and without any lock.
 
     A database that goes away is waited for: the trial that ran is dropped, and goes on from its
     last recorded epoch in whichever worker claims it next.
@@ -110,6 +118,7 @@ def work(objective: Objective, claims: Claims, stop: Stop) -> None:
                 stop.wait(WAIT_SECONDS)
                 continue
             outcome = _run(objective, claims, claim, stop)
+            after_trial()
         except LeaseLost as error:
             log.warning("%s; going on with another", error)
             continue

@@ -51,7 +51,7 @@ class Workplace:
         store = Store(self.artifacts, files_of(self.database, ref))
         kept = Kept(self.database, ref, store, name=self.study.name, epochs=self.study.epochs)
         kept.sweep()
-        notes = Notes(database=self.database, study=self.study, joined=self.joined, store=store)
+        notes = Notes(database=self.database, study=self.study, joined=self.joined)
         notes.update()
         claims = Claims(
             self.database,
@@ -68,11 +68,10 @@ class Workplace:
             claims=claims,
             checkpoints=Checkpoints(store),
             kept=kept,
-            notes=notes,
             machine=self.machine,
             measure_train=measure_train,
         )
-        work(objective, claims, stop)
+        work(objective, claims, stop, after_trial=notes.update_if_due)
         with tolerating_outage():
             notes.update()
             kept.clean()  # of what could not be removed before

@@ -57,7 +57,7 @@ def test_a_running_trials_newest_checkpoint_is_offered_and_handed_out(
         [], ["small-0-epoch-1.pt"], ["small-0-epoch-2.pt"], ["small-0-epoch-3.pt"],
     ]  # fmt: skip
     after = _listed(process)
-    assert set(after) == {"small-0-curves.svg", "small-0.safetensors"}
+    assert set(after) == {"small-0.safetensors"}
     assert set(artifacts.ids("")) == set(after.values())
 
 
@@ -69,8 +69,7 @@ def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
     work(process.objective, process.claims, Stop())
     for trial in process.trials:
         complete = trial.state == TrialState.COMPLETE
-        expected = {f"small-{trial.number}-curves.svg"}
-        expected |= {f"small-{trial.number}.safetensors"} if complete else set()
+        expected = {f"small-{trial.number}.safetensors"} if complete else set()
         assert set(_listed(process, trial.number)) == expected
     assert TrialState.PRUNED in {trial.state for trial in process.trials}
 
@@ -91,7 +90,7 @@ def test_what_a_user_uploads_stays_listed(
 
     process.run(process.claim(), upload)
     process.objective.kept.sweep()
-    assert set(_listed(process)) == {"note.txt", "small-0-curves.svg", "small-0.safetensors"}
+    assert set(_listed(process)) == {"note.txt", "small-0.safetensors"}
     assert artifacts.read(_listed(process)["note.txt"]) == b"mine"
 
 

@@ -83,7 +83,7 @@ def _expected(trials: list[FrozenTrial]) -> set[int]:
 
 def _check(database: Database, folder: Path, expected: set[int]) -> None:
     """Compare the database, Optuna's lists and the files in `folder`: all have the weights of just
-    `expected`, and the learning curves of each trial that has ended."""
+    `expected`."""
     trials = database.optuna.get_all_trials(1, deepcopy=False)
     numbers = {trial._trial_id: trial.number for trial in trials}
     sums = _sums(database)
@@ -91,16 +91,9 @@ def _check(database: Database, folder: Path, expected: set[int]) -> None:
     with database.engine.connect() as connection:
         attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
     listed = [row for row in attributes if row.key.startswith("artifacts:")]
-    curves = [row for row in listed if row.key.endswith("-c")]
-    ended = [trial.number for trial in trials if trial.state.is_finished()]
-    assert sorted(numbers[row.trial_id] for row in curves) == ended
-    listed = [row for row in listed if row not in curves]
     assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
     files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
-    there = {path.name: _sum(path) for path in folder.iterdir()}
-    pictures = {name for name in there if name.endswith("-c")}
-    assert pictures == {row.key.removeprefix("artifacts:") for row in curves}
-    assert {name: there[name] for name in there.keys() - pictures} == files
+    assert {path.name: _sum(path) for path in folder.iterdir()} == files
 
 
 def _sum(path: Path) -> str:
@@ -173,13 +166,10 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     trials = json.loads(get(app, "/api/studies/1"))["trials"]
     artifacts = {one["number"]: one["artifacts"] for one in trials}
     expected = _expected(found.optuna.get_all_trials(1))
-    assert {number for number, listed in artifacts.items() if len(listed) == 2} == expected
-    assert {number for number, listed in artifacts.items() if listed} == set(artifacts)
-    curves, listed = sorted(artifacts[0], key=lambda one: one["filename"])
+    assert {number for number, listed in artifacts.items() if listed} == expected
+    (listed,) = artifacts[0]
     metas = get_all_artifact_meta(trial, storage=found.optuna)
     assert [dataclasses.asdict(meta) for meta in metas] == artifacts[0]
-    assert curves["filename"] == "cifar-0-curves.svg"
-    assert get(app, f"/artifacts/1/{trial._trial_id}/{curves['artifact_id']}").startswith(b"<svg")
     assert listed["filename"] == "cifar-0.safetensors"
     content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
     assert hashlib.sha256(content).hexdigest() == _sums(found)[trial.number]

@@ -1,9 +1,10 @@
 """What a large study costs those who look at it: `python -m tests.benchmarks.dashboard`.
 
-Over a study of made-up trials with their learning curves listed: the answer that the study's page
-waits for, of this service's dashboard and, in turn with it, of Optuna's own over the same database,
-the plain reference: cold, as the first answer after its start, and warm, with the ended trials in
-its storage's cache; and what is written when a trial ends, its picture and the study's note.
+Over a study of made-up trials: the answer that the study's page waits for, of this service's
+dashboard, which offers their learning curves too, and, in turn with it, of Optuna's own over the
+same database, the plain reference: cold, as the first answer after its start, and warm, with the
+ended trials in its storage's cache; and what it takes to draw a trial's curves, and to write the
+study's note.
 Seconds and milliseconds: median, lowest and highest.
 """
 
@@ -25,13 +26,9 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages._cached_storage import _CachedStorage
 
-from search.artifacts.local import Folder
-from search.artifacts.study_files import Store
-from search.database import artifact_lists
-from search.database.artifact_lists import File, Listed
 from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.studies import files_of, join
+from search.database.studies import join
 from search.reporting.curves import svg
 from search.reporting.notes import Notes
 from search.study.study import Study, load
@@ -65,16 +62,6 @@ def _shown(seconds: list[float], factor: float = 1.0) -> str:
     return f"{statistics.median(seconds) * factor:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _list_curves(database: Database, joined: optuna.Study) -> None:
-    key = files_of(database, study_ref(joined))
-    with database.engine.begin() as connection:
-        for trial in joined.get_trials(deepcopy=False):
-            curves = File(artifact_id=f"{key}-{trial.number}-c", filename=f"{trial.number}.svg")
-            prefix = f"{key}-{trial.number}-"
-            listed = Listed(trial_id=trial._trial_id, prefix=prefix, files=[curves])
-            artifact_lists.replace(connection, listed)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", nargs="+", type=int, default=[1000, 10000])
@@ -92,9 +79,7 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     database = Database(url)
     joined = join(database, study, data_digest="none")
     made_up(database, study, n_trials - len(joined.get_trials(deepcopy=False)))
-    _list_curves(database, joined)
-    store = Store(Folder(folder), files_of(database, study_ref(joined)))
-    notes = Notes(database=database, study=study, joined=joined, store=store)
+    notes = Notes(database=database, study=study, joined=joined)
     files = FileSystemArtifactStore(folder)
     took: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -108,13 +93,13 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     for what, seconds in took.items():
         print(f"{n_trials} trials, {what}: the study's page after {_shown(seconds)} s", flush=True)
     epochs = database.epochs(study_ref(joined).key, joined.trials[-1].number)
-    picture = _seconds(lambda: svg("digits, trial 1", epochs, {}), rounds)
+    curves = _seconds(lambda: svg("digits, trial 1", epochs, {}), rounds)
     note = []
     for _ in range(rounds):
         joined.tell(joined.ask(), state=optuna.trial.TrialState.FAIL)  # something new to say
         note += _seconds(notes.update, 1)
     print(
-        f"{n_trials} trials: a picture takes {_shown(picture, 1000)} ms, the note "
+        f"{n_trials} trials: drawing curves takes {_shown(curves, 1000)} ms, the note "
         f"{_shown(note, 1000)} ms",
         flush=True,
     )

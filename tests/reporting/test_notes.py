@@ -3,9 +3,8 @@
 import dataclasses
 import itertools
 import math
-import threading
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -16,8 +15,6 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from sqlalchemy import event
 
 from search.analysis.answer import Answer
-from search.artifacts.local import Folder
-from search.artifacts.study_files import Store
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.snapshot import Overview
@@ -38,11 +35,10 @@ def published(study: Study) -> Study:
 
 
 @pytest.fixture
-def notes(database: Database, published: Study, tmp_path: Path) -> Notes:
+def notes(database: Database, published: Study) -> Notes:
     made_up(database, published, 12)
     joined = join(database, published, data_digest="none")
-    store = Store(Folder(tmp_path), "0" * 16)
-    return Notes(database=database, study=published, joined=joined, store=store)
+    return Notes(database=database, study=published, joined=joined)
 
 
 def _nothing() -> Progress:
@@ -204,27 +200,45 @@ def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
     assert "trained again with fresh seeds" in get_note(rerun)
 
 
-def test_one_process_writes_the_note_and_another_goes_on(notes: Notes, url: str) -> None:
-    other = Database(url)
-    joined = optuna.load_study(study_name="small", storage=other.optuna)
-    theirs = dataclasses.replace(notes, database=other, joined=joined)
-    held, done = threading.Event(), threading.Event()
+def test_of_two_that_write_at_once_the_one_that_looked_later_wins(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, after_look = Progress.of, list[Callable[[], object]]()
 
-    def hold() -> None:
-        with other.lock(f"note/{study_ref(joined).key}"):
-            held.set()
-            done.wait(20)
+    def interrupted(*of: Any) -> Progress:
+        progress = look(*of)
+        if after_look:
+            after_look.pop()()
+        return progress
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(20)
-    notes.update_unless_busy()
-    assert get_note(notes.joined) == ""
-    done.set()
-    thread.join()
-    theirs.update_unless_busy()
-    assert get_note(notes.joined).startswith("# small")
-    other.close()
+    def fail() -> None:
+        notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
+
+    def fail_and_update() -> None:
+        fail()
+        dataclasses.replace(notes).update()
+
+    monkeypatch.setattr(Progress, "of", interrupted)
+    for n_failed in (0, 1):  # the first time there are no notes yet
+        after_look.append(fail_and_update)
+        notes.update()
+        assert f"{n_failed + 1} failed" in get_note(notes.joined)
+    fail()
+    after_look.append(lambda: save_note(notes.joined, "mine"))
+    notes.update()
+    assert get_note(notes.joined) == "mine"
+
+
+def test_a_worker_brings_the_notes_up_to_date_every_few_seconds(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for seconds, told in ((0.0, "0 failed"), (4.9, "0 failed"), (5.0, "2 failed")):
+        now[0] = 100.0 + seconds
+        notes.update_if_due()
+        assert told in get_note(notes.joined)
+        notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
 
 
 def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:

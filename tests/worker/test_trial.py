@@ -23,7 +23,6 @@ from search.database import leases
 from search.database.database import Database, LeaseLost
 from search.database.identity import study_ref
 from search.database.studies import files_of, join
-from search.reporting.notes import Notes
 from search.study.choices import RANGES, Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, FINISHED, REASON, RUNG, TRACEBACK
@@ -60,7 +59,6 @@ class Process:
             database=self.database,
             checkpoints=Checkpoints(store),
             kept=kept,
-            notes=Notes(database=self.database, study=study, joined=self.joined, store=store),
             machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
             claims=self.claims,
             **options,  # type: ignore[arg-type]
@@ -132,24 +130,8 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     assert trial.value == epochs[-1].test_accuracy
     assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
     assert leases.leases(process.database, process.ref.key) == {}
-    curves, weights = sorted((tmp_path / "files").iterdir(), key=lambda path: path.stat().st_size)
-    assert curves.read_text().startswith("<svg")  # and no checkpoint
+    (weights,) = (tmp_path / "files").iterdir()  # and no checkpoint
     assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
-
-
-@pytest.mark.parametrize("images", [None, 160])
-def test_a_variants_picture_has_the_published_curves_that_can_be_compared(
-    start: Start, study: Study, tmp_path: Path, images: int | None
-) -> None:
-    path = tmp_path / "figures.csv"
-    path.write_text(
-        "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n"
-        "question-1,1,2,0.1,2,0.1\nquestion-1,2,1,0.5,1,0.5\n"
-    )
-    process = start(dataclasses.replace(study, images=images, epochs=1, published=path))
-    process.run(process.claim())
-    (picture,) = (tmp_path / "files").glob("*-c")
-    assert ("published" in picture.read_text()) == (images is None)
 
 
 def test_a_variant_that_another_process_enqueued_again_runs(start: Start) -> None:
