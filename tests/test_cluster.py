@@ -246,6 +246,19 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     assert "Trials: 8 of 8 finished" in rest
 
 
+def test_workers_that_somebody_stops_are_told_and_not_replaced(tmp_path: Path) -> None:
+    with _started(tmp_path, *ENDLESS) as process:
+        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        for pid in leased_pids(tmp_path):
+            os.kill(pid, signal.SIGTERM)
+        rest = "".join(_lines(process))
+        assert process.wait(timeout=60) == 1
+    told = re.findall(r"^worker (\d) was stopped by SIGTERM; no other takes its place$",
+                      rest, re.MULTILINE)  # fmt: skip
+    assert sorted(told) == ["1", "2", "3"]
+    assert leased_pids(tmp_path) == []
+
+
 def test_a_search_whose_workers_always_die_says_so(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import multiprocessing, os, signal\n"
