@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from search.launch.processes import warm_up
 
-TIMEOUT_SECONDS = 100
+TIMEOUT_SECONDS = 250
 
 
 def leased_pids(where: Path | str) -> list[int]:

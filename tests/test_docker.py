@@ -93,7 +93,7 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
         for more in ((), ("--workers", "1"))
     ]
     for process in workers:
-        shown, _ = process.communicate(timeout=90)
+        shown, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         assert "Trials: 8 of 8 finished" in shown
         assert PASSWORD not in shown
@@ -116,7 +116,7 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
             assert '"study_name": "digits"' in _answer(studies, TOKEN)
         finally:
             process.terminate()
-        assert process.wait(timeout=20) == 143
+        assert process.wait(timeout=120) == 143
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -135,7 +135,7 @@ def test_a_container_that_is_stopped_leaves_cleanly(
                 break
         process.send_signal(getattr(signal, worker["stop_signal"]))
         rest = process.stdout.read()
-        assert process.wait(timeout=60) == 143
+        assert process.wait(timeout=120) == 143
     assert worker["stop_grace_period"] == "2m"
     assert "the same command goes on where it was" in rest
 
@@ -143,6 +143,6 @@ def test_a_container_that_is_stopped_leaves_cleanly(
 def _answer(address: str, token: str) -> str:
     credentials = base64.b64encode(f"me:{token}".encode()).decode()
     asked = urllib.request.Request(address, headers={"Authorization": f"Basic {credentials}"})
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    with urllib.request.urlopen(asked, timeout=120) as answer:
         text: str = answer.read().decode()
         return text

@@ -70,14 +70,13 @@ def rows(url: str) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.timeout(280)
 def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     url: str, tmp_path: Path
 ) -> None:
     undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
     whole = _start(undisturbed, tmp_path / "undisturbed")
     began = time.monotonic()
-    assert whole.wait(timeout=120) == 0
+    assert whole.wait(timeout=250) == 0
     stretch = (time.monotonic() - began) / KILLS
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
@@ -90,7 +89,7 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
             process.wait(timeout=moments.uniform(0, stretch if number else 3))
         process.kill()
         killed += process.wait() == -signal.SIGKILL
-    assert _start(url, tmp_path / "killed").wait(timeout=120) == 0
+    assert _start(url, tmp_path / "killed").wait(timeout=250) == 0
     assert killed >= KILLS - 1
     expected = rows(undisturbed)
     assert len(expected) == 22
@@ -104,7 +103,6 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     assert len(list(files.glob("*-c"))) == len(expected)
 
 
-@pytest.mark.timeout(280)
 def test_many_workers_lose_nothing_by_any_fault(
     url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

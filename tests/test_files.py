@@ -156,7 +156,7 @@ def test_a_file_that_the_user_may_not_write_is_not_replaced() -> None:
         folder.chmod(0o777)
         (folder / "file").write_text("old")
         (folder / "file").chmod(0o444)
-        done = subprocess.run([sys.executable, "-c", attempt], cwd=folder, timeout=30)
+        done = subprocess.run([sys.executable, "-c", attempt], cwd=folder, timeout=120)
         assert done.returncode == 7
         assert (folder / "file").read_text() == "old"
         assert sorted(one.name for one in folder.iterdir()) == ["another", "file"]
@@ -195,3 +195,22 @@ def test_writers_with_the_same_process_id_do_not_share_a_scratch_file(
     write_whole(path, b"mine")
     assert path.read_bytes() == b"mine"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["run", "report", "reproduce", "dashboard"])
+def test_a_current_folder_that_was_deleted_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gone").mkdir()
+    study = [] if name == "dashboard" else ["--study", "digits"]
+    line = ["bash", "-c", 'rmdir "$PWD" && exec "$@"', "bash"]
+    done = subprocess.run(
+        [*line, sys.executable, "-m", f"search.{name}", *study],
+        cwd=tmp_path / "gone",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"python -m search.{name}: error: the current folder has been deleted; `cd` to one that "
+        "is there\n"
+    )

@@ -197,7 +197,7 @@ def _run(
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a command with its streams as the shell's redirections have them."""
     line = ["bash", "-c", f'"$@" {shell}', "bash", sys.executable, "-m", *options]
-    return subprocess.run(line, cwd=folder, stdin=stdin, capture_output=True, timeout=100)
+    return subprocess.run(line, cwd=folder, stdin=stdin, capture_output=True, timeout=250)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from search import output, signals
@@ -93,13 +94,23 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
     return partial(signals.interruptible, work)
 
 
+def _check_current_folder() -> None:
+    """Refuse to work in a folder that is gone, where not even PyTorch's libraries are found."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("the current folder has been deleted; `cd` to one that is there") from error
+
+
 def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
     try:
         if COMPLETION_VARIABLE in os.environ:
             from search.cli.completion import answer
 
             answer(parser)
-        return run(parser.parse_args())
+        options = parser.parse_args()
+        _check_current_folder()
+        return run(options)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

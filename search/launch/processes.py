@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from types import FrameType
 
 from search import output
 from search.errors import UserError
@@ -86,6 +87,8 @@ class Process:
         status = self._process.exitcode
         if status is None:
             return None
+        if status == 128 + signal.SIGTERM:
+            return End(fate=Fate.DONE, why="was stopped by SIGTERM")
         if status in (0, 1):
             return End(fate=Fate.FAILED if status else Fate.DONE)
         return End(fate=Fate.DIED, why=_died_of(status))
@@ -113,18 +116,24 @@ def _blocked() -> Iterator[None]:
 
 
 def _serve(job: Job, lines: "Connection[str, str]") -> None:
-    """Be a worker; exit with status 1 after an error."""
+    """Be a worker; exit with status 1 after an error, else with SIGTERM's if that stopped it."""
     stop = Stop()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        stop.signal = number
+        stop.ask()
+
     # The parent passes on what a terminal sends to all, as SIGTERM.
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.ask())
+    signal.signal(signal.SIGTERM, terminate)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     with output.kept():
         is_well = job.serve(stop, partial(_send, lines))
     if not is_well:
         sys.exit(1)
+    sys.exit(stop.exit_status)
 
 
 def _send(lines: "Connection[str, str]", line: str) -> None:

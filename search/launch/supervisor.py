@@ -39,7 +39,7 @@ class Fate(Enum):
 class End:
     fate: Fate
     why: str = ""
-    """Of one that died: by what."""
+    """Of one that died or was stopped: by what."""
 
 
 class Worker(Protocol):
@@ -127,6 +127,9 @@ def supervise(
                 continue
             del at_work[number]
             failed += end.fate is Fate.FAILED
+            if end.why and end.fate is Fate.DONE and not (stopping or stop.is_asked()):
+                # Somebody has asked this one alone.
+                say(f"worker {number} {end.why}; no other takes its place")
             if end.fate is not Fate.DIED or stopping:
                 continue
             if deaths.are_too_many():

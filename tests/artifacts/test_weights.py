@@ -51,7 +51,7 @@ def _command(*options: str) -> list[str]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search; its name and database are those of the README's lines."""
     folder = tmp_path_factory.mktemp("searched")
-    done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 
@@ -251,7 +251,7 @@ def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) 
         )
         for _ in range(2)
     ]
-    assert [command.wait(timeout=100) for command in commands] == [0, 0]
+    assert [command.wait(timeout=250) for command in commands] == [0, 0]
     database = Database(url)
     expected = _expected(database.optuna.get_all_trials(1))
     _check(database, tmp_path / "artifacts" / "files", expected)

@@ -28,7 +28,7 @@ def _completed(line: str, folder: Path) -> set[str]:
         env={**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return {word.strip() for word in done.stdout.split("\n") if word}
 
@@ -65,7 +65,7 @@ def test_devices_are_those_of_the_machine(tmp_path: Path) -> None:
 def test_without_the_extra_help_and_commands_are_as_ever_and_a_shell_gets_no_answer() -> None:
     code = "import sys; sys.modules['argcomplete'] = None\nimport search.run\n"
     command = [sys.executable, "-c", code + "sys.exit(search.run.main())", "--study", "cifra"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     asked = subprocess.run(command, capture_output=True, env={**os.environ, "_ARGCOMPLETE": "1"})
     assert asked.returncode == 2

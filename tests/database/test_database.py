@@ -143,7 +143,7 @@ def test_processes_open_an_empty_database_together_and_lock_each_other_out(
     command = [sys.executable, "-c", COUNT, url, str(count)]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     for process in started:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     assert count.read_text() == "160"
 
@@ -183,7 +183,7 @@ def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> N
     database = Database(url)
     with database.lock("x"):
         holder.send_signal(signal.SIGCONT)
-        _, errors = holder.communicate(timeout=30)
+        _, errors = holder.communicate(timeout=120)
     assert holder.returncode == 3, errors
     database.close()
 
@@ -366,7 +366,7 @@ def test_all_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
     ]
     held = []
     for process in started:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         held.append(tuple(map(float, output.split())))
     for (_, left), (entered, _) in itertools.pairwise(sorted(held)):

@@ -178,7 +178,7 @@ def test_a_temporary_folder_with_too_long_a_path_is_refused_in_one_line(
     monkeypatch.setenv("TMPDIR", str(long))
     with _started(tmp_path, *QUICK) as process:
         (line,) = _lines(process)
-        assert process.wait(timeout=30) == 2
+        assert process.wait(timeout=120) == 2
     assert line.startswith("python -m search.run: error: --workers: AF_UNIX path too long")
     assert str(long) in line
     assert not (tmp_path / "search.db").exists()
@@ -199,7 +199,7 @@ def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_wit
             os.killpg(process.pid, signal.Signals[name])
         asked = time.monotonic()
         rest = "".join(_lines(process))
-        assert process.wait(timeout=30) == 128 + signal.Signals[signals[0]]
+        assert process.wait(timeout=120) == 128 + signal.Signals[signals[0]]
         assert time.monotonic() - asked < 10
     assert f"Stopped by {signals[0]}; the same command goes on where it was." in rest
     assert "worker" not in rest
@@ -240,10 +240,23 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
                 break
         os.kill(leased_pids(tmp_path)[0], signal.SIGKILL)
         rest = "".join(_lines(process))
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=120) == 0
     assert len(re.findall(r"^worker [123] was ended by SIGKILL, .*; another takes its place$",
                           rest, re.MULTILINE)) == 1  # fmt: skip
     assert "Trials: 8 of 8 finished" in rest
+
+
+def test_workers_that_somebody_stops_are_told_and_not_replaced(tmp_path: Path) -> None:
+    with _started(tmp_path, *ENDLESS) as process:
+        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        for pid in leased_pids(tmp_path):
+            os.kill(pid, signal.SIGTERM)
+        rest = "".join(_lines(process))
+        assert process.wait(timeout=120) == 1
+    told = re.findall(r"^worker (\d) was stopped by SIGTERM; no other takes its place$",
+                      rest, re.MULTILINE)  # fmt: skip
+    assert sorted(told) == ["1", "2", "3"]
+    assert leased_pids(tmp_path) == []
 
 
 def test_a_search_whose_workers_always_die_says_so(tmp_path: Path) -> None:
@@ -261,7 +274,7 @@ def test_a_search_whose_workers_always_die_says_so(tmp_path: Path) -> None:
     options = ("--study", "mine.py", "--workers", "2", "--threads", "1")
     with _started(tmp_path, *options) as process:
         *_, line = _lines(process)
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
     assert line == (
         "search.run: workers have died 6 times without an epoch in between; the last was ended by "
         "SIGKILL, as the kernel does where memory runs out\n"

@@ -36,7 +36,7 @@ def _loading(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         preexec_fn=(lambda: signal.signal(number, signal.SIG_IGN)) if ignored else None,
     )
 
@@ -76,6 +76,6 @@ def test_ctrl_c_during_the_imports_of_a_command_gives_no_traceback(tmp_path: Pat
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -273,7 +273,7 @@ def test_without_plotly_the_other_formats_are_left(tmp_path: Path, search: Comma
     for form, status in (("html", 2), ("json", 0), ("csv", 0), ("markdown", 0)):
         done = subprocess.run(
             [sys.executable, "-m", "search.report", "--study", "digits", "--format", form],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100,
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250,
         )  # fmt: skip
         assert done.returncode == status, done.stderr
         if status:

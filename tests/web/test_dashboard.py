@@ -74,7 +74,7 @@ class Served:
             headers={"Content-Type": "application/json"} | headers,
         )
         try:
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(asked, timeout=120) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -112,7 +112,7 @@ def _served(
         yield Served(url=address, process=process, folder=folder, storage=storage)
         process.send_signal(stop)
         asked = time.monotonic()
-        assert process.communicate(timeout=20) == ("", "")
+        assert process.communicate(timeout=120) == ("", "")
         assert time.monotonic() - asked < 5
         assert process.returncode == 128 + stop
     finally:
@@ -130,7 +130,7 @@ def served(
     options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
     command = [sys.executable, "-m", "search.run", *options]
     environment = os.environ | {STORAGE_VARIABLE: storage}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=100)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=250)
     assert done.returncode == 0, done.stderr
     with _served(folder, storage) as one:
         yield one
@@ -279,7 +279,7 @@ def test_what_could_run_code_is_off(served: Served) -> None:
     meta = json.loads(served.ask("api/meta")[1])
     assert not meta["llm_is_available"]
     assert not meta["allow_unsafe"]
-    with urllib.request.urlopen(served.url, timeout=30) as answer:
+    with urllib.request.urlopen(served.url, timeout=120) as answer:
         policy = answer.headers["Content-Security-Policy"].split(";")
     assert "default-src 'self'" in policy
     assert "script-src 'self' 'unsafe-eval'" in policy
@@ -485,7 +485,7 @@ def test_a_database_that_goes_away_is_told_in_one_line_until_it_is_back(
     assert pid is not None
     process = psutil.Process(pid)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
+    process.wait(timeout=120)
     try:
         for path in ("api/studies", "api/studies/1", "csv/1", "artifacts/1/0a"):
             status, text = editable.ask(path, **token)

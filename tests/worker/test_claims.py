@@ -368,7 +368,7 @@ def test_processes_started_together_run_each_variant_once_and_meet_the_budget(
     ]
     claimed: Counter[str] = Counter()
     for process in started:
-        output, errors = process.communicate(timeout=100)
+        output, errors = process.communicate(timeout=250)
         assert process.returncode == 0, errors
         claimed.update(output.split())
     database = Database(url)
