@@ -349,7 +349,7 @@ def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", 1, "best", "17"])
 def test_a_variants_name_is_that_of_no_other_trial_and_a_text_in_one_line(
-    study: Study, name: object
+    study: Study, name: Any
 ) -> None:
     with pytest.raises(UserError, match="a variant's name is"):
         dataclasses.replace(study, variants={name: study.variants["question-1"]})
