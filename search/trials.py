@@ -69,6 +69,13 @@ def readable(trial: FrozenTrial) -> FrozenTrial:
 
 def is_readable(name: str, value: object) -> bool:
     """Return whether the attribute is not ours, or of the type that ours has."""
+    if name == ENVIRONMENTS and isinstance(value, list):
+        return all(
+            isinstance(one, dict)
+            and {"device", "threads", "precision", "cuda"} <= one.keys()
+            and isinstance(one["threads"], int | None)
+            for one in value
+        )
     return name not in _TYPES or isinstance(value, _TYPES[name])
 
 

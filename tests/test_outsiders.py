@@ -70,6 +70,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "UPDATE trial_values SET value = 0.97 WHERE trial_id = "
             "(SELECT trial_id FROM trials WHERE number = 3)"
         )
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'environments' AND "
+            "trial_id = (SELECT trial_id FROM trials WHERE number = 4)",
+            ('[1, {"device": [2]}]',),
+        )
     return made
 
 
@@ -126,8 +131,10 @@ def test_every_reader_goes_on(folder: Path, overview: Overview) -> None:
         done = run_command(folder, "reproduce", *STUDY, "--trial", trial)
         assert done.returncode == 2, done.stdout + done.stderr
         assert done.stderr.count("\n") == 1
-    done = run_command(folder, "reproduce", *STUDY, "--trial", "best")
-    assert (done.returncode, done.stderr) == (0, "")
+    for trial in ("best", "4"):
+        done = run_command(folder, "reproduce", *STUDY, "--trial", trial)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "what it was trained with is not recorded" in done.stdout
     done = run_command(folder, "reproduce", *STUDY, "--top", "2", "--repeats", "1")
     assert (done.returncode, done.stderr) == (0, "")
 
