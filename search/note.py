@@ -24,7 +24,7 @@ from search.artifacts import Artifacts
 from search.choices import FIELDS, in_words, spelled
 from search.epoch import Epoch
 from search.identity import study_ref
-from search.joining import BUDGET, files_of
+from search.joining import files_of, stored_budget
 from search.overview import Overview
 from search.pruning import SuccessiveHalving
 from search.repeats import ORIGIN_KEY, Repeats
@@ -118,7 +118,7 @@ class Notes:
     def of(cls, database: Database, study: Study, artifacts: Artifacts) -> Self:
         """Return the notes of a study in the database, with the budget that it has there."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
-        trials = joined.user_attrs.get(BUDGET, {}).get("trials", study.trials)
+        trials = stored_budget(joined).get("trials", study.trials)
         store = Store(artifacts, files_of(database, study_ref(joined)))
         study = replace(study, trials=trials)
         return cls(database=database, study=study, joined=joined, store=store)

@@ -199,6 +199,7 @@ def engine_options(url: URL) -> dict[str, Any]:
             "keepalives_interval": 10,
             "keepalives_count": 3,
             "application_name": "search",
+            "client_encoding": "utf8",  # whatever the database's own is
         },
     }
 
