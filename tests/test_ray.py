@@ -96,7 +96,8 @@ def test_a_worker_whose_process_is_asked_to_end_gives_its_trial_to_another(
         tmp_path, "--ray", nodes.address, "--workers", 1, "--epochs", 100, "--trials", 1
     )
     _until_they_run(tmp_path, 1)
-    os.kill(*leased_pids(tmp_path), signal.SIGTERM)
+    [pid] = leased_pids(tmp_path)
+    os.kill(pid, signal.SIGTERM)
     shown, _ = process.communicate(timeout=150)
     assert process.returncode == 0, shown
     assert "worker 1 was stopped by SIGTERM; another takes its place\n" in shown
