@@ -193,7 +193,9 @@ def check_folder(folder: Path, option: str) -> None:
         UserError: naming the option and the cause.
     """
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if _status(path))
+        paths = folder, *folder.absolute().parents
+        # A link that leads nowhere is there too, and nothing can be made in its place.
+        there = next(path for path in paths if path.is_symlink() or _status(path))
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -69,8 +69,9 @@ def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> Fro
         raise UserError("trial best: no trial of the study is complete yet")
     runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t)]
     if runs:
-        complete = [trial for trial in overview.ranked if trial in runs]
-        return (complete or runs[-1:])[0]  # all but one of several have failed
+        # All but one of several have failed, or are others' trials that were given its name later.
+        complete = [trial for trial in runs if overview.score(trial) is not None]
+        return (complete or runs[-1:])[0]
     for trial in trials:
         if str(trial.number) == str(asked):
             return trial

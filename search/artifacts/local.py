@@ -23,7 +23,7 @@ class Folder:
         return str(self.files)
 
     def check(self) -> None:
-        check_folder(self._root, "--artifacts")
+        check_folder(self.files, "--artifacts")
 
     def write(self, artifact_id: str, content: bytes) -> None:
         # Optuna's own writing leaves half a file when the disk is full or the process killed.

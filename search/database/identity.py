@@ -23,15 +23,19 @@ from optuna.storages._rdb.models import (
     TrialModel,
 )
 from optuna.study import StudyDirection
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, literal, select
+from sqlalchemy.exc import DataError
 
 from search.database import tables
 from search.database.dialects import visible_tables
+from search.database.outage import first_line
 from search.database.queries import StudyRef
 from search.errors import UserError
 
 KEY = "key"
 """User attribute of a study: its own key."""
+DEFINITION = "definition"
+"""User attribute of a study: its definition."""
 
 _rows = tables.studies
 _trials = TrialModel.__table__
@@ -57,8 +61,16 @@ def identify(connection: Connection, name: str) -> Identified | None:
     """Return the study called `name`; None if there is none.
 
     Raises:
-        UserError: the study of this name was not made by this service, or is a copy.
+        UserError: the study of this name was not made by this service, or is a copy; or no study
+            of the database can have this name.
     """
+    try:  # of an empty database too
+        connection.scalar(select(literal(name)))
+    except DataError as error:
+        raise UserError(
+            f"--name {name}: the database's encoding does not have all of its characters "
+            f"({first_line(error)}); choose another --name, or a database whose encoding is UTF8"
+        ) from error
     there = visible_tables(connection)
     if StudyModel.__tablename__ not in there:
         return None
@@ -81,15 +93,28 @@ def identify(connection: Connection, name: str) -> Identified | None:
     is_renamed = row.study_id not in (None, study_id)
     if is_renamed:
         _check_renamed(connection, name, study_id, row)
+    if row.study_id is not None:
+        definition = _attribute(connection, study_id, DEFINITION)
+        if not isinstance(definition, dict) or not isinstance(definition.get("epochs"), int):
+            raise UserError(
+                f"--name {name}: somebody has changed the study's user attribute {DEFINITION!r}, "
+                "which says what it is of; choose another --name"
+            )
     ref = StudyRef(study_id=study_id, key=row.study_key)
     return Identified(ref=ref, is_created=row.study_id is not None, is_renamed=is_renamed)
 
 
 def _key_of(connection: Connection, study_id: int) -> str | None:
-    attribute = StudyUserAttributeModel
-    query = select(attribute.value_json).where(attribute.study_id == study_id, attribute.key == KEY)
+    key = _attribute(connection, study_id, KEY)
+    return None if key is None else str(key)
+
+
+def _attribute(connection: Connection, study_id: int, name: str) -> Any:
+    """Return a user attribute of the study; None if it has none of this name."""
+    there = StudyUserAttributeModel
+    query = select(there.value_json).where(there.study_id == study_id, there.key == name)
     text = connection.scalar(query)
-    return None if text is None else str(json.loads(text))
+    return None if text is None else json.loads(text)
 
 
 def _is_new(connection: Connection, study_id: int) -> bool:

@@ -22,7 +22,14 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from search.database import tables
 from search.study.choices import Value
-from search.study.trial_attributes import ENQUEUED, FINISHED, FIXED_PARAMS, FIXING, name_of
+from search.study.trial_attributes import (
+    ENQUEUED,
+    FINISHED,
+    FIXED_PARAMS,
+    FIXING,
+    is_readable,
+    name_of,
+)
 
 _trials = TrialModel.__table__
 _attributes = TrialUserAttributeModel.__table__
@@ -100,11 +107,17 @@ def given_values(
     connection: Connection, trial_id: int
 ) -> tuple[Mapping[str, Value], Mapping[str, BaseDistribution]]:
     """Return the values that an unfinished trial has by now or is to get, and the distributions of
-    those that it has; anyone may have written them."""
+    those that it has; anyone may have written them.
+
+    Raises:
+        ValueError: the values that it is to get have no names.
+    """
     given = select(_system_attributes.c.value_json).where(
         _system_attributes.c.trial_id == trial_id, _system_attributes.c.key == FIXED_PARAMS
     )
     values: dict[str, Value] = json.loads(connection.scalar(given) or "{}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{FIXED_PARAMS} is a dict, not {values!r}")
     stored = select(_params.c["param_name", "param_value", "distribution_json"])
     distributions = {}
     for name, value, distribution in connection.execute(
@@ -183,8 +196,8 @@ def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
     found: dict[tuple[int, int, TrialState], dict[str, Value]] = {}
     for trial_id, number, state, key, value in connection.execute(query):
         attributes = found.setdefault((trial_id, number, state), {})
-        if key is not None:
-            attributes[key] = json.loads(value)
+        if key is not None and is_readable(key, given := json.loads(value)):
+            attributes[key] = given
     return [
         Entry(
             trial_id=trial_id,

@@ -9,9 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database.database import Database
-from search.database.identity import study_ref
+from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
-from search.database.studies import DEFINITION
 from search.errors import UserError
 from search.study.epoch import Epoch
 from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, readable
@@ -134,8 +133,9 @@ class Overview:
 
     @property
     def variants(self) -> dict[str, FrozenTrial]:
-        """By the variant's name its trial: of several one that has a score, else the last of those
-        that nobody else has ended, since those before it failed."""
+        """By the variant's name its trial: of several the first that has a score, since others can
+        give theirs that name, else the last of those that nobody else has ended, since those
+        before it failed."""
         found: dict[str, FrozenTrial] = {}
         for trial in sorted(self.trials, key=self._counts_as_variant):
             if VARIANT in trial.user_attrs:
@@ -143,7 +143,8 @@ class Overview:
         return found
 
     def _counts_as_variant(self, trial: FrozenTrial) -> tuple[bool, bool, int]:
-        return self.score(trial) is not None, trial.number not in self.told, trial.number
+        is_scored = self.score(trial) is not None
+        return is_scored, trial.number not in self.told, trial.number * (-1 if is_scored else 1)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Return whether a worker of this service ended the trial."""

@@ -15,7 +15,7 @@ from sqlalchemy import delete, insert, select, update
 
 from search.database import tables
 from search.database.database import Database, new_key
-from search.database.identity import KEY, Identified, identify, study_ref
+from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
 from search.database.queries import StudyRef
 from search.database.rungs import Recorded
 from search.errors import UserError
@@ -31,10 +31,9 @@ from search.study.trial_attributes import (
     Fixed,
     fixed_name,
     is_spared,
+    readable,
 )
 
-DEFINITION = "definition"
-"""User attribute of a study: its definition."""
 BUDGET = "budget"
 """User attribute of a study: its budget in trials, and that of the study file when it was set."""
 
@@ -109,7 +108,7 @@ def agree_on_budget(
     has room for all trials that are there.
     """
     with database.lock(study_ref(joined).key):
-        stored = joined.user_attrs.get(BUDGET, {})
+        stored = stored_budget(joined)
         kept = stored.get("trials") if stored.get("of_file") == of_file else None
         trials = int(asked or kept or of_file)
         if has_enqueued:
@@ -119,6 +118,14 @@ def agree_on_budget(
         if budget != stored:
             joined.set_user_attr(BUDGET, budget)
     return trials
+
+
+def stored_budget(joined: optuna.Study) -> Mapping[str, int]:
+    """Return what `agree_on_budget` stored; empty where somebody has set the attribute since."""
+    stored = joined.user_attrs.get(BUDGET)
+    if not isinstance(stored, dict) or not isinstance(stored.get("trials"), int):
+        return {}
+    return stored if stored["trials"] > 0 else {}
 
 
 def stored_definition(database: Database, name: str) -> Definition | None:
@@ -216,15 +223,15 @@ def _settle(database: Database, ref: StudyRef, name: str) -> None:
 def _lacking_fixed(
     joined: optuna.Study, fixed: Sequence[Fixed], trials: list[FrozenTrial]
 ) -> list[Fixed]:
-    there = {
-        name: trial.system_attrs.get(FIXED_PARAMS, trial.params)
-        for trial in trials
-        if (name := fixed_name(trial)) is not None
-    }
+    there: dict[str, list[Mapping[str, Value]]] = {}  # others can give a trial the name of ours
+    for trial in map(readable, trials):
+        params = trial.system_attrs.get(FIXED_PARAMS, trial.params)
+        if (name := fixed_name(trial)) is not None and isinstance(params, dict):
+            there.setdefault(name, []).append(params)
     for one in fixed:
-        if there.get(one.name, one.params) != one.params:
+        if one.params not in there.get(one.name, [one.params]):
             raise UserError(
-                f"--name {joined.study_name}: {one.name} is {written(there[one.name])} in the "
+                f"--name {joined.study_name}: {one.name} is {written(there[one.name][0])} in the "
                 f"database and {written(one.params)} here; choose another --name"
             )
     return [one for one in fixed if one.name not in there]

@@ -5,6 +5,7 @@ Looks before anything is written; what is made in a database is for `search.data
 
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from search.errors import UserError
 BUSY_SECONDS = 60
 """How long SQLite waits for another process's write."""
 CONNECT_SECONDS = 10
+ROOM_BYTES = 1 << 20
+"""A disk with less is full for SQLite's log."""
 _OPTUNAS: Mapping[str, Set[str]] = {
     name: set(table.columns.keys()) for name, table in BaseModel.metadata.tables.items()
 } | {"alembic_version": {"version_num"}}
@@ -166,8 +169,16 @@ def _resolved_file(url: URL) -> URL:
             "log does not work; name a file on a disk of this machine, or a PostgreSQL database"
         )
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        shut = path if path.exists() else folder
-        raise UserError(f"--storage {url}: {shut} is not writable; name a file in another folder")
+        if not path.exists():
+            raise UserError(
+                f"--storage {url}: {folder} is not writable; name a file in another folder"
+            )
+        shut = folder if os.access(path, os.W_OK) else path
+        raise UserError(
+            f"--storage {url}: {shut} is not writable, as SQLite's log needs it even to read; name "
+            f"a file in another folder; to look at a finished study, a copy of {path.name} will do "
+            f"(with {path.name}-wal, if that is there)"
+        )
     if path.exists():
         if not path.is_file():
             raise UserError(f"--storage {url}: {path} is not a file")
@@ -199,6 +210,7 @@ def engine_options(url: URL) -> dict[str, Any]:
             "keepalives_interval": 10,
             "keepalives_count": 3,
             "application_name": "search",
+            "client_encoding": "utf8",  # whatever the database's own is
         },
     }
 
@@ -215,7 +227,13 @@ class _WalConnection(sqlite3.Connection):
 def explained(url: URL, error: Exception) -> str:
     """Return one line on why the database at `url` cannot be used, without its password."""
     line = first_line(error) or type(error).__name__
-    if "disk is full" in line:
+    is_full = "disk is full" in line
+    if "disk I/O error" in line and url.database:
+        # So SQLite calls it too when there is no room for the files beside its own.
+        free = shutil.disk_usage(Path(url.database).resolve().parent).free
+        if is_full := free < ROOM_BYTES:
+            line += f": the disk has {free // 1024} KiB left"
+    if is_full:
         line += "; free some space, or name a file on another disk"
     if url.password:
         line = re.sub(rf"(?<!\w){re.escape(str(url.password))}(?!\w)", "***", line)

@@ -6,6 +6,8 @@ same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -96,23 +98,23 @@ class RayWorker:
         made: Any = ray.remote(_Actor)
         needs = {"num_cpus": job.threads, "num_gpus": gpus, "max_concurrency": 2}
         self._actor = made.options(**needs).remote()
-        self._failed = self._actor.work.remote(job.from_any_folder())
+        self._end = self._actor.work.remote(job.from_any_folder())
         self._asked_for_words: Any = None
         self._has_begun = False
 
     def told(self) -> list[str]:
-        if not _is_ready(self._failed):
+        if not _is_ready(self._end):
             return self._answer(seconds=0)
         return self._answer(TELL_SECONDS) + self._answer(TELL_SECONDS)  # an open question's first
 
     def end(self) -> End | None:
-        if not _is_ready(self._failed):
+        if not _is_ready(self._end):
             return None
         try:
-            failed = ray.get(self._failed)
+            end: End = ray.get(self._end)
         except RayError as error:
             return End(fate=Fate.DIED, why=f"is gone ({str(error).splitlines()[0]})")
-        return End(fate=Fate.FAILED if failed else Fate.DONE)
+        return end
 
     def _answer(self, seconds: float) -> list[str]:
         """Ask for its words, if that was not done before, and wait so long for them."""
@@ -144,10 +146,27 @@ class _Actor:
     def __init__(self) -> None:
         self._stop = Stop()
         self._lines: list[str] = []
+        # Ray's main thread is not in Python, where a handler would run, until the process ends.
+        told, tells = os.pipe()
+        os.set_blocking(tells, False)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+        threading.Thread(target=self._heed, args=(told,), daemon=True).start()
 
-    def work(self, job: Job) -> bool:
-        """Be a worker; return whether it failed."""
-        return not job.serve(self._stop, self._lines.append)
+    def _heed(self, told: int) -> None:
+        """Stop the work on SIGTERM, which a machine that is to go sends to all."""
+        while signal.SIGTERM not in os.read(told, 64):
+            pass
+        self._stop.signal = signal.SIGTERM
+        self._stop.ask()
+
+    def work(self, job: Job) -> End:
+        """Be a worker; return how it ended."""
+        if not job.serve(self._stop, self._lines.append):
+            return End(fate=Fate.FAILED)
+        if self._stop.signal is not None:  # another machine may have room
+            return End(fate=Fate.DIED, why=f"was stopped by {self._stop}")
+        return End(fate=Fate.DONE)
 
     def told(self) -> list[str]:
         lines, self._lines[:] = list(self._lines), []

@@ -27,7 +27,7 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
-from search.database.studies import BUDGET, files_of
+from search.database.studies import files_of, stored_budget
 from search.reporting import variants
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
@@ -127,7 +127,7 @@ class Notes:
     def of(cls, database: Database, study: Study) -> Self:
         """Return the notes of a study in the database, with the budget that it has there."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
-        trials = joined.user_attrs.get(BUDGET, {}).get("trials", study.trials)
+        trials = stored_budget(joined).get("trials", study.trials)
         return cls(database=database, study=replace(study, trials=trials), joined=joined)
 
     def update(self) -> None:

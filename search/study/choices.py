@@ -163,10 +163,15 @@ def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool 
                     value == o and isinstance(value, bool) == isinstance(o, bool) for o in options
                 )
                 rule = f"one of {_listed(options)}"
-            case FloatDistribution(low=low, high=high):
+            case FloatDistribution(low=low, high=high, step=step):
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 inside = number and low <= value <= high  # type: ignore[operator]  # a number
                 rule = f"a number from {_exact(low)} to {_exact(high)}"
+                if step is not None:
+                    rule = f"{rule} in steps of {_exact(step)}"
+                    if inside:
+                        steps = (value - low) / step  # type: ignore[operator]
+                        inside = abs(steps - round(steps)) < 1e-8  # as Optuna has it
         if not inside:
             raise UserError(f"{name} is {rule}, not {_exact(value)}")
     if complete and (missing := [name for name in FIELDS if name not in params]):
@@ -178,8 +183,9 @@ def spelled(distribution: BaseDistribution) -> str:
     match distribution:
         case CategoricalDistribution(choices=options):
             return _listed(options, _text)
-        case FloatDistribution(low=low, high=high, log=log):
-            return f"{low:g} to {high:g}{', log' if log else ''}"
+        case FloatDistribution(low=low, high=high, log=log, step=step):
+            steps = "" if step is None else f" in steps of {step:g}"
+            return f"{low:g} to {high:g}{steps}{', log' if log else ''}"
     return str(distribution)
 
 

@@ -89,6 +89,7 @@ class Study:
         DatasetName.parse(self.dataset)
         check_ranges(self.ranges)
         for name, choices in self.variants.items():
+            _check_variant_name(name)
             try:
                 check_params(choices.params(), self.ranges, complete=True)
             except UserError as error:
@@ -283,6 +284,20 @@ def _check_name(name: str) -> None:
         raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
     if len(name.encode()) > NAME_BYTES:
         raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
+
+
+def _check_variant_name(name: object) -> None:
+    """Refuse a name that `find` and `--trial` would take for another trial, or that is in no line.
+
+    Raises:
+        UserError: it is such a one.
+    """
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UserError(f"a variant's name is a text in one line, not {name!r}")
+    if name == "best" or name.isdecimal():
+        raise UserError(
+            f"a variant's name is neither `best` nor a number, which stand for trials, not {name!r}"
+        )
 
 
 def load(name: str) -> Study:

@@ -60,16 +60,23 @@ def readable(trial: FrozenTrial) -> FrozenTrial:
 
     Anyone can set attributes with Optuna and its dashboard.
     """
-    odd = [
-        name
-        for name, value in trial.user_attrs.items()
-        if name in _TYPES and not isinstance(value, _TYPES[name])
-    ]
-    if not odd:
+    if all(is_readable(name, value) for name, value in trial.user_attrs.items()):
         return trial
     found = copy.copy(trial)
-    found.user_attrs = {k: value for k, value in trial.user_attrs.items() if k not in odd}
+    found.user_attrs = {k: value for k, value in trial.user_attrs.items() if is_readable(k, value)}
     return found
+
+
+def is_readable(name: str, value: object) -> bool:
+    """Return whether the attribute is not ours, or of the type that ours has."""
+    if name == ENVIRONMENTS and isinstance(value, list):
+        return all(
+            isinstance(one, dict)
+            and {"device", "threads", "precision", "cuda"} <= one.keys()
+            and isinstance(one["threads"], int | None)
+            for one in value
+        )
+    return name not in _TYPES or isinstance(value, _TYPES[name])
 
 
 @dataclass(frozen=True, kw_only=True)

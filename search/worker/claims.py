@@ -25,7 +25,7 @@ from search.database.leases import Holder
 from search.database.queries import Entry
 from search.study.choices import Ranges, check_params
 from search.study.epoch import Epoch
-from search.study.trial_attributes import CRASH, FINISHED, FIXED_PARAMS, FIXING, REASON
+from search.study.trial_attributes import CRASH, FINISHED, FIXED_PARAMS, FIXING, REASON, readable
 from search.worker.result import Outcome
 
 LEASE_SECONDS = 120.0
@@ -245,8 +245,8 @@ class Claims:
 
     def _fault(self, connection: Connection, trial: Entry) -> str | None:
         """Return why the values that the trial was given are not the study's; None if they are."""
-        values, distributions = queries.given_values(connection, trial.trial_id)
         try:
+            values, distributions = queries.given_values(connection, trial.trial_id)
             check_params(values, self._ranges)
             for name, distribution in distributions.items():
                 check_distribution_compatibility(distribution, self._ranges[name])
@@ -268,11 +268,14 @@ class Claims:
         before = {trial.trial_id for tried in attempts.values() for trial in tried}
         for tried in attempts.values():
             if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried):
-                first = self._database.optuna.get_trial(tried[0].trial_id)
+                first = readable(self._database.optuna.get_trial(tried[0].trial_id))
+                params = first.system_attrs.get(FIXED_PARAMS)
+                if not isinstance(params, dict):
+                    continue  # somebody else's, who called it so
                 attributes = {
                     key: first.user_attrs[key] for key in FIXING & first.user_attrs.keys()
                 }
-                self._study.enqueue_trial(first.system_attrs[FIXED_PARAMS], user_attrs=attributes)
+                self._study.enqueue_trial(params, user_attrs=attributes)
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
 

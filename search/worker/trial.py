@@ -26,6 +26,7 @@ from search.study.trial_attributes import (
     MEASURED_TRAIN,
     VARIANT,
     measures_train,
+    readable,
 )
 from search.vision.classifier import About, packed
 from search.vision.training import NonFiniteLoss, Training
@@ -135,7 +136,7 @@ class Objective:
         )
 
     def _note_environment(self, trial: optuna.Trial) -> None:
-        noted = trial.user_attrs.get(ENVIRONMENTS, [])
+        noted = readable(trial._get_latest_trial()).user_attrs.get(ENVIRONMENTS, [])
         now = self.machine.environment
         if noted[-1:] != [now]:
             trial.set_user_attr(ENVIRONMENTS, [*(then for then in noted if then != now), now])
@@ -226,7 +227,7 @@ class Objective:
         )
 
     def _frozen(self, claim: Claim) -> optuna.trial.FrozenTrial:
-        return self.database.optuna.get_trial(claim.trial_id)
+        return readable(self.database.optuna.get_trial(claim.trial_id))
 
 
 def _pruned(cut: Cut) -> Outcome:

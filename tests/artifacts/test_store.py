@@ -199,3 +199,13 @@ def test_a_place_is_the_same_from_any_folder(
     monkeypatch.chdir(tmp_path)
     assert from_any_folder("artifacts") == str(tmp_path / "artifacts")
     assert from_any_folder("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_a_folder_in_whose_place_is_a_file_or_a_broken_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "files").write_text("somebody else's")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("taken", "link"):
+        with pytest.raises(UserError, match=f"--artifacts {tmp_path}/{name}.*; name another"):
+            open_artifacts(str(tmp_path / name)).check()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "taken"]

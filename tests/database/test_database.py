@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import psutil
@@ -167,7 +168,7 @@ def test_a_killed_process_gives_the_lock_back(url: str) -> None:
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> None:
     code = (
-        "import os, signal, sys\nfrom search import storage\n"
+        "import os, signal, sys\nfrom search.database import database as storage\n"
         "from search.database.outage import is_outage\nstorage.LOCK_SECONDS = 1\n"
         "database = storage.Database(sys.argv[1])\n"
         "try:\n"
@@ -224,6 +225,34 @@ def test_a_full_disk_is_told_with_the_way_out() -> None:
     error = sqlite3.OperationalError("database or disk is full")
     line = explained(make_url("sqlite:///search.db"), error)
     assert line.endswith("disk is full; free some space, or name a file on another disk")
+
+
+@pytest.mark.parametrize(
+    ("free", "cause"),
+    [
+        (16384, ": the disk has 16 KiB left; free some space, or name a file on another disk"),
+        (1 << 30, ""),
+    ],
+)
+def test_an_error_of_the_disk_is_told_as_a_full_disk_if_it_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, cause: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    error = sqlite3.OperationalError("disk I/O error")
+    line = explained(make_url(f"sqlite:///{tmp_path / 'search.db'}"), error)
+    assert line.endswith(f": disk I/O error{cause}")
+
+
+@pytest.mark.parametrize("shut", ["search.db", ""])
+def test_a_file_that_may_only_be_read_is_refused_with_a_readers_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shut: str
+) -> None:
+    file = tmp_path / "search.db"
+    file.touch()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / shut)
+    with pytest.raises(UserError, match=r"even to read; .* a copy of search\.db will") as refused:
+        check(f"sqlite:///{file}")
+    assert f": {tmp_path / shut} is not writable" in str(refused.value)
 
 
 def test_a_file_that_another_process_has_to_itself_is_an_outage_and_a_missing_column_is_none(

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, event, inspect, make_url, select, text
 from search.artifacts.store import open_artifacts
 from search.database import tables
 from search.database.database import Database
-from search.database.identity import identify, study_ref
-from search.database.studies import DEFINITION, join, stored_definition
+from search.database.identity import DEFINITION, identify, study_ref
+from search.database.studies import agree_on_budget, join, stored_definition
 from search.errors import UserError
 from search.study.study import Study
 from search.web.app import dashboard_app
@@ -309,3 +309,48 @@ def test_looking_adds_no_tables(plain: str, search: Command) -> None:
     engine = create_engine(plain)
     assert not [n for n in inspect(engine).get_table_names() if n.startswith("search_")]
     engine.dispose()
+
+
+@pytest.mark.parametrize("changed", [None, "gone", {"epochs": "two"}])
+def test_a_study_whose_definition_somebody_changed_is_refused_by_name(
+    database: Database, study: Study, changed: object
+) -> None:
+    join(database, study, data_digest="x").set_user_attr(DEFINITION, changed)
+    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
+        join(database, study, data_digest="x")
+    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
+        stored_definition(database, study.name)
+
+
+@pytest.mark.parametrize(
+    "changed", [[1], {"trials": "many", "of_file": 6}, {"trials": -3, "of_file": 6}]
+)
+def test_a_budget_that_is_none_stands_back_behind_the_study_files(
+    database: Database, study: Study, changed: object
+) -> None:
+    joined = join(database, study, data_digest="x")
+    joined.set_user_attr("budget", changed)
+    agreed = agree_on_budget(database, joined, of_file=6, asked=None, has_enqueued=False)
+    assert agreed == 6
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_of_another_encoding_has_the_names_that_it_can_have(
+    postgresql: str, study: Study, encoding: str
+) -> None:
+    name = f"of_{encoding.lower()}"
+    engine = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        made = f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        connection.execute(text(made))
+    engine.dispose()
+    url = make_url(postgresql).set(database=name).render_as_string(hide_password=False)
+    snow = dataclasses.replace(study, name="snöw ☃")
+    with closing(Database(url)) as database:
+        join(database, study, data_digest="x")
+        if encoding == "LATIN1":
+            with pytest.raises(UserError, match="--name snöw ☃: the database's encoding"):
+                join(database, snow, data_digest="x")
+        else:
+            assert join(database, snow, data_digest="x").study_name == snow.name
+        assert database.optuna.get_study_id_from_name(study.name)

@@ -56,6 +56,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"state": TrialState.WAITING, "system_attrs": {"fixed_params": {"lr": 7.0}}},
         {"state": TrialState.RUNNING, "params": {"x": 1.0},
          "distributions": {"x": FloatDistribution(0, 2)}},
+        {"state": TrialState.FAIL, "user_attrs": {"variant": "mine"}},
+        {"state": TrialState.WAITING, "system_attrs": {"fixed_params": [1]}},
+        {"state": TrialState.WAITING, "system_attrs": {"fixed_params": study.trials[3].params},
+         "user_attrs": {"variant": "base", "seed": "abc", "environments": 7}},
     )  # fmt: skip
     for values in others:
         study.add_trial(create_trial(**{"state": TrialState.COMPLETE} | values))
@@ -65,6 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.execute(
             "UPDATE trial_values SET value = 0.97 WHERE trial_id = "
             "(SELECT trial_id FROM trials WHERE number = 3)"
+        )
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'environments' AND "
+            "trial_id = (SELECT trial_id FROM trials WHERE number = 4)",
+            ('[1, {"device": [2]}]',),
         )
     return made
 
@@ -122,8 +131,10 @@ def test_every_reader_goes_on(folder: Path, overview: Overview) -> None:
         done = run_command(folder, "reproduce", *STUDY, "--trial", trial)
         assert done.returncode == 2, done.stdout + done.stderr
         assert done.stderr.count("\n") == 1
-    done = run_command(folder, "reproduce", *STUDY, "--trial", "best")
-    assert (done.returncode, done.stderr) == (0, "")
+    for trial in ("best", "4"):
+        done = run_command(folder, "reproduce", *STUDY, "--trial", trial)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "what it was trained with is not recorded" in done.stdout
     done = run_command(folder, "reproduce", *STUDY, "--top", "2", "--repeats", "1")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -145,6 +156,18 @@ def test_the_search_goes_on(folder: Path) -> None:
             TrialState.FAIL,
             "cannot be run: lr is a number from 0.0001 to 0.1, not 7",
         )
+        failed = study.trials[17]
+        assert (failed.state, failed.user_attrs["reason"]) == (
+            TrialState.FAIL,
+            "cannot be run: fixed_params is a dict, not [1]",
+        )
+        assert study.trials[18].state == TrialState.COMPLETE
+        trained = Overview.of_study(database, "digits")
+        assert trained.ranked.index(trained.trials[18]) < trained.ranked.index(trained.trials[0])
+    url, artifacts = f"sqlite:///{folder / 'search.db'}", folder / "artifacts"
+    assert find(url, "digits", "base", artifacts=artifacts) == find(
+        url, "digits", 0, artifacts=artifacts
+    )
 
 
 def test_an_epoch_that_is_recorded_after_somebody_ended_its_trial_is_seen(

@@ -1,5 +1,6 @@
 """Workers on a real Ray cluster of several nodes, on this machine."""
 
+import os
 import re
 import signal
 import subprocess
@@ -59,9 +60,9 @@ def _start(folder: Path, *options: object) -> "subprocess.Popen[str]":
     )
 
 
-def _until_two_run(folder: Path) -> None:
+def _until_they_run(folder: Path, n_workers: int) -> None:
     deadline = time.monotonic() + 110
-    while len(leased_pids(folder)) < 2:
+    while len(leased_pids(folder)) < n_workers:
         assert time.monotonic() < deadline, "they did not begin"
         time.sleep(0.05)
 
@@ -71,7 +72,7 @@ def test_a_worker_that_dies_with_its_node_is_replaced(nodes: Nodes, tmp_path: Pa
     process = _start(
         tmp_path, "--ray", nodes.address, "--workers", "auto", "--epochs", 60, "--trials", 7
     )
-    _until_two_run(tmp_path)
+    _until_they_run(tmp_path, 2)
     time.sleep(1)
     nodes.lose()
     shown, _ = process.communicate(timeout=250)
@@ -84,6 +85,22 @@ def test_a_worker_that_dies_with_its_node_is_replaced(nodes: Nodes, tmp_path: Pa
     database.close()
     assert [trial.state for trial in trials[:6]] == [TrialState.COMPLETE] * 6
     assert len(trials) == 7
+
+
+@pytest.mark.timeout(200)
+def test_a_worker_whose_process_is_asked_to_end_gives_its_trial_to_another(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    process = _start(
+        tmp_path, "--ray", nodes.address, "--workers", 1, "--epochs", 100, "--trials", 1
+    )
+    _until_they_run(tmp_path, 1)
+    [pid] = leased_pids(tmp_path)
+    os.kill(pid, signal.SIGTERM)
+    shown, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, shown
+    assert "worker 1 was stopped by SIGTERM; another takes its place\n" in shown
+    assert "Trials: 1 of 1 finished" in shown
 
 
 def test_ctrl_c_stops_workers_on_ray_and_those_that_wait_for_room(

@@ -23,3 +23,44 @@ def test_the_command_trains_what_its_file_lacks(search: Command, tmp_path: Path)
         refused = search(COMMAND, "--study", "digits", "--variant", variant)
         assert refused.returncode == 2
         assert f"--variant {variant}: {fault}; known with one: question-1" in refused.stderr
+
+
+def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_trained_alike(
+    search: Command, tmp_path: Path
+) -> None:
+    def probe(*options: object) -> str:
+        done = search(
+            "probe", "--study", "digits", "--variant", "question-1", "--threads", 1, *options
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    few = probe("--images", 64, "--epochs", 1, "--repeats", 1)
+    assert "Trained on the first 64 images of digits" in few
+    for differently in (("--images", 96), ("--epochs", 2), ("--seed", 5)):
+        options = {"--images": 64, "--epochs": 1} | dict([differently])
+        words = [word for pair in options.items() for word in pair]
+        assert "repeat 0] EPOCH: 1" in probe(*words, "--repeats", 1)
+    shown = search("probe", "--study", "digits", "--show", "probes.csv", "--show", "probes.csv")
+    rows = [line.split("|")[1:-1] for line in shown.stdout.splitlines() if "question-1 |" in line]
+    assert [[cell.strip() for cell in row[2:5]] for row in rows] == [
+        ["64", "1", "2"], ["96", "1", "1"], ["64", "2", "1"],
+    ]  # fmt: skip
+    refused = search("probe", "--study", "cifar", "--show", "probes.csv")
+    assert refused.returncode == 2
+    assert "there are runs of digits, and the study's are of cifar10" in refused.stderr
+
+
+def test_a_file_that_does_not_say_what_its_runs_were_trained_on_is_left_alone(
+    search: Command, tmp_path: Path
+) -> None:
+    lines = (Path(__file__).parents[1] / "studies" / "cifar-probes.csv").read_text().splitlines()
+    earlier = "".join(f"{line.rsplit(',', 6)[0]}\n" for line in lines)
+    (tmp_path / "probes.csv").write_text(earlier)
+    for options in (("--variant", "question-1"), ("--show", "probes.csv")):
+        refused = search("probe", "--study", "digits", *options)
+        assert refused.returncode == 2
+        assert (
+            "probes.csv: no file that --out wrote, or one of an earlier version" in refused.stderr
+        )
+    assert (tmp_path / "probes.csv").read_text() == earlier

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,17 @@ from studies.cifar.batchnorm.measure import Batches, Watch
 from studies.cifar.batchnorm.records import ProbedEpoch, append, collapsed, read
 
 CPU = torch.device("cpu")
-WHICH = {"variant": "question-1", "change": "none", "seed": 1}
+WHICH = {
+    "variant": "question-1",
+    "change": "none",
+    "seed": 1,
+    "dataset": "digits",
+    "data": "0123",
+    "images": None,
+    "epochs": 3,
+    "batch_size": 32,
+    "choices": "bn1=plain lr=0.01",
+}
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +198,12 @@ def test_runs_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "probes.csv"
     run = [*_run(1 / 3, 0.7), ProbedEpoch.not_finite(**WHICH, repeat=0, number=3)]
     append(path, run)
-    append(path, _run(0.1))
-    (found,) = read(path, "--show")
-    assert [str(asdict(epoch)) for epoch in found] == [str(asdict(e)) for e in [*run, *_run(0.1)]]
+    others = [replace(epoch, images=96) for epoch in _run(0.1)]
+    append(path, others)
+    found = read([path], "--show")
+    assert [[str(e) for e in of] for of in found] == [[str(e) for e in of] for of in (run, others)]
+    append(path, _run(0.3))  # by somebody else who has trained the same
+    assert read([path, path], "--show") == [_run(0.3), others]
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no file that --out wrote"):
-        read(path, "--show")
+        read([path], "--show")

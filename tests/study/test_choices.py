@@ -107,6 +107,13 @@ def test_fixed_values_that_do_not_fit_are_refused(text: str, complaint: str) -> 
         parse_params(text, RANGES)
 
 
+def test_a_value_between_the_steps_of_a_range_is_refused() -> None:
+    ranges = {**RANGES, "lr": FloatDistribution(0.01, 0.09, step=0.02)}
+    assert parse_params("lr=0.07", ranges) == {"lr": 0.07}
+    with pytest.raises(UserError, match=r"from 0.01 to 0.09 in steps of 0.02, not 0.02$"):
+        parse_params("lr=0.02", ranges)
+
+
 def test_fixed_values_are_written_with_all_their_digits() -> None:
     params = {"lr": 0.012345678901234567, "extra_fc": True, "weight_decay": 0.0}
     text = written(params)

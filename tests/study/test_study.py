@@ -348,6 +348,14 @@ def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
         dataclasses.replace(study, variants={"odd": odd})
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", 1, "best", "17"])
+def test_a_variants_name_is_that_of_no_other_trial_and_a_text_in_one_line(
+    study: Study, name: Any
+) -> None:
+    with pytest.raises(UserError, match="a variant's name is"):
+        dataclasses.replace(study, variants={name: study.variants["question-1"]})
+
+
 def test_a_difference_of_definition_is_named(study: Study) -> None:
     other = dataclasses.replace(study, epochs=5, trials=50, seed=3)
     assert differences(study.definition("x"), other.definition("x")) == [

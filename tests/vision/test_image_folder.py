@@ -228,6 +228,23 @@ def test_a_corrupt_picture_is_named_in_one_line(flowers: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", [b"a\nb.png", b"a\x1b[2Jb.png", b"\xff.png"])
+def test_a_corrupt_picture_of_an_odd_name_is_named_as_a_terminal_can_show_it(
+    flowers: Path, name: bytes
+) -> None:
+    (flowers / "tulip" / os.fsdecode(name)).touch()
+    with pytest.raises(UserError, match="this picture is corrupt") as error:
+        _load(flowers)
+    assert str(error.value).isprintable()
+
+
+def test_a_file_in_place_of_a_folder_is_told(flowers: Path) -> None:
+    archive = flowers.parent / "flowers.zip"
+    archive.touch()
+    with pytest.raises(UserError, match=r"it is a file, and no folder: .*flowers.zip"):
+        _load(archive)
+
+
 def test_a_name_that_is_no_text_is_taken_like_any_other(flowers: Path) -> None:
     before = _load(flowers).digest
     shutil.copy(flowers / "rose" / "1.png", flowers / "rose" / os.fsdecode(b"\xff.png"))

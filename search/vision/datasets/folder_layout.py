@@ -8,6 +8,7 @@ of these sums too, so that the first and the last ones are of all classes.
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ FOREIGN = {
     "lost+found",  # ext4
 }  # fmt: skip
 """What other tools leave, in lower case; so is everything whose name begins with a dot."""
+
+ALIKE = " by letter case or Unicode form alone"
 
 Sample = tuple[Path, int]
 """A picture and the label of its class."""
@@ -66,9 +69,13 @@ class Layout:
             train_folder, test_folder = splits
             train, test = search.by_class(train_folder), search.by_class(test_folder)
             if unknown := test.keys() - train.keys():
+                name = min(unknown)
+                alike = [
+                    f"; {other!r} differs{ALIKE}" for other in train if _key(other) == _key(name)
+                ]
                 raise UserError(
-                    f"{test_folder / min(unknown)}: {train_folder} has no class of this name; "
-                    "give both the same"
+                    f"{test_folder / name}: {train_folder} has no class of this name"
+                    f"{''.join(alike)}; give both the same"
                 )
         else:
             train_folder = test_folder = folder
@@ -84,7 +91,7 @@ class Layout:
             classes=classes,
             train=_samples(train, classes, train_folder),
             test=_samples(test, classes, test_folder),
-            remarks=search.remarks(),
+            remarks=[*search.remarks(), *_remarks(train, test)],
         )
 
 
@@ -95,6 +102,7 @@ class _Search:
         self._folder = folder
         self._ours = ours.resolve()
         self._loose: list[Path] = []
+        self._deeper: list[Path] = []
         self._others: Counter[str] = Counter()
         self._remarks: list[str] = []
 
@@ -104,6 +112,11 @@ class _Search:
             found.append(
                 f"{len(self._loose)} pictures are in no folder of a class, and left out, such as "
                 f"{self._loose[0]}"
+            )
+        if self._deeper:
+            found.append(
+                f"{len(self._deeper)} pictures are in folders within the folder of a class, and "
+                f"count as of that class, such as {self._deeper[0]}"
             )
         if self._others:
             endings = ", ".join(sorted(self._others))
@@ -185,6 +198,7 @@ class _Search:
                     f"{place}: this class has no pictures ({', '.join(ENDINGS)}); add some, or "
                     "remove the folder"
                 )
+            self._deeper += [path for path in paths if path.parent != place]
             found[place.name] = sorted(paths, key=lambda path: _sum(path, folder))
         return found
 
@@ -274,6 +288,25 @@ def _divided(
         n_test = max(len(paths) // 5, 1)
         train[name], test[name] = paths[n_test:], paths[:n_test]
     return train, test
+
+
+def _remarks(train: Mapping[str, list[Path]], test: Mapping[str, list[Path]]) -> Iterator[str]:
+    """Yield what a reader of the test accuracy should know of the classes."""
+    if untested := [name for name in train if name not in test]:
+        yield (
+            f"{len(untested)} of {len(train)} classes have no test pictures, such as "
+            f"{untested[0]}: test accuracy says nothing of them"
+        )
+    first: dict[str, str] = {}
+    alike = [(of, name) for name in train if (of := first.setdefault(_key(name), name)) != name]
+    if alike:
+        one, other = alike[0]
+        yield f"{len(alike)} classes differ{ALIKE} from others, such as {other!r} from {one!r}"
+
+
+def _key(name: str) -> str:
+    """Return what is the same for names that differ as `ALIKE` says."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _samples(by_class: Mapping[str, list[Path]], classes: list[str], folder: Path) -> list[Sample]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from search.errors import UserError
+from search.errors import UserError, printable
 from search.vision.datasets import pictures
 from search.vision.datasets.cache import FOLDER, Prepared, empty, kept
 from search.vision.datasets.download import Say
@@ -41,8 +41,9 @@ def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
     """
     folder = root / os.path.expanduser(path)  # noqa: PTH111  # which leaves an unknown user's name
     if not folder.is_dir():
+        fault = "it is a file, and no folder:" if folder.is_file() else "there is no folder"
         raise UserError(
-            f"dataset folder:{path}: there is no folder {folder}; name one below --data {root}, "
+            f"dataset folder:{path}: {fault} {folder}; name one below --data {root}, "
             f"or an absolute path, that holds {LAYOUT}"
         )
     try:
@@ -71,9 +72,9 @@ def _key(layout: Layout) -> str:
 def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
     samples = layout.train + layout.test
     n, n_train = len(samples), len(layout.train)
-    say(_line(f"{layout.folder}: bringing {n} pictures to {size}×{size}"))
+    say(printable(f"{layout.folder}: bringing {n} pictures to {size}×{size}"))
     for remark in layout.remarks:
-        say(_line(remark))
+        say(printable(remark))
     # Pillow decodes outside Python's lock. It warns of what does no harm, such as odd EXIF data.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")
@@ -164,7 +165,7 @@ def _tell_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
     if copies:
         here, there = copies[0]
         say(
-            _line(
+            printable(
                 f"{len(copies)} of {len(samples) - n_train} test pictures are in the training set "
                 f"too, pixel by pixel, such as {here}, which is {there}: test accuracy is too high"
             )
@@ -199,8 +200,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _line(text: str) -> str:
-    """Return `text` as a terminal can show it: a name may have bytes that are no characters."""
-    return text.encode(errors="backslashreplace").decode()

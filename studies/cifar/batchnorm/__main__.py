@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.study.study import Study
     from search.worker.session import Machine
     from search.worker.worker import Stop
-    from studies.cifar.batchnorm.records import Run
+    from studies.cifar.batchnorm.records import ProbedEpoch, Run
 
 CHANGES = ("none", "before-relu", "affine", "eps-0.001")
 """The names of `studies.cifar.batchnorm.changes.CHANGES`."""
@@ -80,7 +80,7 @@ def parser() -> Parser:
         type=Path,
         default=Path("probes.csv"),
         metavar="FILE",
-        help="CSV file to which every run is added; one that it holds is not trained again "
+        help="CSV file to which every run is added; one that it holds, trained alike, is not again "
         "(default: probes.csv)",
     )
     made.add_argument(
@@ -98,22 +98,28 @@ def run(options: argparse.Namespace) -> int:
     """Train and measure what the file lacks, then show all of it."""
     started = time.monotonic()
     from search.reporting.terminal import console
+    from search.study.choices import written
     from search.study.study import load
-    from studies.cifar.batchnorm.records import append, read, tables
+    from studies.cifar.batchnorm.records import ProbedEpoch, append, group_of, read, tables
 
     out = console()
+    study = load(options.study)
     if options.show:
-        out.print(tables([run for path in options.show for run in read(path, "--show")]))
+        runs = read(options.show, "--show")
+        if others := {run[0].dataset for run in runs} - {study.dataset}:
+            raise UserError(
+                f"--show: there are runs of {min(others)}, and the study's are of {study.dataset}; "
+                "give the --study that they were made with"
+            )
+        out.print(tables(runs))
         return 0
-    study = dataclasses.replace(
-        load(options.study), select="test", **given(options, "epochs", "images", "seed")
-    )
+    study = dataclasses.replace(study, select="test", **given(options, "epochs", "images", "seed"))
     choices = _normalized(study, options.variant)
     if is_stream(options.out):
         raise UserError(f"--out {options.out}: a file is needed, to which every run is added")
-    there = read(options.out, "--out") if options.out.exists() else []
+    if options.out.exists():
+        read([options.out], "--out")
     append(options.out, [])  # a file that cannot be written is known before the training
-    done = {run[0].repeat for run in there if _is_of(run, options)}
 
     from search.worker.session import Machine
     from search.worker.worker import Stop, Stopped
@@ -126,21 +132,37 @@ def run(options: argparse.Namespace) -> int:
         root=options.data,
         say=out.print,
     )
-    numbers = range(options.first_repeat, options.first_repeat + (options.repeats or 8))
+    which = ProbedEpoch.not_finite(
+        variant=options.variant,
+        change=options.change,
+        repeat=0,
+        seed=0,
+        number=0,
+        dataset=study.dataset,
+        data=machine.data_digest[:16],
+        images=study.images,
+        epochs=study.epochs,
+        batch_size=study.batch_size,
+        choices=written(choices.params()),
+    )
+
+    def there() -> "list[Run]":
+        found = read([options.out], "--out")
+        return [run for run in found if group_of(run[0]) == group_of(which)]
+
+    done = {run[0].seed for run in there()}
+    first = options.first_repeat
     try:
         with stop.on_signals():
-            for repeat in [number for number in numbers if number not in done]:
-                append(options.out, _train(options, study, choices, machine, repeat, stop))
+            for repeat in range(first, first + (options.repeats or 8)):
+                if (seed := study.repeat_seed(repeat)) not in done:
+                    of = dataclasses.replace(which, repeat=repeat, seed=seed)
+                    append(options.out, _train(study, choices, machine, of, stop))
     except Stopped:
         out.print(f"Stopped by {stop}; the same command goes on with the runs that lack.")
         return stop.exit_status
-    runs = [run for run in read(options.out, "--out") if _is_of(run, options)]
-    out.print(tables(runs))
+    out.print(tables(there()))
     return 0
-
-
-def _is_of(run: "Run", options: argparse.Namespace) -> bool:
-    return (run[0].variant, run[0].change) == (options.variant, options.change)
 
 
 def _normalized(study: "Study", variant: str) -> "Choices":
@@ -157,19 +179,14 @@ def _normalized(study: "Study", variant: str) -> "Choices":
 
 
 def _train(
-    options: argparse.Namespace,
-    study: "Study",
-    choices: "Choices",
-    machine: "Machine",
-    repeat: int,
-    stop: "Stop",
+    study: "Study", choices: "Choices", machine: "Machine", which: "ProbedEpoch", stop: "Stop"
 ) -> "Run":
-    """Train and measure one run; the whole of it, or nothing."""
+    """Train and measure the run of `which`; the whole of it, or nothing."""
     from search.vision.training import NonFiniteLoss
     from search.worker.worker import Stopped
     from studies.cifar.batchnorm.changes import CHANGES as FUNCTIONS
     from studies.cifar.batchnorm.measure import Watch
-    from studies.cifar.batchnorm.records import EPOCH_FIGURES, ProbedEpoch
+    from studies.cifar.batchnorm.records import EPOCH_FIGURES
 
     watches: list[Watch] = []
 
@@ -178,27 +195,26 @@ def _train(
         if stop.is_asked():
             raise Stopped
 
-    seed = study.repeat_seed(repeat)
     training = machine.training(
         study,
         choices,
-        seed=seed,
+        seed=which.seed,
         measure_train=False,
         after_batch=after_batch,
-        change=lambda network: watches.append(Watch(network, FUNCTIONS[options.change](network))),
+        change=lambda network: watches.append(Watch(network, FUNCTIONS[which.change](network))),
     )
     sample = list(machine.splits.train.between(0, SAMPLE).batches(study.batch_size))
-    which = {"variant": options.variant, "change": options.change, "repeat": repeat, "seed": seed}
+    name = f"[{which.variant} {which.change} repeat {which.repeat}]"
     run: Run = []
     try:
         for epoch in training.fit():
             figures = asdict(watches[0].probe(sample))
             own = {name: getattr(epoch, name) for name in EPOCH_FIGURES}
-            run.append(ProbedEpoch(**which, number=epoch.number, **own, **figures))
-            print(f"[{options.variant} {options.change} repeat {repeat}] {epoch}", flush=True)
+            run.append(dataclasses.replace(which, number=epoch.number, **own, **figures))
+            print(f"{name} {epoch}", flush=True)
     except NonFiniteLoss as error:
-        print(f"[{options.variant} {options.change} repeat {repeat}] {error}", flush=True)
-        run.append(ProbedEpoch.not_finite(**which, number=len(run) + 1))
+        print(f"{name} {error}", flush=True)
+        run.append(dataclasses.replace(which, number=len(run) + 1))
     return run
 
 

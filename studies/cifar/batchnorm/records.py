@@ -7,13 +7,14 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from search.errors import UserError
 from search.files import write_all
@@ -84,6 +85,15 @@ class ProbedEpoch(Probe):
     batch_loss: float
     test_loss: float
     test_accuracy: float
+    dataset: str
+    data: str
+    """The digest of the images themselves, shortened."""
+    images: int | None
+    """None for all of them."""
+    epochs: int
+    batch_size: int
+    choices: str
+    """Those of the variant, as `search.choices.written` has them."""
 
     @classmethod
     def not_finite(cls, **which: Any) -> Self:
@@ -93,8 +103,14 @@ class ProbedEpoch(Probe):
 
 EPOCH_FIGURES = ("batch_loss", "test_loss", "test_accuracy")
 PROBE_FIGURES = tuple(field.name for field in fields(Probe))
-COLUMNS = ("variant", "change", "repeat", "seed", "number", *EPOCH_FIGURES, *PROBE_FIGURES)
-KINDS = get_type_hints(ProbedEpoch)
+TRAINED = ("dataset", "data", "images", "epochs", "batch_size", "choices")
+"""What a run's figures depend on, besides its variant, its change and its seed."""
+COLUMNS = (
+    "variant", "change", "repeat", "seed", "number", *EPOCH_FIGURES, *PROBE_FIGURES, *TRAINED,
+)  # fmt: skip
+KINDS: dict[str, Callable[[str], Any]] = get_type_hints(ProbedEpoch) | {
+    "images": lambda text: int(text) if text else None
+}
 Run = list[ProbedEpoch]
 """The epochs of one training, in order."""
 
@@ -122,23 +138,33 @@ def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
         raise UserError(f"--out {path}: {error.strerror}; name another file") from error
 
 
-def read(path: Path, option: str) -> list[Run]:
-    """Return the runs in a file that `append` wrote.
+def read(paths: Sequence[Path], option: str) -> list[Run]:
+    """Return the runs in files that `append` wrote; one that is there twice as it is last.
 
     Raises:
-        UserError: it cannot be read, or is not of that form.
+        UserError: a file cannot be read, or is not of that form.
     """
-    runs: dict[tuple[str, str, int], Run] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                epoch = ProbedEpoch(**{name: kind(row[name]) for name, kind in KINDS.items()})
-                runs.setdefault((epoch.variant, epoch.change, epoch.repeat), []).append(epoch)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{option} {path}: no file that --out wrote ({type(error).__name__}: {error})"
-        ) from error
+    runs: dict[tuple[object, ...], Run] = {}
+    for path in paths:
+        try:
+            with path.open(newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines):
+                    epoch = ProbedEpoch(**{name: kind(row[name]) for name, kind in KINDS.items()})
+                    key = (*group_of(epoch), epoch.repeat, epoch.seed)
+                    if epoch.number == 1:
+                        runs[key] = []
+                    runs[key].append(epoch)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{option} {path}: no file that --out wrote, or one of an earlier version, which "
+                f"does not say what its runs were trained on ({type(error).__name__}: {error})"
+            ) from error
     return list(runs.values())
+
+
+def group_of(epoch: ProbedEpoch) -> tuple[object, ...]:
+    """Return what is the same in all runs that differ by their seeds alone."""
+    return tuple(getattr(epoch, name) for name in ("variant", "change", *TRAINED))
 
 
 def collapsed(run: Run) -> list[bool]:
@@ -152,35 +178,37 @@ def collapsed(run: Run) -> list[bool]:
 
 def tables(runs: Sequence[Run]) -> RenderableType:
     """Return how often accuracy collapses with each change, and what goes with it."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[object, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run[0].repeat):
-        groups.setdefault((run[0].variant, run[0].change), []).append(run)
-    return Group(_collapses(groups), RULE, *(_figures(*key, of) for key, of in groups.items()))
+        groups.setdefault(group_of(run[0]), []).append(run)
+    return Group(_collapses(groups.values()), RULE, *map(_figures, groups.values()))
 
 
-def _collapses(groups: dict[tuple[str, str], list[Run]]) -> FittedTable:
-    accuracy = "last epoch's accuracy, mean (lowest to highest)"
+def _collapses(groups: Iterable[list[Run]]) -> FittedTable:
+    accuracy = "last epoch's accuracy, mean (range)"
     rows = []
-    for (variant, change), runs in groups.items():
+    for runs in groups:
+        of = runs[0][0]
         marks = [collapsed(run) for run in runs]
         first = [mark.index(True) + 1 for mark in marks if any(mark)]
-        last = [run[-1].test_accuracy for run in runs]
         rows.append(
             [
-                variant,
-                change,
+                of.variant,
+                of.change,
+                "all" if of.images is None else str(of.images),
+                str(of.epochs),
                 str(len(runs)),
                 str(len(first)),
                 ", ".join(map(str, first)),
                 f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
-                f"{statistics.fmean(last):.4f} ({min(last):.4f} to {max(last):.4f})",
+                _last([run[-1].test_accuracy for run in runs]),
             ]
         )
     return FittedTable(
         title="How often accuracy collapses",
         columns=[
-            "variant", "change", "seeds", "runs that collapse", "first at epoch",
-            "epochs collapsed", accuracy,
+            "variant", "change", "images", "epochs", "seeds", "runs that collapse",
+            "first at epoch", "epochs collapsed", accuracy,
         ],
         rows=rows,
         texts=["change"],
@@ -190,15 +218,25 @@ def _collapses(groups: dict[tuple[str, str], list[Run]]) -> FittedTable:
     )  # fmt: skip
 
 
-def _figures(variant: str, change: str, runs: list[Run]) -> FittedTable:
+def _last(accuracies: Sequence[float]) -> str:
+    """Return the mean and range of those that are numbers, and how many are not."""
+    known = [value for value in accuracies if not math.isnan(value)]
+    lost = len(accuracies) - len(known)
+    told = [f"{statistics.fmean(known):.4f} ({min(known):.4f} to {max(known):.4f})"] * bool(known)
+    return ", ".join([*told, *[f"{lost} not finite"] * bool(lost)])
+
+
+def _figures(runs: list[Run]) -> RenderableType:
     """Return each figure's median and range, over the collapsed epochs and over the others."""
+    of = runs[0][0]
     marked = [pair for run in runs for pair in zip(run, collapsed(run), strict=True)]
     states = {
         f"{'collapsed' if state else 'other'} epochs ({sum(m is state for _, m in marked)})": state
         for state in (False, True)
     }
-    return FittedTable(
-        title=f"{variant}, change: {change}",
+    images = "all images" if of.images is None else f"the first {of.images} images"
+    table = FittedTable(
+        title=f"{of.variant}, change: {of.change}",
         columns=["figure", *states],
         rows=[
             [
@@ -210,6 +248,11 @@ def _figures(variant: str, change: str, runs: list[Run]) -> FittedTable:
         foldable=list(states),
         box=box.MARKDOWN,
     )
+    trained = (
+        f"Trained on {images} of {of.dataset} (digest {of.data}), {of.epochs} epochs, batches of "
+        f"{of.batch_size}: {of.choices}"
+    )
+    return Group(table, Text(trained))
 
 
 def _range(values: list[float]) -> str:
