@@ -23,7 +23,8 @@ class Folder:
         return str(self.files)
 
     def check(self) -> None:
-        check_folder(self.files, "--artifacts")
+        for folder in (self._root, self.files):
+            check_folder(folder, "--artifacts")
 
     def write(self, artifact_id: str, content: bytes) -> None:
         # Optuna's own writing leaves half a file when the disk is full or the process killed.
