@@ -97,10 +97,9 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     for ours, theirs in zip(rows(url), expected, strict=True):
         assert ours == theirs
     (files,) = (tmp_path / "killed" / "artifacts").iterdir()
-    there = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files.glob("*[!c]")]
+    there = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files.iterdir()]
     assert sorted(there) == sorted(row["weights"] for row in expected if row["weights"])
     assert len(there) >= 6
-    assert len(list(files.glob("*-c"))) == len(expected)
 
 
 def test_many_workers_lose_nothing_by_any_fault(
