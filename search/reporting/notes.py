@@ -43,6 +43,8 @@ TOLD = 10
 """So many of the trials that somebody else completed are in the note."""
 SIGNATURE = "\n\n[sha256]: # "
 """Before the sum at a note's end: to Markdown the definition of a link, which is not shown."""
+ATTEMPTS = 20
+"""At most: each that fails is one in which somebody else has written a note, or the study has gone."""
 UPDATE_SECONDS = 5.0
 """Between two updates by one worker while it runs trials."""
 NOTE_LENGTH = 2045
@@ -132,8 +134,9 @@ class Notes:
 
     def update(self) -> None:
         """Bring the notes up to date."""
-        while not self._write():
-            pass  # another process has written meanwhile, or a user
+        for _ in range(ATTEMPTS):
+            if self._write():
+                return
 
     def update_if_due(self) -> None:
         """Bring the notes up to date, unless this worker has done so a moment ago, or another
