@@ -44,7 +44,7 @@ TOLD = 10
 SIGNATURE = "\n\n[sha256]: # "
 """Before the sum at a note's end: to Markdown the definition of a link, which is not shown."""
 ATTEMPTS = 20
-"""At most: each that fails is one in which somebody else has written a note, or the study has gone."""
+"""Of writing: one that fails has met another writer, or a study that is gone."""
 UPDATE_SECONDS = 5.0
 """Between two updates by one worker while it runs trials."""
 NOTE_LENGTH = 2045
