@@ -39,7 +39,7 @@ def _files(folder: Path) -> set[Path]:
 def searched(search: Command, tmp_path: Path) -> Path:
     done = search("run", *SEARCH)
     assert done.returncode == 0, done.stderr
-    assert len(_files(tmp_path)) > 6  # weights, and whatever else is kept
+    assert len(_files(tmp_path)) == 6  # weights
     return tmp_path
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from studies.cifar import batchnorm
 from tests.conftest import Command
 
 COMMAND = "studies.cifar.batchnorm"
@@ -30,7 +31,7 @@ def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_tra
 ) -> None:
     def probe(*options: object) -> str:
         done = search(
-            "probe", "--study", "digits", "--variant", "question-1", "--threads", 1, *options
+            COMMAND, "--study", "digits", "--variant", "question-1", "--threads", 1, *options
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -41,12 +42,12 @@ def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_tra
         options = {"--images": 64, "--epochs": 1} | dict([differently])
         words = [word for pair in options.items() for word in pair]
         assert "repeat 0] EPOCH: 1" in probe(*words, "--repeats", 1)
-    shown = search("probe", "--study", "digits", "--show", "probes.csv", "--show", "probes.csv")
+    shown = search(COMMAND, "--study", "digits", "--show", "probes.csv", "--show", "probes.csv")
     rows = [line.split("|")[1:-1] for line in shown.stdout.splitlines() if "question-1 |" in line]
     assert [[cell.strip() for cell in row[2:5]] for row in rows] == [
         ["64", "1", "2"], ["96", "1", "1"], ["64", "2", "1"],
     ]  # fmt: skip
-    refused = search("probe", "--study", "cifar", "--show", "probes.csv")
+    refused = search(COMMAND, "--study", "cifar", "--show", "probes.csv")
     assert refused.returncode == 2
     assert "there are runs of digits, and the study's are of cifar10" in refused.stderr
 
@@ -54,11 +55,11 @@ def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_tra
 def test_a_file_that_does_not_say_what_its_runs_were_trained_on_is_left_alone(
     search: Command, tmp_path: Path
 ) -> None:
-    lines = (Path(__file__).parents[1] / "studies" / "cifar-probes.csv").read_text().splitlines()
+    lines = (Path(batchnorm.__file__).parent / "runs.csv").read_text().splitlines()
     earlier = "".join(f"{line.rsplit(',', 6)[0]}\n" for line in lines)
     (tmp_path / "probes.csv").write_text(earlier)
     for options in (("--variant", "question-1"), ("--show", "probes.csv")):
-        refused = search("probe", "--study", "digits", *options)
+        refused = search(COMMAND, "--study", "digits", *options)
         assert refused.returncode == 2
         assert (
             "probes.csv: no file that --out wrote, or one of an earlier version" in refused.stderr
