@@ -1,7 +1,7 @@
 """The error that a user can cause and mend.
 
 Every command prints it as one line on standard error and exits with status 2; see
-`search.cli.options.command`.
+`search.cli.parser.command`.
 """
 
 

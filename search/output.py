@@ -45,7 +45,7 @@ PLAINLY = "search.plainly"
 codecs.register_error(PLAINLY, _plainly)
 
 
-class Channel(io.RawIOBase):
+class Channel(io.BufferedIOBase):
     """A file descriptor that takes everything at once, and writes it in a thread of its own."""
 
     def __init__(self, descriptor: int) -> None:
@@ -57,6 +57,11 @@ class Channel(io.RawIOBase):
         self.is_stuck = False
         """Whether the reader does not read."""
         threading.Thread(target=self._pass_on, name="output", daemon=True).start()
+
+    @property
+    def name(self) -> int:
+        """As of any file that was opened by its descriptor."""
+        return self._descriptor
 
     def writable(self) -> bool:
         return True
@@ -175,7 +180,7 @@ def _stream(descriptor: int, before: TextIO | None, closed: set[int]) -> TextIO:
     encoding = "utf-8" if before is None else before.encoding
     if before is not None:
         before.flush()
-    return io.TextIOWrapper(channel, encoding, PLAINLY, line_buffering=True)  # type: ignore
+    return io.TextIOWrapper(channel, encoding, PLAINLY, line_buffering=True)
 
 
 def _channel(stream: TextIO) -> Channel | None:

@@ -23,7 +23,7 @@ STUDY_HELP = (
 MOST_WORKERS = 1024
 """Of one command."""
 TRAINING = ("epochs", "images", "seed", "select")
-"""The options that change what a trial's figures are; also fields of `search.study.study.Study`."""
+"""The options that change what a trial's figures are; also fields of `search.study.Study`."""
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,8 @@
 A study has a key of its own, which is among its user attributes and in
 `search.database.tables.studies`, there with Optuna's id. The two must agree: Optuna's tools copy
 attributes, so that a copied study has its original's key, and none of what is recorded under it. A
-study that was renamed by the
-dashboard is a copy whose original is gone, and takes the original's place.
+study that was renamed by the dashboard is a copy whose original is gone, and takes the original's
+place.
 
 Reads only, and needs no tables of the service: a study that something else made is refused before
 anything is written.

@@ -151,10 +151,11 @@ class Notes:
         there = storage.get_study_system_attrs(ref.study_id)  # before what they are made of
         progress = Progress.of(self.database, self.study, ref)
         notes: dict[int | None, str] = {None: text(self.study, progress)}
+        files = files_of(self.database, ref)
         for name, trial in progress.some.variants.items():
             if name in self.study.variants:
                 epochs = progress.some.of(trial)
-                curves = curves_id(files_of(self.database, ref), trial.number)
+                curves = curves_id(files, trial.number)
                 link = f"/artifacts/{ref.study_id}/{trial._trial_id}/{curves}" if epochs else None
                 notes[trial._trial_id] = variant_text(self.study, name, epochs, link)
         try:
