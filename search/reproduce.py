@@ -130,21 +130,29 @@ def run(options: argparse.Namespace) -> int:
     from search.database.database import Database
     from search.database.outage import DatabaseGone
     from search.worker.claims import StudyGone
+    from search.worker.config import WorkerConfig
     from search.worker.reproduction import Reproduction
-    from search.worker.worker import KeepsFailing, Stop
+    from search.worker.stop import Stop
+    from search.worker.worker import KeepsFailing
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    config = WorkerConfig(
+        study=options.study,
+        changes=given(options, "name"),
+        storage=options.storage,
+        data=options.data,
+        artifacts=options.artifacts,
+        device=options.device,
+        threads=options.threads,
+    )
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
     with closing(Database(options.storage)) as database:
         reproduction = Reproduction(
             study=study,
             database=database,
+            config=config,
             out=console(),
             stop=stop,
-            device_name=options.device,
-            threads=options.threads,
-            data=options.data,
-            artifacts=artifacts,
         )
         status = 0
         try:

@@ -9,7 +9,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,6 @@ def run(options: argparse.Namespace) -> int:
     from search.study.study import load
 
     study = load(options.study)
-    typical = next(iter(study.variants.values()), None)
     changes = given(options, "name", *TRAINING)
     if not options.variants:
         changes["variants"] = {}
@@ -135,82 +134,65 @@ def run(options: argparse.Namespace) -> int:
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
     storage_url.check(options.storage, look=partial(identify, name=study.name))
-    artifacts = open_artifacts(options.artifacts)
-    artifacts.check()
+    open_artifacts(options.artifacts).check()
 
     import optuna
 
     from search.analysis.answer import answer
-    from search.database.database import Database
     from search.database.outage import DatabaseGone
     from search.database.snapshot import Observer
-    from search.database.studies import agree_on_budget, join
+    from search.database.studies import agree_on_budget
     from search.launch.launcher import hired
     from search.launch.supervisor import KeepsDying
     from search.reporting.progress import following
     from search.reporting.terminal import console, summary
     from search.worker.claims import StudyGone
-    from search.worker.config import Job
-    from search.worker.estimate import epoch_seconds, in_words
-    from search.worker.session import Machine
-    from search.worker.worker import KeepsFailing, Stop
-    from search.worker.workplace import Workplace
+    from search.worker.config import WorkerConfig
+    from search.worker.stop import Stop
+    from search.worker.worker import KeepsFailing, Worker
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings show whole statements
     out = console()
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options))
-        machine = Machine.of(
-            study,
-            device_name=crew.device,
-            threads=crew.threads,
-            root=options.data,
-            say=out.print,
-        )
-        database = stack.enter_context(closing(Database(options.storage)))
-        joined = join(database, study, data_digest=machine.data_digest, enqueue=enqueue)
-        changes["trials"] = agree_on_budget(
-            database,
-            joined,
-            of_file=study.trials,
-            asked=options.trials,
-            has_enqueued=bool(enqueue),
-        )
-        study = dataclasses.replace(study, trials=changes["trials"])
-        observer = Observer(database, joined)
-        done = len(observer.look().finished)
-        out.print(f"Study {study.name} in {database}: {done} of {study.trials} trials done.")
-        _say(out, f"Look at it with: {_dashboard(options, database)}")
-        if done < study.trials:
-            size = study.batch_size
-            took = None if typical is None else epoch_seconds(typical, machine, batch_size=size)
-            out.print(f"On {crew.where or machine}{in_words(took)}.")
-        place = Workplace(
-            study=study,
-            joined=joined,
-            database=database,
-            machine=machine,
-            artifacts=artifacts,
-        )
-        job = Job(
+        config = WorkerConfig(
             study=options.study,
             changes=changes,
             storage=options.storage,
             data=options.data,
             artifacts=options.artifacts,
+            device=crew.device,
+            threads=crew.threads,
             measure_train=options.measure_train,
         )
+        machine = config.machine(study, out.print)
+        worker = stack.enter_context(Worker.open(config, study, machine, given=enqueue))
+        database = worker.database
+        budget = agree_on_budget(
+            database,
+            worker.joined,
+            of_file=study.trials,
+            asked=options.trials,
+            has_enqueued=bool(enqueue),
+        )
+        study = dataclasses.replace(study, trials=budget)
+        observer = Observer(database, worker.joined)
+        done = len(observer.look().finished)
+        out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
+        _say(out, f"Look at it with: {_dashboard(options, database)}")
+        if done < budget:
+            out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
         try:
             with (
-                following(observer, out, epochs=study.epochs, budget=study.trials),
+                following(observer, out, epochs=study.epochs, budget=budget),
                 stop.on_signals(),
             ):
-                crew.work(place, job, stop, partial(_say, out))
+                crew.work(worker, stop, budget=budget, say=partial(_say, out))
         except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
             print(f"search.run: {error}", file=sys.stderr)
             return 1
-        is_done = len(observer.look().finished) >= study.trials
+        is_done = len(observer.look().finished) >= budget
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; the same command goes on where it was.")
         overview = observer.look()

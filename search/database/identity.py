@@ -15,18 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.storages._rdb.models import (
-    StudyDirectionModel,
-    StudyModel,
-    StudyUserAttributeModel,
-    TrialIntermediateValueModel,
-    TrialModel,
-)
 from optuna.study import StudyDirection
 from sqlalchemy import Connection, Row, func, literal, select
 from sqlalchemy.exc import DataError
 
-from search.database import tables
+from search.database import optuna_internals, tables
 from search.database.dialects import visible_tables
 from search.database.outage import first_line
 from search.database.queries import StudyRef
@@ -38,7 +31,8 @@ DEFINITION = "definition"
 """User attribute of a study: its definition."""
 
 _rows = tables.studies
-_trials = TrialModel.__table__
+_studies = optuna_internals.studies
+_trials = optuna_internals.trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +48,7 @@ class Identified:
 
 def study_ref(study: optuna.Study) -> StudyRef:
     """Return how the database's rows refer to a study that this service made."""
-    return StudyRef(study_id=study._study_id, key=str(study.user_attrs[KEY]))
+    return StudyRef(study_id=optuna_internals.study_id(study), key=str(study.user_attrs[KEY]))
 
 
 def identify(connection: Connection, name: str) -> Identified | None:
@@ -72,9 +66,9 @@ def identify(connection: Connection, name: str) -> Identified | None:
             f"({first_line(error)}); choose another --name, or a database whose encoding is UTF8"
         ) from error
     there = visible_tables(connection)
-    if StudyModel.__tablename__ not in there:
+    if _studies.name not in there:
         return None
-    study_id = connection.scalar(select(StudyModel.study_id).where(StudyModel.study_name == name))
+    study_id = connection.scalar(select(_studies.c.study_id).where(_studies.c.study_name == name))
     if study_id is None:
         return None
     key = _key_of(connection, study_id)
@@ -111,7 +105,7 @@ def _key_of(connection: Connection, study_id: int) -> str | None:
 
 def _attribute(connection: Connection, study_id: int, name: str) -> Any:
     """Return a user attribute of the study; None if it has none of this name."""
-    there = StudyUserAttributeModel
+    there = optuna_internals.study_user_attributes.c
     query = select(there.value_json).where(there.study_id == study_id, there.key == name)
     text = connection.scalar(query)
     return None if text is None else json.loads(text)
@@ -119,8 +113,9 @@ def _attribute(connection: Connection, study_id: int, name: str) -> Any:
 
 def _is_new(connection: Connection, study_id: int) -> bool:
     """Return whether the study is as Optuna creates it for this service."""
+    of_studies = optuna_internals.study_directions.c
     directions = connection.scalars(
-        select(StudyDirectionModel.direction).where(StudyDirectionModel.study_id == study_id)
+        select(of_studies.direction).where(of_studies.study_id == study_id)
     ).all()
     n_trials = connection.scalar(select(func.count()).where(_trials.c.study_id == study_id))
     return directions == [StudyDirection.MAXIMIZE] and n_trials == 0
@@ -129,14 +124,14 @@ def _is_new(connection: Connection, study_id: int) -> bool:
 def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[Any]) -> None:
     """Refuse a copy: one whose original is there, or whose trials are not those recorded."""
     original = connection.scalar(
-        select(StudyModel.study_name).where(StudyModel.study_id == row.study_id)
+        select(_studies.c.study_name).where(_studies.c.study_id == row.study_id)
     )
     if original is not None and _key_of(connection, row.study_id) == row.study_key:
         raise UserError(
             f"--name {name}: the study of this name is a copy of {original}, without its epochs "
             f"and weights; give --name {original}, or choose another --name"
         )
-    epochs, values = tables.epochs, TrialIntermediateValueModel.__table__
+    epochs, values = tables.epochs, optuna_internals.intermediate_values
     recorded = (
         select(func.count())
         .select_from(epochs)

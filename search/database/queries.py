@@ -10,31 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb.models import (
-    StudyModel,
-    TrialModel,
-    TrialParamModel,
-    TrialSystemAttributeModel,
-    TrialUserAttributeModel,
-)
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from search.database import tables
+from search.database import optuna_internals, tables
+from search.database.optuna_internals import FIXED_PARAMS
 from search.study.choices import Value
 from search.study.trial_attributes import (
     ENQUEUED,
     FINISHED,
-    FIXED_PARAMS,
     FIXING,
     is_readable,
     name_of,
 )
 
-_trials = TrialModel.__table__
-_attributes = TrialUserAttributeModel.__table__
-_system_attributes = TrialSystemAttributeModel.__table__
-_params = TrialParamModel.__table__
+_trials = optuna_internals.trials
+_attributes = optuna_internals.trial_user_attributes
+_system_attributes = optuna_internals.trial_system_attributes
+_params = optuna_internals.trial_params
 _epochs = tables.epochs
 
 
@@ -72,7 +65,8 @@ class Place:
 
 def is_there(connection: Connection, study: StudyRef) -> bool:
     """Return whether Optuna still has the study, which its tools can delete."""
-    query = select(StudyModel.study_id).where(StudyModel.study_id == study.study_id)
+    studies = optuna_internals.studies.c
+    query = select(studies.study_id).where(studies.study_id == study.study_id)
     return connection.scalar(query) is not None
 
 

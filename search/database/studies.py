@@ -4,38 +4,38 @@ The first process creates the study and stores its definition; every other one m
 definition. Whoever joins enqueues what the study lacks of its fixed trials, under the study's lock.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import delete, insert, select, update
 
-from search.database import tables
+from search.database import optuna_internals, tables
 from search.database.database import Database, new_key
 from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
+from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
-from search.database.rungs import Recorded
 from search.errors import UserError
 from search.study.choices import Value, check_params, written
 from search.study.definition import Definition, differences
-from search.study.pruners import Sparing
-from search.study.samplers import Repeatable
 from search.study.study import Study
 from search.study.trial_attributes import (
     ENQUEUED,
-    FIXED_PARAMS,
     VARIANT,
     Fixed,
     fixed_name,
-    is_spared,
     readable,
 )
 
 BUDGET = "budget"
 """User attribute of a study: its budget in trials, and that of the study file when it was set."""
+
+ORIGIN_KEY = "origin"
+"""User attribute of a study of re-runs: the key of the study whose trials they are."""
 
 PUBLISHED = "search:published"
 """System attribute of a study: the published figures that its own can be compared with."""
@@ -48,49 +48,61 @@ def join(
     study: Study,
     *,
     data_digest: str,
-    enqueue: Sequence[Mapping[str, Value]] = (),
-    reruns: Sequence[Fixed] = (),
+    given: Sequence[Mapping[str, Value]] = (),
     retry: bool = True,
 ) -> optuna.Study:
-    """Create or join the study of this name, and enqueue its variants, the trials `enqueue` and
-    the re-runs.
+    """Create or join the study of this name, and enqueue its variants and what a user has `given`.
 
-    What is there already is not enqueued again, unless it failed and `retry` is asked for. Any
-    number of processes may call this at once.
+    Any number of processes may call this at once. `retry` is as for `enqueue`.
 
     Raises:
         UserError: the study in the database was not made by this service, is a copy or has another
             definition, or a fixed value does not fit; nothing is written.
     """
-    for params in enqueue:
+    for params in given:
         check_params(params, study.ranges)
     definition = study.definition(data_digest)
     with database.lock(f"name/{study.name}"):
         ref = _created(database, study, definition)
-    joined = optuna.load_study(
-        study_name=study.name,
-        storage=database.optuna,
-        sampler=Repeatable(study.sampler, study.seed),
-        pruner=Sparing(study.pruner, is_spared, partial(Recorded, database, ref)),
-    )
+    joined = optuna.load_study(study_name=study.name, storage=database.optuna)
     if found := differences(joined.user_attrs[DEFINITION], definition):
         raise UserError(
             f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
             "Give the same options as before, or choose another --name"
         )
     _keep_published(database, ref, study)
-    with database.lock(ref.key):
+    variants = [
+        Fixed(params=choices.params(), attributes={VARIANT: name})
+        for name, choices in study.variants.items()
+    ]
+    enqueue(database, joined, variants, given, retry=retry)
+    return joined
+
+
+def enqueue(
+    database: Database,
+    joined: optuna.Study,
+    fixed: Sequence[Fixed],
+    given: Sequence[Mapping[str, Value]] = (),
+    *,
+    retry: bool = True,
+) -> None:
+    """Enqueue those of the `fixed` trials and of the values `given` by a user that the study lacks.
+
+    Any number of processes may call this at once. A fixed trial that failed is enqueued again only
+    to `retry` it; values that failed always are.
+
+    Raises:
+        UserError: the study has a fixed trial of the same name with other values; nothing is
+            written.
+    """
+    with database.lock(study_ref(joined).key):
         every = joined.get_trials(deepcopy=False)
         trials = [trial for trial in every if trial.state != TrialState.FAIL]
-        variants = [
-            Fixed(params=choices.params(), attributes={VARIANT: name})
-            for name, choices in study.variants.items()
-        ]
-        for one in _lacking_fixed(joined, [*variants, *reruns], trials if retry else every):
+        for one in _lacking_fixed(joined, fixed, trials if retry else every):
             joined.enqueue_trial(dict(one.params), user_attrs=dict(one.attributes))
-        for params in _lacking_given(enqueue, trials):
+        for params in _lacking_given(given, trials):
             joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
-    return joined
 
 
 def agree_on_budget(
@@ -140,6 +152,23 @@ def stored_definition(database: Database, name: str) -> Definition | None:
     attributes = database.optuna.get_study_user_attrs(found.ref.study_id)
     definition: Definition = attributes[DEFINITION]
     return definition
+
+
+def rerun_study(database: Database, study_key: str) -> str | None:
+    """Return the name of the study that holds the re-runs of a study's best trials; None if there
+    is none. It is found by the study's key, which outlives its name."""
+    studies, attributes = optuna_internals.studies, optuna_internals.study_user_attributes
+    query = (
+        select(studies.c.study_name)
+        .join(attributes, attributes.c.study_id == studies.c.study_id)
+        .where(attributes.c.key == ORIGIN_KEY, attributes.c.value_json == json.dumps(study_key))
+    )
+    with database.engine.connect() as connection:
+        for name in connection.scalars(query).all():
+            with suppress(UserError):  # a copy, whose original is another one of them
+                if identify(connection, name) is not None:
+                    return str(name)
+    return None
 
 
 def files_of(database: Database, ref: StudyRef) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import URL, Connection, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.database.dialects import lift_limits, tables_beside_new_ones, visible_tables
 from search.database.file_system import is_mount_point, network_kind
+from search.database.optuna_internals import COLUMNS
 from search.database.outage import first_line
 from search.errors import UserError
 
@@ -30,11 +30,6 @@ BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
 ROOM_BYTES = 1 << 20
 """A disk with less is full for SQLite's log."""
-_OPTUNAS: Mapping[str, Set[str]] = {
-    name: set(table.columns.keys()) for name, table in BaseModel.metadata.tables.items()
-} | {"alembic_version": {"version_num"}}
-"""The columns of Optuna's tables."""
-
 
 Look = Callable[[Connection], object]
 """Looks at a database, and raises `UserError` where it is not as it must be."""
@@ -136,8 +131,8 @@ def refuse_others(connection: Connection, storage: str) -> None:
             )
     visible, tables = visible_tables(connection), tables_beside_new_ones(connection)
     first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
-    whole = all(visible.get(name, set()) >= _OPTUNAS[name] for name in first)
-    if not whole and any(_OPTUNAS.get(name) != columns for name, columns in tables.items()):
+    whole = all(visible.get(name, set()) >= COLUMNS[name] for name in first)
+    if not whole and any(COLUMNS.get(name) != columns for name, columns in tables.items()):
         raise UserError(
             f"--storage {storage}: this database holds other tables "
             f"({', '.join(sorted(tables)[:3])}, …); name an empty one"

@@ -10,10 +10,10 @@ from search.database.snapshot import Observer
 from search.errors import UserError
 from search.launch.processes import Process, warm_up
 from search.launch.supervisor import Place, Worker, deal, supervise
-from search.worker.config import Job
+from search.worker import worker
+from search.worker.config import WorkerConfig
 from search.worker.device import THREADS
-from search.worker.worker import Stop
-from search.worker.workplace import Workplace
+from search.worker.stop import Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,32 +23,43 @@ class Crew:
     threads: int
     places: Sequence[Place] = ()
     """Of the workers elsewhere; empty if this process is the worker."""
-    start: Callable[[Job], Worker] = Process
+    start: Callable[[WorkerConfig], Worker] = Process
     where: str = ""
     """Of the workers elsewhere, in words."""
 
-    def work(self, place: Workplace, job: Job, stop: Stop, say: Callable[[str], None]) -> None:
+    def work(
+        self,
+        here: worker.Worker,
+        stop: Stop,
+        *,
+        budget: int,
+        say: Callable[[str], None],
+    ) -> None:
         """Run trials until the budget is spent, `stop` asks for an end, or all workers have failed.
 
-        `job` is that of a worker elsewhere, but for its place.
+        `here` is this process's worker; workers elsewhere are made like it, but for their places.
 
         Raises:
-            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
             KeepsDying: as `search.launch.supervisor.supervise` does.
         """
         if not self.places:
-            place.work(stop, budget=place.study.trials, measure_train=job.measure_train)
+            here.work(stop, budget=budget)
             return
-        observer = Observer(place.database, place.joined)
-        jobs = [replace(job, device=one.device, threads=one.threads) for one in self.places]
+        observer = Observer(here.database, here.joined)
+        changes = {**here.config.changes, "trials": budget}
+        configs = [
+            replace(here.config, changes=changes, device=one.device, threads=one.threads)
+            for one in self.places
+        ]
         failed = supervise(
-            [partial(self.start, job) for job in jobs],
+            [partial(self.start, one) for one in configs],
             stop,
             progress=lambda: sum(map(len, observer.look().epochs.values())),
             say=say,
         )
         if failed:
-            say(f"{failed} of {len(jobs)} workers met an error, told above")
+            say(f"{failed} of {len(configs)} workers met an error, told above")
 
 
 @contextmanager

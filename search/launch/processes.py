@@ -21,10 +21,11 @@ from search.errors import UserError
 from search.files import temporary_folder
 from search.launch.supervisor import End, Fate
 from search.signals import STOPPING
-from search.worker.config import Job
-from search.worker.worker import Stop
+from search.worker.config import WorkerConfig
+from search.worker.serve import serve
+from search.worker.stop import Stop
 
-PRELOAD = (Job.__module__, "torch._dynamo", "alembic.command")
+PRELOAD = (serve.__module__, "torch._dynamo", "alembic.command")
 """What the server imports; the latter two are what a worker's first optimizer and its database
 would import, which takes a second."""
 
@@ -67,10 +68,10 @@ def warm_up() -> None:
 class Process:
     """A worker in a process of its own, which does not outlive this one by more than a batch."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, config: WorkerConfig) -> None:
         warm_up()
         self._lines, lines = _CONTEXT.Pipe(duplex=False)
-        self._process = _CONTEXT.Process(target=_serve, args=(job, lines), daemon=True)
+        self._process = _CONTEXT.Process(target=_serve, args=(config, lines), daemon=True)
         self._process.start()
         lines.close()  # ours, so that the end of the other's can be seen
 
@@ -115,7 +116,7 @@ def _blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(job: Job, lines: "Connection[str, str]") -> None:
+def _serve(config: WorkerConfig, lines: "Connection[str, str]") -> None:
     """Be a worker; exit with status 1 after an error, else with SIGTERM's if that stopped it."""
     stop = Stop()
 
@@ -130,7 +131,7 @@ def _serve(job: Job, lines: "Connection[str, str]") -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     with output.kept():
-        is_well = job.serve(stop, partial(_send, lines))
+        is_well = serve(config, stop, partial(_send, lines))
     if not is_well:
         sys.exit(1)
     sys.exit(stop.exit_status)

@@ -18,8 +18,9 @@ from ray.exceptions import RayError
 from search.cli.options import MOST_WORKERS
 from search.errors import UserError
 from search.launch.supervisor import End, Fate
-from search.worker.config import Job
-from search.worker.worker import Stop
+from search.worker.config import WorkerConfig
+from search.worker.serve import serve
+from search.worker.stop import Stop
 
 TELL_SECONDS = 5.0
 """How long an ended worker's last words are waited for."""
@@ -94,11 +95,11 @@ def _n_fitting(node: Mapping[str, float], *, threads: int, gpus: float) -> int:
 class RayWorker:
     """A worker somewhere in the cluster; it waits until a machine has room for it."""
 
-    def __init__(self, job: Job, *, gpus: float) -> None:
+    def __init__(self, config: WorkerConfig, *, gpus: float) -> None:
         made: Any = ray.remote(_Actor)
-        needs = {"num_cpus": job.threads, "num_gpus": gpus, "max_concurrency": 2}
+        needs = {"num_cpus": config.threads, "num_gpus": gpus, "max_concurrency": 2}
         self._actor = made.options(**needs).remote()
-        self._end = self._actor.work.remote(job.from_any_folder())
+        self._end = self._actor.work.remote(config.from_any_folder())
         self._asked_for_words: Any = None
         self._has_begun = False
 
@@ -160,9 +161,9 @@ class _Actor:
         self._stop.signal = signal.SIGTERM
         self._stop.ask()
 
-    def work(self, job: Job) -> End:
+    def work(self, config: WorkerConfig) -> End:
         """Be a worker; return how it ended."""
-        if not job.serve(self._stop, self._lines.append):
+        if not serve(config, self._stop, self._lines.append):
             return End(fate=Fate.FAILED)
         if self._stop.signal is not None:  # another machine may have room
             return End(fate=Fate.DIED, why=f"was stopped by {self._stop}")

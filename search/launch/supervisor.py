@@ -18,7 +18,7 @@ from search.database.outage import tolerating_outage
 from search.errors import UserError
 from search.worker import device
 from search.worker.cpu import usable_cores
-from search.worker.worker import Stop
+from search.worker.stop import Stop
 
 POLL_SECONDS = 0.1
 DEATHS = 3

@@ -15,19 +15,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import optuna
-from optuna.storages._rdb.models import StudySystemAttributeModel, TrialModel, TrialValueModel
 from optuna.trial import TrialState
 from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, decided, reruns_of
-from search.analysis.seeds import ORIGIN_KEY, Repeats
-from search.database import queries, tables
+from search.analysis.seeds import Repeats
+from search.database import optuna_internals, queries, tables
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
-from search.database.studies import files_of, stored_budget
+from search.database.studies import ORIGIN_KEY, files_of, stored_budget
 from search.reporting import variants
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
@@ -89,7 +88,7 @@ def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
     """Return the ids of the study's trials that `runs` have run again."""
     if not runs:
         return set()
-    trials = TrialModel.__table__
+    trials = optuna_internals.trials
     names = literal("trial ") + cast(trials.c.number, String)
     query = select(trials.c.trial_id).where(trials.c.study_id == ref.study_id, names.in_(runs))
     return set(connection.scalars(query))
@@ -97,7 +96,8 @@ def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
 
 def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
     """Return the ids of some of the trials that somebody else completed, the first ones."""
-    trials, values, epochs = TrialModel.__table__, TrialValueModel.__table__, tables.epochs
+    trials, values = optuna_internals.trials, optuna_internals.trial_values
+    epochs = tables.epochs
     last = (epochs.c.trial == trials.c.number) & (epochs.c.number == n_epochs)
     query = (
         select(trials.c.trial_id)
@@ -156,8 +156,9 @@ class Notes:
             if name in self.study.variants:
                 epochs = progress.some.of(trial)
                 curves = curves_id(files, trial.number)
-                link = f"/artifacts/{ref.study_id}/{trial._trial_id}/{curves}" if epochs else None
-                notes[trial._trial_id] = variant_text(self.study, name, epochs, link)
+                its_id = optuna_internals.trial_id(trial)
+                link = f"/artifacts/{ref.study_id}/{its_id}/{curves}" if epochs else None
+                notes[its_id] = variant_text(self.study, name, epochs, link)
         try:
             with self.database.engine.begin() as connection:
                 for trial_id, now in notes.items():
@@ -203,7 +204,7 @@ def _set(connection: Connection, study_id: int, key: str, value: object, before:
     Raises:
         IntegrityError, _Overtaken: it is not.
     """
-    table = StudySystemAttributeModel.__table__
+    table = optuna_internals.study_system_attributes
     written = {"value_json": json.dumps(value)}
     if before is None:
         connection.execute(insert(table).values(study_id=study_id, key=key, **written))

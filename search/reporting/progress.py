@@ -65,6 +65,8 @@ class _Lines:
         self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
         self._workers = {number: lease.worker for number, lease in first.leases.items()}
+        self._is_timed = False
+        """Whether the time of an epoch has been printed."""
 
     def __enter__(self) -> "_Lines":
         return self
@@ -83,6 +85,9 @@ class _Lines:
                 self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
                 self._print(f"[{label(trial)}] {epoch}")
+                if not self._is_timed:
+                    self._is_timed = True
+                    self._print(f"An epoch takes about {_duration(epoch.seconds)}.")
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():
                 self._ended.add(trial.number)
@@ -132,13 +137,20 @@ class _Screen:
         """Estimate from this run's own pace: epochs a second, and epochs a finished trial took."""
         ran = sum(map(len, overview.epochs.values())) - self._ran_before
         finished = [overview.of(trial) for trial in overview.finished]
-        if ran <= 0 or not finished:
+        if ran <= 0:
             return "not known yet"
+        if not finished:
+            *_, last = (epoch for recorded in overview.epochs.values() for epoch in recorded)
+            return f"not known yet; an epoch takes about {_duration(last.seconds)}"
         per_trial = sum(map(len, finished)) / len(finished)
         begun = sum(len(overview.of(trial)) for trial in overview.running)
         to_run = max((self._budget - len(finished)) * per_trial - begun, 0)
         pace = (time.monotonic() - self._start) / ran
         return f"about {timedelta(seconds=round(to_run * pace))}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,6 @@ FIXING = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
 """What makes a fixed trial the one that it is."""
 ENQUEUED = "enqueued"
 """User attribute of a trial: the values that a user gave it by `--enqueue`."""
-FIXED_PARAMS = "fixed_params"
-"""Optuna's system attribute of a trial: the values that whoever enqueued it gave it."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
@@ -131,11 +129,6 @@ def is_fixed(trial: FrozenTrial) -> bool:
 def measures_train(trial: FrozenTrial) -> bool:
     """Return whether each epoch of the trial has its train loss and accuracy measured."""
     return is_fixed(trial) or MEASURED_TRAIN in trial.user_attrs
-
-
-def is_spared(trial: FrozenTrial) -> bool:
-    """Return whether the trial is never pruned: somebody has asked for just these values."""
-    return is_fixed(trial) or FIXED_PARAMS in trial.system_attrs
 
 
 def label(trial: FrozenTrial) -> str:

@@ -6,31 +6,33 @@ trial are among its artifacts, and are drawn when somebody looks at them.
 """
 
 import io
-import json
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
 from bottle import HTTPError, HTTPResponse, Route, request
-from optuna.artifacts import ArtifactMeta
-from optuna.artifacts._protocol import ArtifactStore
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
-from optuna.storages._rdb.models import StudyModel, TrialModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.engine import ExceptionContext
 
+from search.artifacts.store import ArtifactStore
 from search.database import artifact_lists
 from search.database.database import Database
 from search.database.dialects import visible_tables
+from search.database.optuna_internals import (
+    ARTIFACT,
+    RereadableStorage,
+    artifact_meta,
+)
+from search.database.optuna_internals import studies as optuna_studies
+from search.database.optuna_internals import trials as optuna_trials
 from search.database.outage import first_line, is_outage
 from search.database.queries import StudyRef
 from search.database.studies import published_for
@@ -120,22 +122,19 @@ class _Drawable:
     def offer(self, trial: FrozenTrial) -> None:
         """Let the trial's learning curves be one of its artifacts."""
         if trial.number in self.numbers:
-            meta = ArtifactMeta(
-                artifact_id=curves_id(self.files, trial.number),
-                filename=f"{self.name}-{trial.number}-curves.svg",
-                mimetype="image/svg+xml",
-                encoding=None,
-            )
-            key = ARTIFACTS_ATTR_PREFIX + meta.artifact_id
-            trial.system_attrs[key] = json.dumps(asdict(meta))
+            artifact_id = curves_id(self.files, trial.number)
+            filename = f"{self.name}-{trial.number}-curves.svg"
+            meta = artifact_meta(artifact_id, filename, "image/svg+xml")
+            trial.system_attrs[ARTIFACT + artifact_id] = meta
 
 
-class Attentive(_CachedStorage):
+class Attentive(RereadableStorage):
     """Optuna's cache of ended trials, which may lose their weights all the same, and whose ids and
     study's id SQLite gives out again when others have deleted them. Adds their curves to them."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.uncached)
+        self._uncached = database.uncached
         self._engine = database.engine
         self._kept: dict[int, set[int]] = {}
         """Ids of the trials with kept weights when a study was last read, by its id."""
@@ -143,41 +142,38 @@ class Attentive(_CachedStorage):
         self._identities: dict[int, tuple[object, object]] = {}
         """Name and first start of a trial when a study was last read, by its id."""
 
-    def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        name = select(StudyModel.study_name).where(StudyModel.study_id == study_id)
-        trials = TrialModel.__table__.c
-        start = select(func.min(trials.datetime_start)).where(trials.study_id == study_id)
-        with self._engine.connect() as connection:
-            kept = set(_kept(connection, study_id))
-            identity = connection.scalar(name), connection.scalar(start)
-            self._drawable[study_id] = _drawable(connection, study_id)
-        with self._lock:
-            if self._identities.get(study_id) != identity:
-                self._studies[study_id] = _StudyInfo()
-                self._identities[study_id] = identity
-            elif study_id in self._studies:
-                # As if they had not ended: read again.
-                dropped = self._kept.get(study_id, set()) - kept
-                self._studies[study_id].unfinished_trial_ids |= dropped
-            self._kept[study_id] = kept
-        super()._read_trials_from_remote_storage(study_id)
-
     def get_all_trials(
         self,
         study_id: int,
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
+        self._forget_what_changed(study_id)
         trials = super().get_all_trials(study_id, deepcopy, states)
         if drawable := self._drawable.get(study_id):
             for trial in trials:
                 drawable.offer(trial)
         return trials
 
+    def _forget_what_changed(self, study_id: int) -> None:
+        of_study = optuna_trials.c.study_id == study_id
+        name = select(optuna_studies.c.study_name).where(optuna_studies.c.study_id == study_id)
+        start = select(func.min(optuna_trials.c.datetime_start)).where(of_study)
+        with self._engine.connect() as connection:
+            kept = set(_kept(connection, study_id))
+            identity = connection.scalar(name), connection.scalar(start)
+            self._drawable[study_id] = _drawable(connection, study_id)
+        if self._identities.get(study_id) != identity:
+            self.forget_study(study_id)
+            self._identities[study_id] = identity
+        else:
+            self.forget_trials(study_id, self._kept.get(study_id, set()) - kept)
+        self._kept[study_id] = kept
+
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Ask the database: this is called when one of the trial's files is asked for."""
-        trial = self._backend.get_trial(trial_id)
-        study_id = select(TrialModel.study_id).where(TrialModel.trial_id == trial_id)
+        trial = self._uncached.get_trial(trial_id)
+        study_id = select(optuna_trials.c.study_id).where(optuna_trials.c.trial_id == trial_id)
         with self._engine.connect() as connection:
             drawable = _drawable(connection, connection.scalar(study_id), trial.number)
         if drawable:
@@ -191,7 +187,7 @@ class Attentive(_CachedStorage):
             template_trial.system_attrs = {
                 key: value
                 for key, value in template_trial.system_attrs.items()
-                if not CURVES.fullmatch(key.removeprefix(ARTIFACTS_ATTR_PREFIX))
+                if not CURVES.fullmatch(key.removeprefix(ARTIFACT))
             }
         return super().create_new_trial(study_id, template_trial)
 
@@ -217,12 +213,11 @@ def _kept(connection: Connection, study_id: int) -> Iterable[int]:
     """Return the ids of the study's trials whose weights are kept."""
     if not {table.name for table in (studies, weights)} <= visible_tables(connection).keys():
         return ()
-    trials = TrialModel.__table__
     query = (
-        select(trials.c.trial_id)
-        .join(weights, weights.c.trial == trials.c.number)
+        select(optuna_trials.c.trial_id)
+        .join(weights, weights.c.trial == optuna_trials.c.number)
         .join(studies, studies.c.study_key == weights.c.study_key)
-        .where(trials.c.study_id == study_id, studies.c.study_id == study_id)
+        .where(optuna_trials.c.study_id == study_id, studies.c.study_id == study_id)
     )
     return connection.scalars(query).all()
 

@@ -22,10 +22,11 @@ from search.database.artifact_lists import Listed
 from search.database.database import Database, LeaseLost
 from search.database.identity import study_ref
 from search.database.leases import Holder
+from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import Entry
 from search.study.choices import Ranges, check_params
 from search.study.epoch import Epoch
-from search.study.trial_attributes import CRASH, FINISHED, FIXED_PARAMS, FIXING, REASON, readable
+from search.study.trial_attributes import CRASH, FINISHED, FIXING, REASON, readable
 from search.worker.result import Outcome
 
 LEASE_SECONDS = 120.0
@@ -65,28 +66,33 @@ class Claims:
         study: optuna.Study,
         *,
         ranges: Ranges,
-        budget: int | None,
-        wanted: Collection[str] | None = None,
+        budget: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
         holder: Holder | None = None,
     ) -> None:
-        """`budget` None: run what is enqueued and sample nothing; `wanted` are then the names of
-        the fixed trials that are run, None for all that wait. `holder` None stands for this
-        process."""
-        assert budget is None or wanted is None, "a budget counts every trial"
+        """`budget` is as for `limit`; `holder` None stands for this process."""
         self._database = database
         self._study = study
         self._ref = study_ref(study)
         self._ranges = ranges
         self._holder = holder or Holder()
-        self._budget = budget
-        self._wanted = wanted
         self._lease_seconds = lease_seconds
+        self.limit(budget=budget)
 
     @property
     def worker(self) -> str:
         """The name that the leases have."""
         return self._holder.worker
+
+    def limit(self, *, budget: int | None, wanted: Collection[str] | None = None) -> None:
+        """Claim until `budget` trials of the study have finished.
+
+        None: claim what is enqueued and sample nothing; `wanted` are then the names of the fixed
+        trials to claim, None for all.
+        """
+        assert budget is None or wanted is None, "a budget counts every trial"
+        self._budget = budget
+        self._wanted = wanted
 
     def claim(self) -> Claim | Standing:
         """Return the trial to run now: one to take over, else a waiting fixed one, else another

@@ -15,22 +15,22 @@ from rich.console import Console
 
 from search.analysis.answer import answer
 from search.analysis.ranking import accuracies, standings
-from search.analysis.seeds import REPRODUCED, RERUN, repeats, rerun_study, write
-from search.artifacts.store import Artifacts
+from search.analysis.seeds import REPRODUCED, RERUN, repeats, write
 from search.database.database import Database
 from search.database.identity import identify
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Overview
-from search.database.studies import stored_definition
+from search.database.studies import rerun_study, stored_definition
 from search.errors import UserError
 from search.reporting.notes import Notes
 from search.reporting.seed_tables import comparison, rerun_table
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from search.worker import replay
+from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
 from search.worker.session import Machine
-from search.worker.worker import Stop, Stopped
+from search.worker.stop import Stop, Stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,10 @@ class Reproduction:
     study: Study
     """As its file has it, under the name that it has in the database."""
     database: Database
+    config: WorkerConfig
+    """Its device `auto` and its threads None stand, in a replay, for those of the trial."""
     out: Console
     stop: Stop
-    device_name: str
-    """`auto` takes for a replay what the trial was trained on."""
-    threads: int | None
-    """None for PyTorch's own choice, and for a replay as many as the trial was trained with."""
-    data: Path
-    artifacts: Artifacts
 
     def variants(
         self,
@@ -64,7 +60,7 @@ class Reproduction:
 
         Raises:
             UserError: the study has no such variant, or the re-runs' has another definition.
-            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
         """
         variants = self.study.variants
         if not variants:
@@ -93,7 +89,7 @@ class Reproduction:
 
         Raises:
             UserError: there is no such trial, or it is not complete.
-            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
         """
         study, search, digest = self._search()
         best = [self._find(search, which)] if isinstance(which, str) else search.ranked[:which]
@@ -126,13 +122,14 @@ class Reproduction:
         trial = self._find(search, number)
         stored = search.of(trial)
         replay.check(trial, stored)
-        device_name, threads = replay.place(trial, self.device_name, self.threads)
-        machine = self._machine(study, digest, device_name=device_name, threads=threads)
+        device_name, threads = replay.place(trial, self.config.device, self.config.threads)
+        config = dataclasses.replace(self.config, device=device_name, threads=threads)
+        machine = self._machine(config, study, digest)
         asked = [
             option
             for option, is_asked in (
-                ("--device", self.device_name != "auto"),
-                ("--threads", self.threads is not None),
+                ("--device", self.config.device != "auto"),
+                ("--threads", self.config.threads is not None),
             )
             if is_asked
         ]
@@ -180,28 +177,17 @@ class Reproduction:
         study = dataclasses.replace(study, name=name, variants={})
         return Reruns(
             study=study,
-            database=self.database,
-            machine=self._machine(
-                study, digest, device_name=self.device_name, threads=self.threads
-            ),
-            artifacts=self.artifacts,
+            config=self.config,
+            machine=self._machine(self.config, study, digest),
             out=self.out,
             origin=origin,
         )
 
-    def _machine(
-        self, study: Study, digest: object, *, device_name: str, threads: int | None
-    ) -> Machine:
+    def _machine(self, config: WorkerConfig, study: Study, digest: object) -> Machine:
         """Return the machine with the images; they are those of `digest`, if it is given."""
-        machine = Machine.of(
-            study,
-            device_name=device_name,
-            threads=threads,
-            root=self.data,
-            say=self._say,
-        )
+        machine = config.machine(study, self._say)
         if digest not in (None, machine.data_digest):
-            raise UserError(f"--data {self.data}: these are not the images that the study has")
+            raise UserError(f"--data {config.data}: these are not the images that the study has")
         return machine
 
     def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:

@@ -4,7 +4,8 @@ The study they come from is left untouched. Repeat k has the same seed whatever 
 two of them can be compared in pairs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
@@ -12,19 +13,18 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.analysis.ranking import accuracies, still_in
-from search.analysis.seeds import ORIGIN_KEY, RERUN, repeats
-from search.artifacts.store import Artifacts
-from search.database.database import Database
+from search.analysis.seeds import RERUN, repeats
 from search.database.snapshot import Observer, Overview
-from search.database.studies import join
+from search.database.studies import ORIGIN_KEY, enqueue
 from search.errors import UserError
 from search.reporting.progress import following
 from search.study.choices import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
+from search.worker.config import WorkerConfig
 from search.worker.session import Machine
-from search.worker.worker import Stop
-from search.worker.workplace import Workplace
+from search.worker.stop import Stop
+from search.worker.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,11 @@ class Reruns:
 
     study: Study
     """The study of the re-runs; it has no variants of its own."""
-    database: Database
+    config: WorkerConfig
     machine: Machine
-    artifacts: Artifacts
     out: Console
     origin: str | None = None
-    """The own key of the study whose trials are run again; None for a study's variants."""
+    """The key of the study whose trials are run again; None for a study's variants."""
 
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
         """Return re-run `repeat` of what the attributes `origin` name."""
@@ -52,16 +51,17 @@ class Reruns:
         raises as `train` does.
         """
         params = {trial.number: trial.params for trial in best}
-        overview = Observer(self.database, self._join([])).look()
-        for repeat in range(n_repeats):
-            found = accuracies(repeats(overview), list(params), self.study.epochs)
-            wanted = [
-                self.fixed({ORIGIN: number}, params[number], repeat)
-                for number in still_in(found, repeat)
-            ]
-            overview = self.train(wanted, stop)
-            if stop.is_asked():
-                break
+        with self._opened() as worker:
+            overview = Observer(worker.database, worker.joined).look()
+            for repeat in range(n_repeats):
+                found = accuracies(repeats(overview), list(params), self.study.epochs)
+                wanted = [
+                    self.fixed({ORIGIN: number}, params[number], repeat)
+                    for number in still_in(found, repeat)
+                ]
+                overview = self._train(worker, wanted, stop)
+                if stop.is_asked():
+                    break
         return overview
 
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
@@ -69,23 +69,26 @@ class Reruns:
 
         Raises:
             UserError: the study of the re-runs has another definition.
-            KeepsFailing, DatabaseGone: as `search.worker.worker.work` does.
+            KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
         """
-        joined = self._join(wanted)
-        place = Workplace(
-            study=self.study,
-            joined=joined,
-            database=self.database,
-            machine=self.machine,
-            artifacts=self.artifacts,
-        )
-        observer = Observer(self.database, joined)
-        names = {one.name for one in wanted}
+        with self._opened() as worker:
+            return self._train(worker, wanted, stop)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Worker]:
+        with Worker.open(self.config, self.study, self.machine) as worker:
+            if self.origin is not None:
+                self._adopt(worker.joined, self.origin)
+            yield worker
+
+    def _train(self, worker: Worker, wanted: list[Fixed], stop: Stop) -> Overview:
+        enqueue(worker.database, worker.joined, wanted)
+        observer = Observer(worker.database, worker.joined)
         with (
             following(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
             stop.on_signals(),
         ):
-            place.work(stop, budget=None, wanted=names)
+            worker.work(stop, wanted={one.name for one in wanted})
         return observer.look()
 
     def _adopt(self, joined: optuna.Study, origin: str) -> None:
@@ -101,9 +104,3 @@ class Reruns:
                 f"which has {what}; rename or delete {name} in the dashboard"
             )
         joined.set_user_attr(ORIGIN_KEY, origin)
-
-    def _join(self, wanted: list[Fixed]) -> optuna.Study:
-        digest = self.machine.data_digest
-        if self.origin is not None:
-            self._adopt(join(self.database, self.study, data_digest=digest), self.origin)
-        return join(self.database, self.study, data_digest=digest, reruns=wanted)

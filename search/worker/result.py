@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from optuna.trial import TrialState
 
+from search.study.epoch import Epoch
+from search.study.pruners import Cut
 from search.study.trial_attributes import CUTOFF, DIVERGED, REASON, RUNG, SECONDS, TRACEBACK
 
 
@@ -29,6 +32,18 @@ class Outcome:
     """Of a completed one: the sum of its weights; None if they were not written."""
     seconds_per_epoch: float | None = None
     """Mean wall time of its epochs; None if it has none."""
+
+    @classmethod
+    def complete(cls, last: Epoch, *, weights_sha256: str | None) -> Self:
+        return cls(
+            state=TrialState.COMPLETE,
+            value=last.selection_accuracy,
+            weights_sha256=weights_sha256,
+        )
+
+    @classmethod
+    def pruned(cls, cut: Cut) -> Self:
+        return cls(state=TrialState.PRUNED, reason=str(cut), rung=cut.epoch, cutoff=cut.cutoff)
 
     @property
     def attributes(self) -> Mapping[str, str | int | float]:

@@ -1,161 +1,236 @@
-"""One process of a search: claim a trial, run it, tell how it ended, until the budget is spent.
+"""One worker of a search: claim a trial, run it, end it, until the budget is spent.
 
-Nothing here is lost by a kill at any moment; a signal only makes it tidier.
+A kill at any moment loses nothing; a signal only makes the end tidier.
 """
 
 import _thread
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from types import FrameType
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import fmean
 
-from optuna.trial import TrialState
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
-from search import signals
-from search.database.database import LeaseLost
+from search.artifacts.retention import Kept
+from search.artifacts.store import open_artifacts
+from search.artifacts.study_files import Store
+from search.database.database import Database, LeaseLost
+from search.database.identity import study_ref
+from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
+from search.database.rungs import Recorded
+from search.database.studies import files_of, join
+from search.reporting.notes import Notes
+from search.study.choices import Value
+from search.study.epoch import Epoch
+from search.study.pruners import Sparing
+from search.study.study import Study
+from search.study.trial_attributes import is_fixed
 from search.worker.claims import Claim, Claims, Standing
+from search.worker.config import WorkerConfig
+from search.worker.cpu import Share
 from search.worker.result import Outcome
-from search.worker.trial import Objective
+from search.worker.sampling import RepeatableSampler
+from search.worker.session import Machine
+from search.worker.stop import Stop, Stopped
+from search.worker.trial import run_trial
+from search.worker.trial_files import TrialFiles
 
 RENEW_SECONDS = 2.0
-"""How often a lease is renewed, and with it what the live view shows of a trial."""
+"""How often a lease is renewed, and the live view's data of its trial with it."""
 WAIT_SECONDS = 1.0
-"""How often a worker with nothing to do looks whether a trial has come free."""
+"""How often a worker with nothing to do looks for a free trial."""
 FAILURES = 3
-"""So many failed trials in a row stop a worker: failed ones do not count against the budget, and
-would be followed by others for ever."""
+"""Number of failed trials in a row that stops a worker: failed trials do not count against the
+budget, so that the search would never end."""
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(BaseException):
-    """The worker was asked to stop; its trial stays for another. Not an error."""
 
 
 class KeepsFailing(Exception):
     """Trial after trial has failed; the message names the last one's reason."""
 
 
-@dataclass
-class Stop:
-    """When a worker is to stop: on a signal, or at a time."""
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A study that was joined, and the means to run its trials on this machine."""
 
-    deadline: float | None = None
-    """In `time.monotonic()`; None for no time limit."""
-    signal: int | None = None
-    """The first signal that asked, such as `SIGTERM`; None if none did."""
-    _asked: threading.Event = field(default_factory=threading.Event)
+    study: Study
+    joined: optuna.Study
+    """The study in the database, with its sampler and pruner."""
+    pruner: Sparing
+    database: Database
+    machine: Machine
+    claims: Claims
+    kept: Kept
+    config: WorkerConfig
+    share: Share = field(default_factory=partial(Share, log.warning))
 
-    def is_asked(self) -> bool:
-        return self._asked.is_set() or self.is_late()
-
-    def is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
-    @property
-    def exit_status(self) -> int:
-        """128 and the signal's number, as shells have it; 0 for the time limit."""
-        return 128 + self.signal if self.signal else 0
-
-    def __str__(self) -> str:
-        return signal.Signals(self.signal).name if self.signal else "--timeout"
-
-    def ask(self) -> None:
-        self._asked.set()
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until something but the deadline asks to stop."""
-        self._asked.wait(seconds)
-
+    @classmethod
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Let the signals of `search.signals` ask to stop; the same one again ends the process at
-        once, but for SIGHUP."""
+    def open(
+        cls,
+        config: WorkerConfig,
+        study: Study,
+        machine: Machine,
+        *,
+        given: Sequence[Mapping[str, Value]] = (),
+        retry: bool = True,
+    ) -> Iterator["Worker"]:
+        """Open the database, join `study`, and enqueue its variants and what a user has `given`.
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.signal = self.signal or number
-            self.ask()
-            if number != signal.SIGHUP:  # which comes twice where a shell and its terminal end
-                signal.signal(number, signal.SIG_DFL)
+        A variant that failed is enqueued again only to `retry` it.
 
-        with signals.handled(ask):
-            yield
-
-
-def work(
-    objective: Objective,
-    claims: Claims,
-    stop: Stop,
-    *,
-    after_trial: Callable[[], None] = lambda: None,
-) -> None:
-    """Run trials until the study's budget is spent or `stop` asks for an end.
-
-    `after_trial` is called when a trial has ended, without its lease and without any lock.
-
-    A database that goes away is waited for: the trial that ran is dropped, and goes on from its
-    last recorded epoch in whichever worker claims it next.
-
-    Raises:
-        KeepsFailing: so many trials in a row failed.
-        DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
-        StudyGone: somebody has deleted or renamed the study.
-    """
-    failures = 0
-    outage = Outage()
-    while not stop.is_asked():
-        try:
-            claim = claims.claim()
-            outage.is_over()
-            if claim is Standing.SPENT:
-                return
-            if isinstance(claim, Standing):
-                stop.wait(WAIT_SECONDS)
-                continue
-            outcome = _run(objective, claims, claim, stop)
-            after_trial()
-        except LeaseLost as error:
-            log.warning("%s; going on with another", error)
-            continue
-        except Stopped:
-            return
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            outage.goes_on(error)
-            stop.wait(WAIT_SECONDS)
-            continue
-        failures = failures + 1 if outcome.state == TrialState.FAIL else 0
-        if failures == FAILURES:
-            raise KeepsFailing(
-                f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
-                f"{outcome.reason}"
+        Raises:
+            UserError: the database cannot be used, or the study in it is another one.
+        """
+        with closing(Database(config.storage)) as database:
+            joined = join(
+                database, study, data_digest=machine.data_digest, given=given, retry=retry
+            )
+            joined.sampler = RepeatableSampler(study.sampler, study.seed)
+            ref = study_ref(joined)
+            store = Store(open_artifacts(config.artifacts), files_of(database, ref))
+            joined.pruner = Sparing(study.pruner, _is_spared, partial(Recorded, database, ref))
+            yield cls(
+                study=study,
+                joined=joined,
+                pruner=joined.pruner,
+                database=database,
+                machine=machine,
+                claims=Claims(
+                    database, joined, ranges=study.ranges, lease_seconds=config.lease_seconds
+                ),
+                kept=Kept(database, ref, store, name=study.name, epochs=study.epochs),
+                config=config,
             )
 
+    def work(
+        self, stop: Stop, *, budget: int | None = None, wanted: Collection[str] | None = None
+    ) -> None:
+        """Run trials until `budget` of the study have finished or `stop` asks for an end.
 
-def _run(objective: Objective, claims: Claims, claim: Claim, stop: Stop) -> Outcome:
-    try:
-        with _renewing(claims, claim) as counted:
+        `budget` None: run enqueued trials only, of the names `wanted` if it is given. Notes are
+        written between trials. A database that does not answer is waited for: the running trial is
+        dropped, and resumes after its last recorded epoch in the worker that claims it next.
+
+        Raises:
+            KeepsFailing: `FAILURES` trials in a row failed.
+            DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
+            StudyGone: somebody has deleted or renamed the study.
+        """
+        notes = Notes(database=self.database, study=self.study, joined=self.joined)
+        with tolerating_outage():
+            self.kept.sweep()
+            notes.update()
+        self.claims.limit(budget=budget, wanted=wanted)
+        failures = 0
+        outage = Outage()
+        while not stop.is_asked():
+            try:
+                claim = self.claims.claim()
+                outage.is_over()
+                if claim is Standing.SPENT:
+                    break
+                if isinstance(claim, Standing):
+                    stop.wait(WAIT_SECONDS)
+                    continue
+                outcome = self._run(claim, stop)
+                notes.update_if_due()
+            except LeaseLost as error:
+                log.warning("%s; going on with another", error)
+                continue
+            except Stopped:
+                break
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                outage.goes_on(error)
+                stop.wait(WAIT_SECONDS)
+                continue
+            failures = failures + 1 if outcome.state == TrialState.FAIL else 0
+            if failures == FAILURES:
+                raise KeepsFailing(
+                    f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
+                    f"{outcome.reason}"
+                )
+        with tolerating_outage():
+            notes.update()
+            self.kept.clean()  # of what could not be removed before
+
+    def run(self, claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
+        """Run a claimed trial; an unforeseen error is stored with it. The lease is given back.
+
+        Raises:
+            LeaseLost: another worker has the trial.
+        """
+        try:
+            return run_trial(self, claim, after_batch)
+        except Exception as error:
+            if not isinstance(error, LeaseLost) and not is_outage(error):
+                with tolerating_outage(), suppress(LeaseLost):
+                    self.claims.crash(claim, error, self.kept)
+            raise
+        finally:
+            with tolerating_outage():
+                self.claims.release(claim)
+
+    def trial_files(self, claim: Claim, trial: FrozenTrial) -> TrialFiles:
+        return TrialFiles(
+            study=self.study,
+            machine=self.machine,
+            claims=self.claims,
+            kept=self.kept,
+            claim=claim,
+            trial=trial,
+        )
+
+    def watched(self, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
+        """Yield the epochs as they are trained; report once if this worker gets little CPU."""
+        return self.share.watched(epochs) if self.machine.device.type == "cpu" else epochs
+
+    def record(self, claim: Claim, epoch: Epoch, sha256: str | None) -> None:
+        """Record an epoch and its file; the checkpoint before it is removed.
+
+        Raises:
+            LeaseLost: another worker has the trial; nothing is written.
+        """
+        # Weights are listed when the trial ends.
+        checkpoint = None if epoch.number == self.study.epochs else sha256
+        listed = self.kept.listed(claim.trial_id, claim.number, checkpoint, epoch.number)
+        self.kept.store.remove(self.claims.record(claim, epoch, sha256, listed))
+
+    def finish(self, claim: Claim, outcome: Outcome) -> Outcome:
+        """End the trial in the database; return the outcome as it was stored.
+
+        Raises:
+            LeaseLost: another worker has the trial; nothing is written.
+        """
+        if epochs := self.claims.epochs(claim):
+            seconds = fmean(epoch.seconds for epoch in epochs)
+            outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
+        self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
+        return outcome
+
+    def _run(self, claim: Claim, stop: Stop) -> Outcome:
+        with _renewing(self.claims, claim) as counted:
 
             def after_batch(batches: int) -> None:
                 counted(batches)
                 if stop.is_asked():
                     raise Stopped
 
-            return objective.run(claim, after_batch)
-    except Exception as error:
-        if not isinstance(error, LeaseLost) and not is_outage(error):
-            with tolerating_outage(), suppress(LeaseLost):
-                claims.crash(claim, error, objective.kept)  # which sees whether the study is gone
-        raise
-    finally:
-        with tolerating_outage():
-            claims.release(claim)
+            return self.run(claim, after_batch)
+
+
+def _is_spared(trial: FrozenTrial) -> bool:
+    """Return whether the trial is never pruned, since somebody asked for just these values."""
+    return is_fixed(trial) or FIXED_PARAMS in trial.system_attrs
 
 
 @contextmanager

@@ -11,16 +11,15 @@ from optuna.trial import FrozenTrial, create_trial
 from rich.console import Console
 
 from search.analysis.answer import Answer, answer
-from search.analysis.seeds import rerun_study
-from search.artifacts.store import open_artifacts
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.snapshot import Overview
-from search.database.studies import join
+from search.database.studies import join, rerun_study
 from search.errors import UserError
 from search.study.study import Study
+from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
-from search.worker.worker import Stop
+from search.worker.stop import Stop
 from tests.database.test_identity import renamed
 from tests.made_up import add
 
@@ -44,9 +43,14 @@ def searched(database: Database, small: Study) -> optuna.Study:
 def _reruns(database: Database, study: Study, name: str) -> Reruns:
     return Reruns(
         study=dataclasses.replace(study, name=name),
-        database=database,
+        config=WorkerConfig(
+            study="digits",
+            changes={},
+            storage=database.url.render_as_string(hide_password=False),
+            data=Path(),
+            artifacts="artifacts",
+        ),
         machine=cast(Any, SimpleNamespace(data_digest="none")),  # nothing is trained
-        artifacts=open_artifacts("artifacts"),
         out=Console(),
         origin=study_ref(optuna.load_study(study_name=study.name, storage=database.optuna)).key,
     )

@@ -15,16 +15,16 @@ from search.artifacts.store import Artifacts
 from search.database.database import LeaseLost
 from search.study.study import Study
 from search.worker.claims import Claim
-from search.worker.worker import Stop, work
+from search.worker.trial import run_trial
 from tests.artifacts.test_weights import get
 from tests.worker.test_trial import Killed, Process, killed_at
 
 
 @pytest.fixture
-def process(study: Study, tmp_path: Path, artifacts: Artifacts) -> Iterator[Process]:
-    made = Process(f"sqlite:///{tmp_path / 'search.db'}", study, tmp_path, artifacts=artifacts)
+def process(study: Study, tmp_path: Path, place: str) -> Iterator[Process]:
+    made = Process(f"sqlite:///{tmp_path / 'search.db'}", study, tmp_path, artifacts=place)
     yield made
-    made.database.close()
+    made.close()
 
 
 def _listed(process: Process, number: int = 0) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
 ) -> None:
     # A dashboard keeps for good what it has read of an ended trial.
     monkeypatch.setattr(Kept, "clean", lambda kept: None)
-    work(process.objective, process.claims, Stop())
+    process.work()
     for trial in process.trials:
         complete = trial.state == TrialState.COMPLETE
         expected = {f"small-{trial.number}.safetensors"} if complete else set()
@@ -89,7 +89,7 @@ def test_what_a_user_uploads_stays_listed(
             )
 
     process.run(process.claim(), upload)
-    process.objective.kept.sweep()
+    process.worker.kept.sweep()
     assert set(_listed(process)) == {"note.txt", "small-0.safetensors"}
     assert artifacts.read(_listed(process)["note.txt"]) == b"mine"
 
@@ -97,13 +97,13 @@ def test_what_a_user_uploads_stays_listed(
 def test_a_checkpoint_that_cannot_be_written_is_not_listed(
     process: Process, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(artifact_id: str, content: bytes) -> None:
+    def full(self: Artifacts, artifact_id: str, content: bytes) -> None:
         raise OSError("no room")
 
     def fill(batches: int) -> None:
         if batches == 1 and len(process.figures()[0]) == 1:
             assert list(_listed(process)) == ["small-0-epoch-1.pt"]
-            monkeypatch.setattr(artifacts, "write", full)
+            monkeypatch.setattr(type(artifacts), "write", full)
 
     with pytest.raises(Killed):
         process.run(process.claim(), _both(fill, killed_at(23)))
@@ -120,7 +120,7 @@ def test_a_worker_that_lost_its_trial_lists_nothing(process: Process, artifacts:
             process.claims.release(claim)
 
     with pytest.raises(LeaseLost):
-        process.objective.run(claim, lose)
+        run_trial(process.worker, claim, lose)
     listed = _listed(process)
     assert list(listed) == ["small-0-epoch-1.pt"]
     assert artifacts.read(listed["small-0-epoch-1.pt"]) is not None
@@ -141,9 +141,9 @@ def test_of_an_interrupted_trial_beyond_the_budget_nothing_is_left(
     with pytest.raises(Killed):
         process.run(claim, killed_at(12))
     (checkpoint,) = _listed(process).values()
-    process.objective.kept.clean()
+    process.worker.kept.clean()
     assert artifacts.ids("") == [checkpoint]  # it still runs
     process.database.optuna.set_trial_state_values(claim.trial_id, TrialState.FAIL)
-    process.objective.kept.clean()
+    process.worker.kept.clean()
     assert _listed(process) == {}
     assert artifacts.ids("") == []

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.artifacts.store import open_artifacts
 from search.database.studies import files_of
 from search.errors import UserError
 from search.study.study import Study
 from search.vision.classifier import load
 from search.weights import find
-from search.worker.worker import Stop, work
 from tests.conftest import Command
 from tests.s3 import S3, SECRET
 from tests.test_faults import rows
@@ -35,12 +33,12 @@ def start(study: Study, tmp_path: Path) -> Iterator[Start]:
 
     def start(artifacts: str, name: str = "search") -> Process:
         url = f"sqlite:///{tmp_path / name}.db"
-        begun.append(Process(url, study, tmp_path, artifacts=open_artifacts(artifacts)))
+        begun.append(Process(url, study, tmp_path, artifacts=artifacts))
         return begun[-1]
 
     yield start
     for process in begun:
-        process.database.close()
+        process.close()
 
 
 def test_a_search_that_is_killed_ends_as_an_undisturbed_one_in_a_folder(
@@ -107,7 +105,7 @@ def test_a_bucket_that_goes_away_costs_no_figure(
     start: Start, bucket: str, s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = start(str(tmp_path), "undisturbed")
-    work(whole.objective, whole.claims, Stop())
+    whole.work()
     process = start(bucket)
     epochs = 0
 
@@ -122,8 +120,8 @@ def test_a_bucket_that_goes_away_costs_no_figure(
     process.run(process.claim(), disturb)
     warnings = [record.getMessage() for record in caplog.records]
     assert sum("trial 0: no checkpoint written: Could not conn" in said for said in warnings) == 2
-    work(process.objective, process.claims, Stop())
-    process.objective.kept.clean()
+    process.work()
+    process.worker.kept.clean()
     assert process.figures() == whole.figures()
     states = [trial.state for trial in process.trials]
     assert states == [trial.state for trial in whole.trials]
@@ -147,7 +145,7 @@ def test_an_epoch_costs_two_requests_and_lists_nothing(start: Start, bucket: str
         if batches == 1:
             asked.append(Counter())
 
-    events = process.objective.kept.store._artifacts._client.meta.events  # type: ignore[attr-defined]
+    events = process.worker.kept.store._artifacts._client.meta.events  # type: ignore[attr-defined]
     events.register("before-call.s3", count)
     process.run(process.claim(), next_epoch)
     first, *between, last = asked[1:]

@@ -37,6 +37,7 @@ from search.vision.network import build
 from search.weights import find
 from search.worker import claims
 from search.worker import trial as trial_module
+from search.worker.trial import run_trial
 from tests.worker.test_trial import Killed, Process
 
 OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "1",
@@ -279,7 +280,7 @@ def start(url: str, tiny: Study, tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for process in begun:
-        process.database.close()
+        process.close()
 
 
 class Tracer:
@@ -341,7 +342,7 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
         with pytest.raises(Killed):
             Tracer(line).run(process)
         _no_end_without_weights(process, folder)
-        process.objective.kept.sweep()  # as the same command does when it begins
+        process.worker.kept.sweep()  # as the same command does when it begins
         if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:
             claim = process.claim()
             assert claim.number == number, line
@@ -391,7 +392,7 @@ def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: 
             heir.run(heir.claim())
 
     with pytest.raises(LeaseLost):
-        sleeper.objective.run(claim, overtaken)
+        run_trial(sleeper.worker, claim, overtaken)
     _check(heir.database, tmp_path / "files", {0})
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import optuna
 
 from search.study.choices import RANGES, Choices
-from search.study.samplers import TPE, Repeatable
+from search.study.samplers import TPE
+from search.worker.sampling import RepeatableSampler
 
 NOISE = 0.005
 """Standard deviation of an accuracy over seeds, about that of the report's variants."""
@@ -67,7 +68,7 @@ def goodness(choices: Choices) -> float:
 
 def search(history: int, seed: int, n_trials: int) -> Found:
     study = optuna.create_study(
-        direction="maximize", sampler=Repeatable(TPE(history=history), seed=seed)
+        direction="maximize", sampler=RepeatableSampler(TPE(history=history), seed=seed)
     )
     noise = random.Random(seed)
     true, noisy, took = [], [], []

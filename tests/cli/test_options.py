@@ -25,7 +25,7 @@ def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     made = parser()
-    for action in made._actions:
+    for action in made.actions:
         if action.dest != "help":
             assert re.search(r"\(default: |\(required", action.help or ""), action.dest
     text = made.format_help()

@@ -27,7 +27,7 @@ def joined(database: Database, study: Study) -> optuna.Study:
     """24 ended trials, some of equal accuracy, a failed variant, and what is not ended."""
     study = dataclasses.replace(study, epochs=FINAL, trials=200)
     made_up(database, study, 24)
-    joined = join(database, study, data_digest="none", enqueue=[{"lr": 0.02}])
+    joined = join(database, study, data_digest="none", given=[{"lr": 0.02}])
     first = joined.ask()
     assert fixed_name(joined.trials[first.number]) == "question-1"
     joined.tell(first, state=TrialState.FAIL)

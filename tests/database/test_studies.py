@@ -42,7 +42,7 @@ def test_given_trials_are_enqueued_once_however_often_they_are_given(
 ) -> None:
     given = [{"lr": 0.02}, {"optimizer": "SGD"}, {"lr": 0.02}]
     for _ in range(2):
-        joined = _join(database, study, enqueue=given)
+        joined = _join(database, study, given=given)
     enqueued = [t.user_attrs[ENQUEUED] for t in joined.trials if ENQUEUED in t.user_attrs]
     assert enqueued == given[:2]
 
@@ -50,16 +50,16 @@ def test_given_trials_are_enqueued_once_however_often_they_are_given(
 def test_a_given_trial_that_failed_is_enqueued_again(database: Database, study: Study) -> None:
     alone = dataclasses.replace(study, variants={})
     given = [{"lr": 0.02}]
-    joined = _join(database, alone, enqueue=given)
+    joined = _join(database, alone, given=given)
     joined.tell(joined.ask(), state=TrialState.FAIL)
-    assert len(_join(database, alone, enqueue=given).trials) == 2
+    assert len(_join(database, alone, given=given).trials) == 2
 
 
 def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
     database: Database, study: Study
 ) -> None:
     def budget(of_file: int, asked: int | None = None, *given: float) -> int:
-        joined = _join(database, study, enqueue=[{"lr": lr} for lr in given])
+        joined = _join(database, study, given=[{"lr": lr} for lr in given])
         return agree_on_budget(
             database, joined, of_file=of_file, asked=asked, has_enqueued=bool(given)
         )
@@ -102,7 +102,7 @@ def test_fixed_values_are_checked_before_anything_is_written(
     database: Database, study: Study
 ) -> None:
     with pytest.raises(UserError, match="lr is a number"):
-        _join(database, study, enqueue=[{"lr": 5.0}])
+        _join(database, study, given=[{"lr": 5.0}])
     assert database.optuna.get_all_studies() == []
 
 

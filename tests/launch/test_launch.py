@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.database.database import Database
 from search.errors import UserError
 from search.launch.supervisor import DEATHS, End, Fate, KeepsDying, Place, deal, supervise
-from search.worker.worker import Stop
+from search.worker.stop import Stop
 from tests.commands import leased_pids
 from tests.conftest import PASSWORD, Command
 
@@ -157,7 +157,7 @@ def test_workers_that_only_die_end_the_search_and_those_that_get_on_do_not() -> 
 def test_several_workers_share_a_budget(search: Command, url: str) -> None:
     done = search("run", *QUICK, "--epochs", 3, "--trials", 12, "--storage", url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "On 3 workers, each on CPU, 1 thread: an epoch takes about" in done.stdout
+    assert "On 3 workers, each on CPU, 1 thread." in done.stdout
     assert "Trials: 12 of 12 finished" in done.stdout
     assert PASSWORD not in done.stdout
     trials = _trials(url)

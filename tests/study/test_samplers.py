@@ -26,8 +26,9 @@ from scipy.stats.qmc import Halton
 
 from search.errors import UserError
 from search.study.choices import FIELDS, RANGES, Choices, Ranges
-from search.study.samplers import TPE, Repeatable, SamplerFactory, check_sampler, thinned
+from search.study.samplers import TPE, SamplerFactory, check_sampler
 from search.study.study import Study
+from search.worker.sampling import RepeatableSampler, thinned
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -49,7 +50,7 @@ def _search(
             study_name="search",
             storage=storage,
             direction="maximize",
-            sampler=Repeatable(factory, seed=seed),
+            sampler=RepeatableSampler(factory, seed=seed),
             load_if_exists=True,
         )
 
@@ -199,7 +200,7 @@ class _Seeing(RandomSampler):
 
 
 def test_nothing_is_learned_from_what_somebody_else_told() -> None:
-    study = optuna.create_study(direction="maximize", sampler=Repeatable(_Seeing, seed=0))
+    study = optuna.create_study(direction="maximize", sampler=RepeatableSampler(_Seeing, seed=0))
     for reported, told in ((0.5, 0.5), (None, 0.99), (0.5, 0.99)):
         trial = study.ask()
         if reported is not None:

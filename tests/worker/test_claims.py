@@ -30,7 +30,7 @@ EPOCH = Epoch(number=1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.9, second
 
 @pytest.fixture
 def joined(database: Database, study: Study) -> optuna.Study:
-    return join(database, study, data_digest="x", enqueue=[{"lr": 0.02}])
+    return join(database, study, data_digest="x", given=[{"lr": 0.02}])
 
 
 ELSEWHERE = ProcessIdentity(host="another-host", pid=1, started=0.0)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from search.study.choices import Choices
     from search.study.study import Study
     from search.worker.session import Machine
-    from search.worker.worker import Stop
+    from search.worker.stop import Stop
     from studies.cifar.batchnorm.records import ProbedEpoch, Run
 
 CHANGES = ("none", "before-relu", "affine", "eps-0.001")
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     append(options.out, [])  # a file that cannot be written is known before the training
 
     from search.worker.session import Machine
-    from search.worker.worker import Stop, Stopped
+    from search.worker.stop import Stop, Stopped
 
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
     machine = Machine.of(
@@ -183,7 +183,7 @@ def _train(
 ) -> "Run":
     """Train and measure the run of `which`; the whole of it, or nothing."""
     from search.vision.training import NonFiniteLoss
-    from search.worker.worker import Stopped
+    from search.worker.stop import Stopped
     from studies.cifar.batchnorm.changes import CHANGES as FUNCTIONS
     from studies.cifar.batchnorm.measure import Watch
     from studies.cifar.batchnorm.records import EPOCH_FIGURES

@@ -1,0 +1,170 @@
+"""Everything that this service uses of Optuna without a promise of Optuna's.
+
+Optuna's tables, the formats of its attributes, ids, caches, and methods whose names begin with an
+underscore. No other file touches them (ruff's `SLF` and `TID251` see to that), and
+`tests/database/test_optuna_internals.py` has one test for each assumption, so that a release of
+Optuna that breaks one is named by one failing test.
+"""
+
+import json
+from collections.abc import Callable, Container, Iterable, Mapping, Set
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import optuna
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from optuna import Study, Trial
+from optuna.artifacts import ArtifactMeta
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
+from optuna.samplers import QMCSampler
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, insert, select
+
+from search.errors import UserError
+
+studies = models.StudyModel.__table__
+study_directions = models.StudyDirectionModel.__table__
+study_user_attributes = models.StudyUserAttributeModel.__table__
+study_system_attributes = models.StudySystemAttributeModel.__table__
+trials = models.TrialModel.__table__
+trial_params = models.TrialParamModel.__table__
+trial_values = models.TrialValueModel.__table__
+trial_user_attributes = models.TrialUserAttributeModel.__table__
+trial_system_attributes = models.TrialSystemAttributeModel.__table__
+intermediate_values = models.TrialIntermediateValueModel.__table__
+
+COLUMNS: Mapping[str, Set[str]] = {
+    name: set(table.columns.keys()) for name, table in models.BaseModel.metadata.tables.items()
+} | {"alembic_version": {"version_num"}}
+"""Column names of each of Optuna's tables."""
+
+FIXED_PARAMS = "fixed_params"
+"""System attribute of an enqueued trial: the values that it was enqueued with."""
+ARTIFACT = ARTIFACTS_ATTR_PREFIX
+"""Prefix of the system attributes that list a trial's or study's artifacts, one for each."""
+
+
+def prepare_tables(connection: Connection, storage: str) -> None:
+    """Create Optuna's tables if there are none, or only a part of them, in one transaction.
+
+    Optuna itself creates them in several transactions on two connections, which fails when two
+    processes do so at once.
+
+    Raises:
+        UserError: the database, called `storage`, has the tables of another Optuna version.
+    """
+    script = _migrations()
+    context = MigrationContext.configure(connection)
+    there, needed = context.get_current_revision(), script.get_current_head()
+    if there is None:
+        models.BaseModel.metadata.create_all(connection)
+        version = models.VersionInfoModel
+        if connection.scalar(select(version.schema_version)) is None:
+            versions = {
+                "schema_version": models.SCHEMA_VERSION,
+                "library_version": optuna.__version__,
+            }
+            connection.execute(insert(version).values(versions))
+        context.stamp(script, "head")
+    elif there != needed:
+        raise UserError(
+            f"--storage {storage}: its tables are of schema {there}, and this Optuna needs "
+            f"{needed}; `optuna storage upgrade` upgrades older ones, or name another database"
+        )
+
+
+def _migrations() -> ScriptDirectory:
+    package = find_spec("optuna.storages._rdb")
+    assert package is not None, "the project requires Optuna"
+    assert package.origin is not None, "it is a package of files"
+    config = Config()
+    config.set_main_option("script_location", str(Path(package.origin).parent / "alembic"))
+    return ScriptDirectory.from_config(config)
+
+
+def cached(storage: RDBStorage) -> BaseStorage:
+    """Return the storage with Optuna's cache of finished trials in front of it."""
+    return get_storage(storage)
+
+
+def study_id(study: Study) -> int:
+    return study._study_id
+
+
+def trial_id(trial: FrozenTrial) -> int:
+    return trial._trial_id
+
+
+def open_trial(study: Study, trial_id: int) -> Trial:
+    """Return a trial that was claimed, to suggest its choices and report its metrics.
+
+    All trials are read anew: a `Study` keeps the list of trials for as long as it runs one, and
+    does not know when that is; and Optuna's cache writes to no trial that it has not read, while
+    another process may have enqueued this one.
+    """
+    study._thread_local.cached_all_trials = None
+    study._get_trials(deepcopy=False, use_cache=True)
+    return Trial(study, trial_id)
+
+
+def reported(trial: Trial) -> FrozenTrial:
+    """Return the trial with all that was reported of it, as `should_prune` hands it to a pruner."""
+    return trial._get_latest_trial()
+
+
+def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_TYPE) -> str:
+    """Return the value of the system attribute that lists an artifact."""
+    meta = ArtifactMeta(
+        artifact_id=artifact_id, filename=filename, mimetype=mimetype, encoding=None
+    )
+    return json.dumps(asdict(meta))
+
+
+class RereadableStorage(_CachedStorage):
+    """Optuna's cache of finished trials, of which some can be read from the database again."""
+
+    def forget_study(self, study_id: int) -> None:
+        """Read all trials of the study again, the next time that they are asked for."""
+        with self._lock:
+            self._studies[study_id] = _StudyInfo()
+
+    def forget_trials(self, study_id: int, trial_ids: Set[int]) -> None:
+        """Read these trials of the study again, as if they had not finished."""
+        with self._lock:
+            if study_id in self._studies:
+                self._studies[study_id].unfinished_trial_ids |= trial_ids
+
+
+class StudyView(Study):
+    """A study with only those of its trials that `select` returns, as a sampler is to see it."""
+
+    def __init__(
+        self, study: Study, select: Callable[[list[FrozenTrial]], Iterable[FrozenTrial]]
+    ) -> None:
+        self.__dict__.update(vars(study))
+        self._study = study
+        self._select = select
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = self._select(self._study._get_trials(deepcopy, use_cache=use_cache))
+        return [trial for trial in trials if states is None or trial.state in states]
+
+
+def pin_sequence(sampler: QMCSampler, *, seed: int, place: int) -> None:
+    """Let a quasi-random sampler return the point at `place` of the sequence of `seed`.
+
+    Optuna counts the points in the database; a trial that is sampled again would get the next one.
+    """
+    sampler._seed = seed
+    sampler._find_sample_id = lambda study, search_space: place  # type: ignore[method-assign]

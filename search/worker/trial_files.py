@@ -1,0 +1,111 @@
+"""The files of a running trial: a checkpoint after each epoch, and its weights after the last.
+
+A file only saves time or keeps a copy: one that cannot be written costs a warning, not the trial.
+"""
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from optuna.trial import FrozenTrial
+
+from search.artifacts.retention import Kept
+from search.study.choices import Choices
+from search.study.epoch import Epoch
+from search.study.study import Study
+from search.study.trial_attributes import VARIANT
+from search.vision.classifier import About, packed
+from search.vision.training import Training
+from search.worker.claims import Claim, Claims
+from search.worker.session import Machine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialFiles:
+    study: Study
+    machine: Machine
+    claims: Claims
+    kept: Kept
+    claim: Claim
+    trial: FrozenTrial
+    """With all its choices."""
+
+    def restore(self, training: Training, recorded: Sequence[Epoch]) -> int:
+        """Load the state after the last recorded epoch and return that epoch's number.
+
+        0 if there is none, or if the file is lost: the trial is then trained from its start. After
+        the last epoch nothing is left to train, unless its weights are wanted and lost.
+        """
+        if not recorded:
+            return 0
+        number = recorded[-1].number
+        sha256 = self.claims.checkpoint_sha256(self.claim, number)
+        if number == self.study.epochs:
+            lost = sha256 is not None and self._read(sha256) is None
+            return 0 if lost and self._is_wanted(recorded[-1]) else number
+        content = None if sha256 is None else self._read(sha256, epoch=number)
+        if content is None:
+            return 0
+        state: Mapping[str, Any] = torch.load(
+            io.BytesIO(content), map_location=self.machine.device, weights_only=True
+        )
+        training.load_state_dict(state)
+        return number
+
+    def save(self, training: Training, epoch: Epoch) -> str | None:
+        """Write the checkpoint after `epoch`, or the weights after the last one.
+
+        Return the file's SHA-256 in hexadecimal; None if it is not wanted or cannot be written.
+        """
+        try:
+            if epoch.number == self.study.epochs:
+                return self._save_weights(training, epoch)
+            buffer = io.BytesIO()
+            torch.save(training.state_dict(), buffer)
+            return self.kept.store.write(self.claim.number, buffer.getvalue(), epoch=epoch.number)
+        except OSError as error:
+            is_last = epoch.number == self.study.epochs
+            what = "its weights are not kept" if is_last else "no checkpoint written"
+            log.warning("trial %d: %s: %s", self.claim.number, what, error)
+            return None
+
+    def weights_sha256(self) -> str | None:
+        """Return the SHA-256 of the weights saved after the last epoch; None if there are none.
+
+        Weights with another sum belong to another training, which the recorded metrics are not of.
+        """
+        sha256 = self.claims.checkpoint_sha256(self.claim, self.study.epochs)
+        if sha256 is None or self._read(sha256) is not None:
+            return sha256
+        log.warning("trial %d: its weights are not kept: the file is lost", self.claim.number)
+        return None
+
+    def _save_weights(self, training: Training, epoch: Epoch) -> str | None:
+        if not self._is_wanted(epoch):
+            return None
+        splits = self.machine.splits
+        about = About(
+            study=self.study.name,
+            trial=self.claim.number,
+            variant=self.trial.user_attrs.get(VARIANT),
+            choices=Choices(**self.trial.params),
+            channels=splits.train.channels,
+            size=splits.train.size,
+            n_classes=splits.n_classes,
+            classes=splits.classes,
+            whites=splits.whites,
+            test_accuracy=epoch.test_accuracy,
+            validation_accuracy=epoch.validation_accuracy,
+        )
+        return self.kept.store.write(self.claim.number, packed(training.network, about))
+
+    def _is_wanted(self, last: Epoch) -> bool:
+        return self.kept.wants(self.claim.trial_id, last.selection_accuracy)
+
+    def _read(self, sha256: str, *, epoch: int | None = None) -> bytes | None:
+        return self.kept.store.read(self.claim.number, sha256, epoch=epoch)
