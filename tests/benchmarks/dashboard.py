@@ -34,7 +34,7 @@ from search.reporting.notes import Notes
 from search.study.study import Study, load
 from search.web.app import dashboard_app
 from tests.benchmarks.databases import empty
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 
 def _ask(app: WSGIApplication) -> None:

@@ -1,7 +1,6 @@
 """A study that was copied, renamed or made by something else is whole, or refused by name."""
 
 import dataclasses
-import io
 import json
 import shutil
 import sqlite3
@@ -23,8 +22,9 @@ from search.errors import UserError
 from search.study.study import Study
 from search.web.app import dashboard_app
 from search.weights import find
-from tests.conftest import Command
-from tests.worker.test_trial import Process
+from tests.support.commands import Command
+from tests.support.process import Killed, Process
+from tests.support.wsgi import renamed
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 SEARCH = ("--study", "digits", "--images", 60, "--epochs", 1, "--trials", 7, "--threads", 1)
@@ -48,24 +48,6 @@ def _epochs(folder: Path, name: str, file: str = "search.db") -> list[list[float
         study = optuna.load_study(study_name=name, storage=database.optuna)
         found = database.epochs_of_study(study_ref(study).key)
         return [[e.selection_accuracy for e in found.get(t.number, [])] for t in study.trials]
-
-
-def renamed(database: Database, before: str, after: str) -> None:
-    """Rename a study as the dashboard does when somebody types another name."""
-    study_id = database.optuna.get_study_id_from_name(before)
-    app = dashboard_app(database, open_artifacts("artifacts").store)
-    body = json.dumps({"study_name": after}).encode()
-    environ = {
-        "PATH_INFO": f"/api/studies/{study_id}/rename",
-        "REQUEST_METHOD": "POST",
-        "CONTENT_LENGTH": str(len(body)),
-        "CONTENT_TYPE": "application/json",
-        "wsgi.input": io.BytesIO(body),
-    }
-    setup_testing_defaults(environ)
-    statuses: list[str] = []
-    list(app(environ, lambda status, headers, error=None: statuses.append(status)))  # type: ignore[arg-type]
-    assert statuses == ["201 Created"]
 
 
 def test_a_renamed_study_is_whole_and_goes_on(searched: Path, search: Command) -> None:
@@ -210,10 +192,6 @@ def test_a_file_of_optunas_is_not_touched_to_the_last_byte(search: Command, tmp_
     assert search("run", *SEARCH).returncode == 2
     assert (tmp_path / "search.db").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} <= {"search.db", "data"}
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
 
 
 @pytest.mark.parametrize("statement", range(1, 14))

@@ -17,7 +17,7 @@ from search.database.studies import join
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from search.study.trial_attributes import fixed_name
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 FINAL = 5
 

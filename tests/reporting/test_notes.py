@@ -24,8 +24,8 @@ from search.study.choices import Choices
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from studies.cifar import study as cifar
-from tests.database.test_identity import renamed
-from tests.made_up import add, made_up
+from tests.support.made_up import add, made_up
+from tests.support.wsgi import renamed
 
 
 @pytest.fixture

