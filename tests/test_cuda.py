@@ -13,7 +13,7 @@ from search.study.epoch import Epoch
 from search.study.study import Study
 from search.vision.training import Training
 from search.worker.session import Machine
-from tests.conftest import Command
+from tests.support.commands import Command
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from tests.conftest import PASSWORD
+from tests.support.databases import PASSWORD
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"

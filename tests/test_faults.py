@@ -1,6 +1,5 @@
 """Faults made for real, at random moments: the finished database is that of an undisturbed run."""
 
-import dataclasses
 import hashlib
 import random
 import signal
@@ -9,17 +8,11 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from sqlalchemy import select
 
-from search.database import tables
-from search.database.database import Database
-from search.database.identity import study_ref
-from search.study.trial_attributes import SECONDS
 from tests.faults import Ordeal
+from tests.support.databases import rows
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
            "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
@@ -42,32 +35,6 @@ def _start(url: str, folder: Path, *, wait: bool = True) -> "subprocess.Popen[by
         if process.poll() == 0:
             break
     return process
-
-
-def rows(url: str) -> list[dict[str, Any]]:
-    """Every trial of the study with all that must be repeatable."""
-    database = Database(url)
-    key = study_ref(optuna.load_study(study_name="digits", storage=database.optuna)).key
-    with database.engine.connect() as connection:
-        sums = {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
-    rows = [
-        {
-            "number": trial.number,
-            "state": trial.state.name,
-            "values": trial.values,
-            "params": list(trial.params.items()),
-            "user_attrs": {k: v for k, v in trial.user_attrs.items() if k != SECONDS},
-            "intermediate_values": trial.intermediate_values,
-            "weights": sums.get(trial.number),
-            "epochs": [
-                dataclasses.replace(epoch, seconds=0.0)
-                for epoch in database.epochs(key, trial.number)
-            ],
-        }
-        for trial in database.optuna.get_all_trials(1)
-    ]
-    database.close()
-    return rows
 
 
 def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(

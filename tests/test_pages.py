@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.support.commands import Command
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "studies" / "cifar" / "README.md"

@@ -17,7 +17,8 @@ import pytest
 from sqlalchemy import make_url
 
 from search.database.database import Database
-from tests.conftest import PASSWORD, Command
+from tests.support.commands import Command
+from tests.support.databases import PASSWORD
 
 QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)
 

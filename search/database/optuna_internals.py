@@ -97,7 +97,7 @@ def study_id(study: Study) -> int:
     return study._study_id
 
 
-def trial_id(trial: FrozenTrial) -> int:
+def trial_id(trial: FrozenTrial | Trial) -> int:
     return trial._trial_id
 
 

@@ -20,8 +20,8 @@ from search.study.study import Study
 from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
 from search.worker.stop import Stop
-from tests.database.test_identity import renamed
-from tests.made_up import add
+from tests.support.made_up import add
+from tests.support.wsgi import renamed
 
 WON = (0.70, 0.80, 0.90)
 """Of trials 0, 1 and 2 of the search: the last ranks first."""

@@ -15,9 +15,8 @@ from search.artifacts.store import Artifacts
 from search.database.database import LeaseLost
 from search.study.study import Study
 from search.worker.claims import Claim
-from search.worker.trial import run_trial
-from tests.artifacts.test_weights import get
-from tests.worker.test_trial import Killed, Process, killed_at
+from tests.support.process import Killed, Process, killed_at
+from tests.support.wsgi import get
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_what_a_user_uploads_stays_listed(
             )
 
     process.run(process.claim(), upload)
-    process.worker.kept.sweep()
+    process.kept.sweep()
     assert set(_listed(process)) == {"note.txt", "small-0.safetensors"}
     assert artifacts.read(_listed(process)["note.txt"]) == b"mine"
 
@@ -120,7 +119,7 @@ def test_a_worker_that_lost_its_trial_lists_nothing(process: Process, artifacts:
             process.claims.release(claim)
 
     with pytest.raises(LeaseLost):
-        run_trial(process.worker, claim, lose)
+        process.run(claim, lose)
     listed = _listed(process)
     assert list(listed) == ["small-0-epoch-1.pt"]
     assert artifacts.read(listed["small-0-epoch-1.pt"]) is not None
@@ -141,9 +140,9 @@ def test_of_an_interrupted_trial_beyond_the_budget_nothing_is_left(
     with pytest.raises(Killed):
         process.run(claim, killed_at(12))
     (checkpoint,) = _listed(process).values()
-    process.worker.kept.clean()
+    process.kept.clean()
     assert artifacts.ids("") == [checkpoint]  # it still runs
     process.database.optuna.set_trial_state_values(claim.trial_id, TrialState.FAIL)
-    process.worker.kept.clean()
+    process.kept.clean()
     assert _listed(process) == {}
     assert artifacts.ids("") == []

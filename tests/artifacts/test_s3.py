@@ -4,7 +4,6 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,16 @@ from optuna.trial import TrialState
 
 from search.database.studies import files_of
 from search.errors import UserError
-from search.study.study import Study
 from search.vision.classifier import load
 from search.weights import find
-from tests.conftest import Command
-from tests.s3 import S3, SECRET
-from tests.test_faults import rows
-from tests.worker.test_trial import Killed, Process, killed_at
+from tests.support.commands import Command
+from tests.support.databases import rows
+from tests.support.process import Killed, Start, killed_at
+from tests.support.s3 import S3, SECRET
 
 OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "4", "--trials", "9",
            "--threads", "1")  # fmt: skip
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start(study: Study, tmp_path: Path) -> Iterator[Start]:
-    begun: list[Process] = []
-
-    def start(artifacts: str, name: str = "search") -> Process:
-        url = f"sqlite:///{tmp_path / name}.db"
-        begun.append(Process(url, study, tmp_path, artifacts=artifacts))
-        return begun[-1]
-
-    yield start
-    for process in begun:
-        process.close()
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 def test_a_search_that_is_killed_ends_as_an_undisturbed_one_in_a_folder(
@@ -84,13 +67,14 @@ def test_a_place_that_cannot_be_used_gets_one_line_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("calls", [12, 23])
 def test_a_taken_over_trial_goes_on_from_its_checkpoint_in_the_bucket(
     start: Start, bucket: str, tmp_path: Path, calls: int
 ) -> None:
-    whole = start(str(tmp_path), "undisturbed")
+    whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
     whole.run(whole.claim())
-    killed, heir = start(bucket), start(bucket)
+    killed, heir = start(artifacts=bucket), start(artifacts=bucket)
     with pytest.raises(Killed):
         killed.run(killed.claim(), killed_at(calls))
     begun = len(killed.figures()[0])
@@ -101,12 +85,13 @@ def test_a_taken_over_trial_goes_on_from_its_checkpoint_in_the_bucket(
     assert heir.figures()[0] == whole.figures()[0]
 
 
+@on_sqlite
 def test_a_bucket_that_goes_away_costs_no_figure(
     start: Start, bucket: str, s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = start(str(tmp_path), "undisturbed")
+    whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
     whole.work()
-    process = start(bucket)
+    process = start(artifacts=bucket)
     epochs = 0
 
     def disturb(batches: int) -> None:
@@ -121,7 +106,7 @@ def test_a_bucket_that_goes_away_costs_no_figure(
     warnings = [record.getMessage() for record in caplog.records]
     assert sum("trial 0: no checkpoint written: Could not conn" in said for said in warnings) == 2
     process.work()
-    process.worker.kept.clean()
+    process.kept.clean()
     assert process.figures() == whole.figures()
     states = [trial.state for trial in process.trials]
     assert states == [trial.state for trial in whole.trials]
@@ -134,8 +119,9 @@ def test_a_bucket_that_goes_away_costs_no_figure(
     assert len(there) >= 2
 
 
+@on_sqlite
 def test_an_epoch_costs_two_requests_and_lists_nothing(start: Start, bucket: str) -> None:
-    process = start(bucket)
+    process = start(artifacts=bucket)
     asked: list[Counter[str]] = [Counter()]
 
     def count(model: Any, **rest: object) -> None:
@@ -145,7 +131,8 @@ def test_an_epoch_costs_two_requests_and_lists_nothing(start: Start, bucket: str
         if batches == 1:
             asked.append(Counter())
 
-    events = process.worker.kept.store._artifacts._client.meta.events  # type: ignore[attr-defined]
+    client = process.kept.store._artifacts._client  # type: ignore[attr-defined]  # noqa: SLF001
+    events = client.meta.events
     events.register("before-call.s3", count)
     process.run(process.claim(), next_epoch)
     first, *between, last = asked[1:]

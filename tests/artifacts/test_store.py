@@ -14,7 +14,7 @@ from search.artifacts.store import Artifacts, from_any_folder, open_artifacts
 from search.artifacts.study_files import Store
 from search.errors import UserError
 from search.files import folder_of_machine
-from tests.s3 import SECRET
+from tests.support.s3 import SECRET
 
 CONTENT = bytes(range(256)) * 1000
 

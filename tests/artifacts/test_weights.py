@@ -2,11 +2,10 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 import torch
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.samplers import RandomSampler
-from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 from sqlalchemy import select
@@ -27,6 +25,7 @@ from search.artifacts import retention, study_files
 from search.database import artifact_lists, queries, tables
 from search.database.database import Database, LeaseLost
 from search.database.identity import study_ref
+from search.database.optuna_internals import trial_id, trial_system_attributes
 from search.errors import UserError
 from search.study.choices import Choices
 from search.study.study import Study
@@ -37,8 +36,8 @@ from search.vision.network import build
 from search.weights import find
 from search.worker import claims
 from search.worker import trial as trial_module
-from search.worker.trial import run_trial
-from tests.worker.test_trial import Killed, Process
+from tests.support.process import Killed, Process, Start
+from tests.support.wsgi import get
 
 OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "1",
            "--threads", "1", "--trials", "20")  # fmt: skip
@@ -86,11 +85,11 @@ def _check(database: Database, folder: Path, expected: set[int]) -> None:
     """Compare the database, Optuna's lists and the files in `folder`: all have the weights of just
     `expected`."""
     trials = database.optuna.get_all_trials(1, deepcopy=False)
-    numbers = {trial._trial_id: trial.number for trial in trials}
+    numbers = {trial_id(trial): trial.number for trial in trials}
     sums = _sums(database)
     assert set(sums) == expected
     with database.engine.connect() as connection:
-        attributes = connection.execute(select(TrialSystemAttributeModel.__table__)).all()
+        attributes = connection.execute(select(trial_system_attributes)).all()
     listed = [row for row in attributes if row.key.startswith("artifacts:")]
     assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
     files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
@@ -172,7 +171,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     metas = get_all_artifact_meta(trial, storage=found.optuna)
     assert [dataclasses.asdict(meta) for meta in metas] == artifacts[0]
     assert listed["filename"] == "cifar-0.safetensors"
-    content = get(app, f"/artifacts/1/{trial._trial_id}/{listed['artifact_id']}")
+    content = get(app, f"/artifacts/1/{trial_id(trial)}/{listed['artifact_id']}")
     assert hashlib.sha256(content).hexdigest() == _sums(found)[trial.number]
     downloaded = searched / listed["filename"]
     download_artifact(
@@ -181,25 +180,6 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
         file_path=str(downloaded),
     )
     assert load(downloaded).about.variant == "base"
-
-
-def get(app: Any, path: str) -> bytes:
-    answers: list[str] = []
-    environ = {
-        "REQUEST_METHOD": "GET",
-        "PATH_INFO": path,
-        "SERVER_NAME": "x",
-        "SERVER_PORT": "80",
-        "wsgi.input": io.BytesIO(),
-        "wsgi.errors": sys.stderr,
-        "wsgi.url_scheme": "http",
-    }
-    chunks = app(environ, lambda status, headers, *rest: answers.append(status))
-    content = b"".join(chunks)
-    if hasattr(chunks, "close"):
-        chunks.close()
-    assert answers == ["200 OK"], content[:200]
-    return content
 
 
 @pytest.mark.parametrize(
@@ -259,28 +239,8 @@ def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) 
     database.close()
 
 
-@pytest.fixture
-def tiny(study: Study) -> Study:
-    """Trials of an instant, which no variant precedes."""
-    return Study(
-        name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
-    )
-
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start(url: str, tiny: Study, tmp_path: Path) -> Iterator[Start]:
-    begun: list[Process] = []
-
-    def start(study: Study = tiny) -> Process:
-        begun.append(Process(url, study, tmp_path))
-        return begun[-1]
-
-    yield start
-    for process in begun:
-        process.close()
+TINY = Study(name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler)
+"""Trials of an instant, which no variant precedes."""
 
 
 class Tracer:
@@ -329,7 +289,7 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
 
     monkeypatch.setattr(queries, "best", by_number)
     monkeypatch.setattr(retention, "rank", lambda accuracy, number: (0.0, -number))
-    process = start()
+    process = start(TINY)
     for _ in range(5):
         process.run(process.claim())
     noted = Tracer()
@@ -342,7 +302,7 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
         with pytest.raises(Killed):
             Tracer(line).run(process)
         _no_end_without_weights(process, folder)
-        process.worker.kept.sweep()  # as the same command does when it begins
+        process.kept.sweep()  # as the same command does when it begins
         if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:
             claim = process.claim()
             assert claim.number == number, line
@@ -383,7 +343,7 @@ def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
 
 
 def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: Path) -> None:
-    sleeper, heir = start(), start()
+    sleeper, heir = start(TINY), start(TINY)
     claim = sleeper.claim()
 
     def overtaken(batches: int) -> None:
@@ -392,14 +352,14 @@ def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: 
             heir.run(heir.claim())
 
     with pytest.raises(LeaseLost):
-        run_trial(sleeper.worker, claim, overtaken)
+        sleeper.run(claim, overtaken)
     _check(heir.database, tmp_path / "files", {0})
 
 
 def test_without_room_for_its_weights_a_trial_completes_all_the_same(
     start: Start, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    process = start()
+    process = start(TINY)
     (tmp_path / "files").touch()  # a file where the folder would be: root cannot write there
     process.run(process.claim())
     assert process.trials[0].state == TrialState.COMPLETE

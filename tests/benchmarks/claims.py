@@ -18,23 +18,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState
 
-from search.artifacts.local import Folder
-from search.artifacts.retention import Kept
-from search.artifacts.study_files import Store
 from search.database.database import Database
-from search.database.identity import study_ref
-from search.database.studies import join
+from search.database.optuna_internals import open_trial
 from search.study.choices import Choices
 from search.study.epoch import Epoch
 from search.study.study import Study, load
-from search.worker.claims import Claim, Claims
 from search.worker.result import Outcome
 from tests.benchmarks.databases import empty
-from tests.made_up import made_up
+from tests.support.made_up import made_up
+from tests.support.process import Process
 
 EPOCHS = 4
 Times = dict[str, list[float]]
@@ -57,21 +55,16 @@ def _study(n_finished: int) -> Study:
 
 def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
     """Run trials as `search.worker.trial` does, but for the training."""
-    database = Database(url)
     study = _study(n_finished)
-    joined = join(database, study, data_digest="none")
-    claims = Claims(database, joined, ranges=study.ranges, budget=study.trials)
-    store = Store(Folder(folder), "0" * 16)
-    kept = Kept(database, study_ref(joined), store, name=study.name, epochs=study.epochs)
+    process = Process(url, study, folder, machine=cast(Any, SimpleNamespace(data_digest="none")))
+    joined, claims = process.joined, process.claims
     times: Times = {}
     rng = random.Random(os.getpid())
     ready()
     for _ in range(n_trials):
-        joined._thread_local.cached_all_trials = None
         with _timed(times, "claim"):
-            claim = claims.claim()
-            assert isinstance(claim, Claim)
-            trial = optuna.Trial(joined, claim.trial_id)
+            claim = process.claim()
+            trial = open_trial(joined, claim.trial_id)
             Choices.suggest(trial, study.ranges)
         pruned = False
         for number in range(1, EPOCHS + 1):
@@ -84,9 +77,10 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) 
             if pruned:
                 break
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+        outcome = Outcome(state=state, value=None if pruned else accuracy)
         with _timed(times, "end"):
-            claims.finish(claim, Outcome(state=state, value=None if pruned else accuracy), kept)
-    database.close()
+            claims.finish(claim, outcome, process.kept)
+    process.close()
     return times
 
 

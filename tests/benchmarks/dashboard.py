@@ -24,17 +24,17 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.storages._cached_storage import _CachedStorage
 
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.optuna_internals import cached
 from search.database.studies import join
 from search.reporting.curves import svg
 from search.reporting.notes import Notes
 from search.study.study import Study, load
 from search.web.app import dashboard_app
 from tests.benchmarks.databases import empty
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 
 def _ask(app: WSGIApplication) -> None:
@@ -85,10 +85,11 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     for _ in range(rounds):
         apps: dict[str, Any] = {
             "ours": dashboard_app(database, files),
-            "plain": optuna_dashboard.wsgi(_CachedStorage(database.uncached), files),
+            "plain": optuna_dashboard.wsgi(cached(database.uncached), files),
         }
         for cache, (name, app) in itertools.product(("cold", "warm"), apps.items()):
-            app._inmemory_cache.clear()  # by which it would give the same answer for ten seconds
+            # By which it would give the same answer for ten seconds.
+            app._inmemory_cache.clear()  # noqa: SLF001
             took.setdefault(f"{name}, {cache}", []).extend(_seconds(partial(_ask, app), 1))
     for what, seconds in took.items():
         print(f"{n_trials} trials, {what}: the study's page after {_shown(seconds)} s", flush=True)

@@ -17,7 +17,7 @@ import optuna
 
 from search.database.database import Database
 from search.study.study import load
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 PLAIN = """
 import sys, optuna

@@ -86,7 +86,8 @@ def _run(arguments: tuple[str, ...], url: str, folder: Path, n_starters: int) ->
 
 
 def _trials(database: Database) -> list[FrozenTrial]:
-    ids = [study._study_id for study in database.optuna.get_all_studies()]
+    names = [study.study_name for study in database.optuna.get_all_studies()]
+    ids = list(map(database.optuna.get_study_id_from_name, names))
     return database.uncached.get_all_trials(ids[0]) if ids else []
 
 

@@ -32,7 +32,7 @@ from search.vision.images import load_dataset
 from search.vision.training import Splits, Training, make_network
 from search.worker import device
 from studies.cifar import VARIANTS
-from tests.vision.test_network import Report
+from tests.support.reference_network import Report
 
 BATCH = 32
 FLOPS_PER_IMAGE = 6 * (

@@ -24,7 +24,7 @@ from search.database.tables import clock
 from search.database.url import check, explained
 from search.errors import UserError
 from search.study.epoch import Epoch
-from tests.conftest import PASSWORD
+from tests.support.databases import PASSWORD
 
 
 def _epoch(number: int, **figures: float) -> Epoch:

@@ -1,7 +1,6 @@
 """A study that was copied, renamed or made by something else is whole, or refused by name."""
 
 import dataclasses
-import io
 import json
 import shutil
 import sqlite3
@@ -18,13 +17,15 @@ from search.artifacts.store import open_artifacts
 from search.database import tables
 from search.database.database import Database
 from search.database.identity import DEFINITION, identify, study_ref
+from search.database.optuna_internals import study_id
 from search.database.studies import agree_on_budget, join, stored_definition
 from search.errors import UserError
 from search.study.study import Study
 from search.web.app import dashboard_app
 from search.weights import find
-from tests.conftest import Command
-from tests.worker.test_trial import Process
+from tests.support.commands import Command
+from tests.support.process import Killed, Process
+from tests.support.wsgi import renamed
 
 MINIMIZE, MAXIMIZE = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
 SEARCH = ("--study", "digits", "--images", 60, "--epochs", 1, "--trials", 7, "--threads", 1)
@@ -48,24 +49,6 @@ def _epochs(folder: Path, name: str, file: str = "search.db") -> list[list[float
         study = optuna.load_study(study_name=name, storage=database.optuna)
         found = database.epochs_of_study(study_ref(study).key)
         return [[e.selection_accuracy for e in found.get(t.number, [])] for t in study.trials]
-
-
-def renamed(database: Database, before: str, after: str) -> None:
-    """Rename a study as the dashboard does when somebody types another name."""
-    study_id = database.optuna.get_study_id_from_name(before)
-    app = dashboard_app(database, open_artifacts("artifacts").store)
-    body = json.dumps({"study_name": after}).encode()
-    environ = {
-        "PATH_INFO": f"/api/studies/{study_id}/rename",
-        "REQUEST_METHOD": "POST",
-        "CONTENT_LENGTH": str(len(body)),
-        "CONTENT_TYPE": "application/json",
-        "wsgi.input": io.BytesIO(body),
-    }
-    setup_testing_defaults(environ)
-    statuses: list[str] = []
-    list(app(environ, lambda status, headers, error=None: statuses.append(status)))  # type: ignore[arg-type]
-    assert statuses == ["201 Created"]
 
 
 def test_a_renamed_study_is_whole_and_goes_on(searched: Path, search: Command) -> None:
@@ -212,10 +195,6 @@ def test_a_file_of_optunas_is_not_touched_to_the_last_byte(search: Command, tmp_
     assert {path.name for path in tmp_path.iterdir()} <= {"search.db", "data"}
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
 @pytest.mark.parametrize("statement", range(1, 14))
 def test_a_study_whose_creation_was_cut_off_is_created_to_its_end(
     url: str, study: Study, statement: int, monkeypatch: pytest.MonkeyPatch
@@ -243,7 +222,7 @@ def test_a_study_whose_creation_was_cut_off_is_created_to_its_end(
             rows = connection.execute(select(tables.studies)).all()
         assert found is not None
         assert (found.is_created, found.ref) == (True, study_ref(joined))
-        assert [row.study_id for row in rows] == [joined._study_id]
+        assert [row.study_id for row in rows] == [study_id(joined)]
 
 
 def test_the_metric_has_its_name_in_optuna(database: Database, study: Study) -> None:

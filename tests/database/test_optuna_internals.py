@@ -178,7 +178,7 @@ def test_study_view_shows_a_sampler_what_was_selected(study: optuna.Study) -> No
     class Looking(optuna.samplers.TPESampler):
         def sample_independent(self, study: optuna.Study, *rest: object) -> float:
             seen.extend(trial.number for trial in study.get_trials(deepcopy=False))
-            return super().sample_independent(study, *rest)  # type: ignore[arg-type]
+            return super().sample_independent(study, *rest)  # type: ignore[arg-type,no-any-return]
 
     Looking(seed=0).sample_independent(view, study.trials[1], "x", FloatDistribution(0, 1))
     assert seen == [1]

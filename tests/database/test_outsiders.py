@@ -28,7 +28,7 @@ from search.errors import UserError
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.weights import find
-from tests.commands import run_command
+from tests.support.commands import run_command
 
 STUDY = ("--study", "digits", "--threads", "1")
 SEARCH = (*STUDY, "--images", "100", "--epochs", "2", "--trials", "7")

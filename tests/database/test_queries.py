@@ -12,12 +12,13 @@ from optuna.trial import TrialState
 from search.database import queries
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.optuna_internals import trial_id
 from search.database.rungs import Recorded
 from search.database.studies import join
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from search.study.trial_attributes import fixed_name
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 FINAL = 5
 
@@ -52,7 +53,7 @@ def test_counts_and_unfinished_trials_are_optunas(
         unfinished = queries.unfinished(connection, ref)
         fixed = queries.fixed(connection, ref)
     expected = [
-        (trial._trial_id, trial.number, trial.state, fixed_name(trial))
+        (trial_id(trial), trial.number, trial.state, fixed_name(trial))
         for trial in trials
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
@@ -72,7 +73,7 @@ def test_the_best_trials_are_those_that_are_ranked_first(
     ref = study_ref(joined)
     with database.engine.connect() as connection:
         best = queries.best(connection, ref, epochs=FINAL, n=7)
-    expected = [(t._trial_id, t.number, t.value) for t in _ranked(trials)[:7]]
+    expected = [(trial_id(t), t.number, t.value) for t in _ranked(trials)[:7]]
     assert [(place.trial_id, place.number, place.accuracy) for place in best] == expected
     assert len({place.accuracy for place in best}) < 7  # some are equal
 

@@ -19,8 +19,8 @@ from search.database.database import Database
 from search.errors import UserError
 from search.launch.supervisor import DEATHS, End, Fate, KeepsDying, Place, deal, supervise
 from search.worker.stop import Stop
-from tests.commands import leased_pids
-from tests.conftest import PASSWORD, Command
+from tests.support.commands import Command
+from tests.support.databases import PASSWORD, leased_pids
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--workers", "3")
 ENDLESS = (*QUICK, "--epochs", "500", "--trials", "30")

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 
 from search.database.database import Database
-from tests.commands import leased_pids
-from tests.conftest import Command
+from tests.support.commands import Command
+from tests.support.databases import leased_pids
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from search.analysis.answer import Answer
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.optuna_internals import study_id, trial_id
 from search.database.snapshot import Overview
 from search.database.studies import join
 from search.reporting.notes import Notes, Progress, text
@@ -24,8 +25,8 @@ from search.study.choices import Choices
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from studies.cifar import study as cifar
-from tests.database.test_identity import renamed
-from tests.made_up import add, made_up
+from tests.support.made_up import add, made_up
+from tests.support.wsgi import renamed
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def _nothing() -> Progress:
 
 
 def _attributes(notes: Notes) -> dict[str, Any]:
-    return notes.database.optuna.get_study_system_attrs(notes.joined._study_id)
+    return notes.database.optuna.get_study_system_attrs(study_id(notes.joined))
 
 
 def _updated(notes: Notes) -> str:
@@ -95,12 +96,12 @@ def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> No
     notes.update()
     attributes = _attributes(notes)
     variant = notes.joined.get_trials()[0]
-    note = get_note_from_system_attrs(attributes, variant._trial_id)["body"]
+    note = get_note_from_system_attrs(attributes, trial_id(variant))["body"]
     assert note.startswith("# question-1\n")
     assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
     assert "Not comparable: ours are trained on digits and not cifar10; on the first 160" in note
     sampled = notes.joined.get_trials()[3]
-    assert get_note_from_system_attrs(attributes, sampled._trial_id)["body"] == ""
+    assert get_note_from_system_attrs(attributes, trial_id(sampled))["body"] == ""
 
 
 def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
@@ -116,10 +117,10 @@ def test_a_note_that_says_the_same_is_not_written_again(notes: Notes) -> None:
 
 def test_a_note_that_a_user_wrote_or_edited_is_left_alone(notes: Notes) -> None:
     variant = notes.joined.get_trials()[0]
-    save_note(optuna.Trial(notes.joined, variant._trial_id), "mine")
+    save_note(optuna.Trial(notes.joined, trial_id(variant)), "mine")
     notes.update()
     assert get_note(notes.joined).startswith("# small")
-    assert get_note_from_system_attrs(_attributes(notes), variant._trial_id)["body"] == "mine"
+    assert get_note_from_system_attrs(_attributes(notes), trial_id(variant))["body"] == "mine"
     save_note(notes.joined, get_note(notes.joined) + "\n\nand my own line")
     notes.joined.tell(notes.joined.ask(), state=TrialState.FAIL)
     notes.update()
@@ -151,7 +152,7 @@ def test_a_note_is_written_whole_or_not_at_all(notes: Notes, write: int) -> None
 
 def test_the_notes_of_a_renamed_study_are_still_the_services(notes: Notes) -> None:
     notes.update()
-    save_note(optuna.Trial(notes.joined, notes.joined.trials[1]._trial_id), "mine")
+    save_note(optuna.Trial(notes.joined, trial_id(notes.joined.trials[1])), "mine")
     renamed(notes.database, "small", "large")
     study = dataclasses.replace(notes.study, name="large")
     joined = join(notes.database, study, data_digest="none")
@@ -160,7 +161,7 @@ def test_the_notes_of_a_renamed_study_are_still_the_services(notes: Notes) -> No
     theirs.update()
     assert get_note(joined).startswith("# large")
     assert "1 failed" in get_note(joined)
-    assert get_note(optuna.Trial(joined, joined.trials[1]._trial_id)) == "mine"
+    assert get_note(optuna.Trial(joined, trial_id(joined.trials[1]))) == "mine"
 
 
 def test_what_somebody_else_completed_is_told_and_not_ranked(notes: Notes) -> None:

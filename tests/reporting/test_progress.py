@@ -22,7 +22,7 @@ from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from studies.cifar import study as cifar
-from tests.made_up import made_up
+from tests.support.made_up import made_up
 
 SIZES = [(80, 24), (120, 40), (40, 10)]
 VARIANTS = list(cifar.variants)

@@ -18,9 +18,8 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from search.analysis.seeds import read
 from search.database.database import Database
 from search.study.study import load
-from tests.commands import run_command
-from tests.conftest import Command
-from tests.made_up import made_up
+from tests.support.commands import Command, run_command
+from tests.support.made_up import made_up
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--study", "digits", "--threads", 1)

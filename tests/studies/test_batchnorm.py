@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from studies.cifar import batchnorm
-from tests.conftest import Command
+from tests.support.commands import Command
 
 COMMAND = "studies.cifar.batchnorm"
 

@@ -24,6 +24,7 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats.qmc import Halton
 
+from search.database.optuna_internals import trial_id
 from search.errors import UserError
 from search.study.choices import FIELDS, RANGES, Choices, Ranges
 from search.study.samplers import TPE, SamplerFactory, check_sampler
@@ -43,7 +44,7 @@ def _search(
 ) -> list[dict[str, object]]:
     """Run 24 trials; each trial in the mapping is left after so many suggestions, as a killed
     process leaves it, and taken over with new objects. Return all parameters."""
-    storage = optuna.storages.get_storage(optuna.storages.InMemoryStorage())
+    storage = optuna.storages.InMemoryStorage()
 
     def join() -> optuna.Study:
         return optuna.create_study(
@@ -61,7 +62,7 @@ def _search(
             for name in FIELDS[: interrupted_after[number]]:
                 _suggest(trial, name, ranges[name])
             study = join()
-            trial = optuna.Trial(study, trial._trial_id)
+            trial = optuna.Trial(study, trial_id(trial))
         choices = Choices.suggest(trial, ranges)
         trial.report(_goodness(choices), step=1)
         study.tell(trial, _goodness(choices))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from search.study.dataset_spec import SPLITS
 from search.study.study import Study
-from tests.conftest import Command
+from tests.support.commands import Command
 
 PAGE = (Path(__file__).parents[2] / "studies" / "your-own.md").read_text()
 FILE, *SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

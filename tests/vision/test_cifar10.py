@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10
 
 from search.errors import UserError
 from search.vision.datasets import cifar10, download
-from tests.vision.test_torchvision_sets import Cut, serving
+from tests.support.http import Cut, serving
 
 NPM = """#!/bin/sh
 if [ "$1" = pack ]; then

@@ -6,10 +6,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from search.errors import UserError
 from search.study.dataset_spec import SPLITS
 from search.vision.datasets import download
 from search.vision.images import load_dataset
+from tests.support.http import Cut, serving
 
 
 @pytest.fixture(autouse=True)
@@ -156,19 +154,6 @@ def test_a_source_that_falls_silent_after_its_answer_is_given_up(
     assert time.monotonic() - began < 8
 
 
-class Cut(SimpleHTTPRequestHandler):
-    """Ends in the middle of its answer."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self.wfile.write(b"ff\r\nhalf")
-        self.close_connection = True
-
-
 def test_a_source_whose_answer_is_cut_off_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,20 +161,6 @@ def test_a_source_whose_answer_is_cut_off_is_told_in_one_line(
         monkeypatch.setattr(FashionMNIST, "mirrors", [url])
         with pytest.raises(UserError, match=r"nor to be had \(IncompleteRead"):
             load_dataset("torchvision:FashionMNIST", tmp_path / "new", print)
-
-
-@contextmanager
-def serving(
-    handler: type[SimpleHTTPRequestHandler], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """Yield the URL of a server of the files in `folder`, which is asked without a proxy."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder)) as server:
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
 
 
 @pytest.mark.parametrize("name", SPLITS)

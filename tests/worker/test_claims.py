@@ -312,9 +312,9 @@ def test_a_trial_enqueued_by_optuna_alone_with_values_the_study_has_not_is_faile
 
 
 def test_a_trial_that_somebody_else_runs_with_parameters_of_their_own_is_left_alone(
-    workers: Workers, joined: optuna.Study
+    workers: Workers, database: Database
 ) -> None:
-    theirs = optuna.load_study(study_name="small", storage=joined._storage)
+    theirs = optuna.load_study(study_name="small", storage=database.optuna)
     for _ in range(3):
         workers.end(workers.new())
     trial = theirs.ask({"x": FloatDistribution(0, 1)})

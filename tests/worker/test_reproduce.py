@@ -12,7 +12,7 @@ from search.analysis.seeds import read, repeats
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition
-from tests.conftest import Command
+from tests.support.commands import Command
 
 QUICK = ("--study", "digits", "--threads", 1)
 SEARCH = (*QUICK, "--images", 160, "--epochs", 3)

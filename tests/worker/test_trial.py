@@ -1,10 +1,9 @@
-"""Trials run to their ends, on digits, by workers that stand for processes."""
+"""Trials run to their ends, on digits, by objects that stand for processes of their own."""
 
 import dataclasses
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +16,16 @@ from sqlalchemy.pool import NullPool
 
 from search.database import leases
 from search.database.database import Database, LeaseLost
-from search.database.identity import study_ref
+from search.database.optuna_internals import study_id, trial_id
 from search.database.studies import files_of, join
 from search.study.choices import RANGES, Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, FINISHED, REASON, RUNG, TRACEBACK
 from search.worker.claims import Claim
-from search.worker.config import WorkerConfig
 from search.worker.replay import train_again
 from search.worker.result import Outcome
-from search.worker.stop import Stop
-from search.worker.trial import run_trial
-from search.worker.worker import KeepsFailing, Worker
-
-
-class Process:
-    """What one process makes of a study and a database: a worker."""
-
-    def __init__(
-        self, url: str, study: Study, folder: Path, *, artifacts: str = "", **options: Any
-    ) -> None:
-        config = WorkerConfig(
-            study=study.name,
-            changes={},
-            storage=url,
-            data=folder,
-            artifacts=artifacts or str(folder),
-            device="cpu",
-            threads=1,
-            **options,
-        )
-        self._opened = Worker.open(config, study, config.machine(study, print))
-        self.worker = self._opened.__enter__()
-        self.database, self.joined = self.worker.database, self.worker.joined
-        self.claims = self.worker.claims
-        self.claims.limit(budget=study.trials)
-        self.ref = study_ref(self.joined)
-
-    def close(self) -> None:
-        self._opened.__exit__(None, None, None)
-
-    def work(self, stop: Stop | None = None) -> None:
-        self.worker.work(stop or Stop(), budget=self.worker.study.trials)
-
-    def claim(self) -> Claim:
-        claim = self.claims.claim()
-        assert isinstance(claim, Claim)
-        return claim
-
-    def run(self, claim: Claim, after_batch: Callable[[int], None] = lambda batches: None) -> None:
-        try:
-            run_trial(self.worker, claim, after_batch)
-        finally:
-            self.claims.release(claim)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.joined.get_trials()
-
-    def figures(self) -> list[list[dict[str, object]]]:
-        """Everything recorded of every trial's epochs but the time that they took."""
-        rows = [self.database.epochs(self.ref.key, trial.number) for trial in self.trials]
-        return [
-            [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
-        ]
-
-
-Start = Callable[..., Process]
-
-
-@pytest.fixture
-def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
-    """Start a process on the test's database, or on another of the same test."""
-    begun: list[Process] = []
-
-    def start(study: Study = study, url: str = url, **options: Any) -> Process:
-        begun.append(Process(url, study, tmp_path, **options))
-        return begun[-1]
-
-    yield start
-    for process in begun:
-        process.close()
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def killed_at(calls: int) -> Callable[[int], None]:
-    """Return an `after_batch` that ends the process at the given call."""
-    counted = iter(range(1, calls + 1))
-
-    def after_batch(batches: int) -> None:
-        if next(counted) == calls:
-            raise Killed
-
-    return after_batch
+from search.worker.worker import KeepsFailing
+from tests.support.process import Killed, Start, killed_at
 
 
 def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path) -> None:
@@ -157,8 +70,8 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
         ) -> Any:
             if param_name == "lr":
                 other = Database(url)
-                other.optuna.get_all_trials(study._study_id)
-                other.optuna.set_trial_param(trial._trial_id, "lr", 0.0123, param_distribution)
+                other.optuna.get_all_trials(study_id(study))
+                other.optuna.set_trial_param(trial_id(trial), "lr", 0.0123, param_distribution)
                 other.close()
             return super().sample_independent(study, trial, param_name, param_distribution)
 
@@ -168,7 +81,7 @@ def test_of_two_workers_that_draw_values_for_one_trial_the_first_ones_are_traine
     (trial,) = process.trials
     assert trial.params["lr"] == 0.0123
     recorded = process.database.epochs(process.ref.key, trial.number)
-    machine = process.worker.machine
+    machine = process.machine
     again = train_again(study, trial, recorded, machine, print, lambda batches: None)
     assert again.is_same
 
@@ -184,7 +97,7 @@ def test_a_trial_that_diverged_at_once_is_replayed_with_what_was_measured(
     (trial,) = process.trials
     assert trial.user_attrs[REASON] == "train_loss is nan in epoch 1"
     said: list[str] = []
-    machine = process.worker.machine
+    machine = process.machine
     again = train_again(study, trial, [], machine, said.append, lambda batches: None)
     assert again.is_same
     assert said == ["[0] train_loss is nan in epoch 1"]
@@ -203,7 +116,7 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
     recorded = other.database.epochs(other.ref.key, 0)
     assert len(recorded) > 1
     assert [epoch.train_loss is not None for epoch in recorded] == [first] * len(recorded)
-    machine = other.worker.machine
+    machine = other.machine
     (trial,) = other.trials
     assert train_again(study, trial, recorded, machine, print, lambda batches: None).is_same
 
@@ -211,13 +124,13 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
 def test_the_environment_that_a_trial_was_last_trained_in_stands_last(
     start: Start, study: Study
 ) -> None:
+    machine = start().machine
     for threads in (1, 2, 1):
-        process = start()
-        machine = process.worker.machine
-        elsewhere = dataclasses.replace(
-            machine, environment={**machine.environment, "threads": threads}
+        process = start(
+            machine=dataclasses.replace(
+                machine, environment={**machine.environment, "threads": threads}
+            )
         )
-        process.worker = dataclasses.replace(process.worker, machine=elsewhere)
         with pytest.raises(Killed):
             process.run(process.claim(), killed_at(2))
     noted = process.trials[0].user_attrs[ENVIRONMENTS]
@@ -339,7 +252,7 @@ def test_a_worker_that_lost_its_trial_drops_it_without_harm(start: Start) -> Non
             taken.append(heir.claim())
 
     with pytest.raises(LeaseLost):
-        run_trial(sleeper.worker, claim, robbed)
+        sleeper.run(claim, robbed)
     assert sleeper.figures()[0] == []
     heir.run(taken[0])
     assert heir.trials[0].state == TrialState.COMPLETE
@@ -357,7 +270,7 @@ def test_a_worker_whose_trial_another_has_ended_drops_it_without_harm(start: Sta
             heir.run(heir.claim())
 
     with pytest.raises(LeaseLost):
-        run_trial(sleeper.worker, claim, overtaken)
+        sleeper.run(claim, overtaken)
     assert [epoch["number"] for epoch in heir.figures()[0]] == [1, 2, 3, 4]
     assert heir.trials[0].state == TrialState.COMPLETE
 
@@ -469,7 +382,7 @@ def test_selecting_on_validation_prunes_on_it_and_measures_test_once(
 
 def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
     process = start()
-    process.work(Stop(deadline=0.0))
+    process.work(deadline=0.0)
     assert {trial.state for trial in process.trials} == {TrialState.WAITING}
 
 

@@ -11,33 +11,15 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from search.launch.processes import warm_up
 
 TIMEOUT_SECONDS = 250
 
-
-def leased_pids(where: Path | str) -> list[int]:
-    """Return the process ids of the workers that hold leases in a database, given by its URL, or
-    in the `search.db` of a folder."""
-    if isinstance(where, Path):
-        file = where / "search.db"
-        if not file.exists():
-            return []  # which SQLite would make
-        where = f"sqlite:///{file}"
-    engine = create_engine(where, poolclass=NullPool)
-    try:
-        with engine.connect() as connection:
-            found = connection.execute(text("SELECT process FROM search_leases")).scalars().all()
-    except DBAPIError:  # its tables are not there yet
-        return []
-    return sorted({int(process.split(" ")[1]) for process in found})
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+"""The fixture `search`: `run_command` in a folder of the test's own."""
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -1,0 +1,94 @@
+"""A worker's process within the test's own: the only place where tests put a worker together."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from search.database.identity import study_ref
+from search.study.study import Study
+from search.worker.claims import Claim
+from search.worker.config import WorkerConfig
+from search.worker.session import Machine
+from search.worker.stop import Stop
+from search.worker.worker import Worker
+
+
+class Process:
+    """What one process makes of a study and a database: a worker, on the CPU."""
+
+    def __init__(
+        self,
+        url: str,
+        study: Study,
+        folder: Path,
+        *,
+        artifacts: str = "",
+        machine: Machine | None = None,
+        measure_train: bool = False,
+    ) -> None:
+        """`artifacts` is as for `--artifacts`, by default the `folder`."""
+        config = WorkerConfig(
+            study=study.name,
+            changes={},
+            storage=url,
+            data=folder,
+            artifacts=artifacts or str(folder),
+            device="cpu",
+            threads=1,
+            measure_train=measure_train,
+        )
+        self.machine = machine or config.machine(study, print)
+        self._opened = Worker.open(config, study, self.machine)
+        self.worker = self._opened.__enter__()
+        self.database, self.joined = self.worker.database, self.worker.joined
+        self.claims, self.kept = self.worker.claims, self.worker.kept
+        self.claims.limit(budget=study.trials)
+        self.ref = study_ref(self.joined)
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+
+    def claim(self) -> Claim:
+        claim = self.claims.claim()
+        assert isinstance(claim, Claim)
+        return claim
+
+    def run(self, claim: Claim, after_batch: Callable[[int], None] = lambda batches: None) -> None:
+        """Run one trial; `after_batch` may raise `Killed`."""
+        self.worker.run(claim, after_batch)
+
+    def work(self, *, deadline: float | None = None) -> None:
+        """Run trials until the budget is spent or the deadline has passed."""
+        self.worker.work(Stop(deadline=deadline), budget=self.worker.study.trials)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.joined.get_trials()
+
+    def figures(self) -> list[list[dict[str, object]]]:
+        """Everything recorded of every trial's epochs but the time that they took."""
+        rows = [self.database.epochs(self.ref.key, trial.number) for trial in self.trials]
+        return [
+            [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
+        ]
+
+
+Start = Callable[..., Process]
+"""The fixture `start`: takes the arguments of `Process`, of which it knows the first three."""
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_at(calls: int) -> Callable[[int], None]:
+    """Return an `after_batch` that ends the process at the given call."""
+    counted = iter(range(1, calls + 1))
+
+    def after_batch(batches: int) -> None:
+        if next(counted) == calls:
+            raise Killed
+
+    return after_batch
