@@ -14,7 +14,6 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import select
 
 from search.analysis.answer import answer
-from search.artifacts.retention import is_first_run
 from search.artifacts.store import Artifacts, open_artifacts
 from search.database import url as storage_url
 from search.database.database import Database
@@ -23,7 +22,7 @@ from search.database.snapshot import Overview
 from search.database.tables import weights as table
 from search.errors import UserError
 from search.files import file_sha256
-from search.study.trial_attributes import VARIANT
+from search.study.trial_attributes import VARIANT, is_first_run
 from search.vision.classifier import Classifier, load
 
 __all__ = ["Classifier", "find", "load"]
@@ -67,7 +66,7 @@ def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> Fro
         if best is not None:
             return best
         raise UserError("trial best: no trial of the study is complete yet")
-    runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t)]
+    runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t.user_attrs)]
     if runs:
         # All but one of several have failed, or are others' trials that were given its name later.
         complete = [trial for trial in runs if overview.score(trial) is not None]

@@ -6,8 +6,8 @@ ends, so that no kill leaves a completed trial without them. A file that nobody 
 after it has gone from both, and without the study's lock: it may be on a network.
 """
 
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, delete, insert, select
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
 from search.artifacts.study_files import Store
 from search.database import artifact_lists, queries
@@ -15,15 +15,10 @@ from search.database.artifact_lists import File, Listed
 from search.database.database import Database
 from search.database.queries import Place, StudyRef
 from search.database.tables import weights as table
-from search.study.trial_attributes import REPEAT, VARIANT, rank
+from search.study.trial_attributes import rank
 
 BEST = 5
 """So many of the best trials keep their weights, variants among them."""
-
-
-def is_first_run(trial: FrozenTrial) -> bool:
-    """Return whether it is a variant, and no re-run of it but the first."""
-    return VARIANT in trial.user_attrs and trial.user_attrs.get(REPEAT, 0) == 0
 
 
 class Kept:
@@ -40,46 +35,33 @@ class Kept:
         self._ref = ref
         self._name = name
 
-    def wants(self, trial_id: int, accuracy: float) -> bool:
-        """Return whether the weights of a trial that ends now with this accuracy are kept."""
-        trial = self._database.optuna.get_trial(trial_id)
-        mine = rank(accuracy, trial.number)
-        better = [p for p in self._best() if rank(p.accuracy, p.number) < mine]
-        return len(better) < BEST or is_first_run(trial)
+    def wants(self, trial_id: int, number: int, accuracy: float) -> bool:
+        """Return whether the weights of a trial are kept if it ends with this accuracy."""
+        with self._database.engine.connect() as connection:
+            mine = rank(accuracy, number)
+            better = [p for p in self._best(connection) if rank(p.accuracy, p.number) < mine]
+            return len(better) < BEST or queries.entry(connection, trial_id).is_first_run
 
     def enter(
-        self,
-        trial_id: int,
-        number: int,
-        accuracy: float | None,
-        sha256: str | None,
+        self, connection: Connection, trial_id: int, number: int, sha256: str | None
     ) -> list[str]:
-        """Note the files of a trial that is about to end; only under the study's lock.
+        """Note the weights of a trial that has just ended; only under the study's lock.
 
-        Weights are noted if they are to be kept: `accuracy` None if the trial is not complete,
-        `sha256` None if it has none, and what a killed worker noted is not true any more. May be
-        done again by whoever takes the trial over. Return the ids of files that nobody needs.
+        `sha256` None if it has none. Return the ids of files that nobody needs.
         """
-        is_kept = sha256 is not None and accuracy is not None and self.wants(trial_id, accuracy)
         weights = [] if sha256 is None else [self._weights(number, sha256)]
-        listed = Listed(
-            trial_id=trial_id,
-            prefix=self.store.trial_prefix(number),
-            files=weights if is_kept else [],
-        )
-        with self._database.engine.begin() as connection:
-            connection.execute(delete(table).where(self._is(number)))
-            surplus = artifact_lists.replace(connection, listed)
-            if is_kept:
-                connection.execute(
-                    insert(table).values(
-                        study_key=self._ref.key,
-                        trial=number,
-                        sha256=sha256,
-                        artifact_id=weights[0].artifact_id,
-                    )
+        listed = Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=weights)
+        connection.execute(delete(table).where(self._is(number)))
+        if sha256 is not None:
+            connection.execute(
+                insert(table).values(
+                    study_key=self._ref.key,
+                    trial=number,
+                    sha256=sha256,
+                    artifact_id=weights[0].artifact_id,
                 )
-        return surplus if is_kept else [*surplus, *(file.artifact_id for file in weights)]
+            )
+        return artifact_lists.replace(connection, listed)
 
     def listed(
         self, trial_id: int, number: int, checkpoint_sha256: str | None, epoch: int
@@ -104,29 +86,27 @@ class Kept:
     def _filename(self, number: int, ending: str) -> str:
         return f"{self._name}-{number}{ending}"
 
-    def drop_others(self) -> list[str]:
-        """Forget the weights of the ended trials that are not to be kept, or not any more; only
-        under the study's lock. Return the ids of their files."""
+    def drop_others(self, connection: Connection) -> list[str]:
+        """Forget the weights of ended trials that are not among the kept ones, or not any more;
+        only under the study's lock. Return the ids of their files."""
         dropped = []
-        best = {place.number for place in self._best()}
-        storage = self._database.optuna
-        for number, artifact_id in self._rows().items():
-            if number in best:
-                continue
-            trial_id = storage.get_trial_id_from_study_id_trial_number(self._ref.study_id, number)
-            trial = storage.get_trial(trial_id)
-            complete = trial.state == TrialState.COMPLETE
-            if trial.state != TrialState.RUNNING and not (complete and is_first_run(trial)):
-                with self._database.engine.begin() as connection:
-                    connection.execute(delete(table).where(self._is(number)))
-                    artifact_lists.remove(connection, trial_id, [artifact_id])
+        best = {place.number for place in self._best(connection)}
+        kept = {
+            n: artifact_id for n, artifact_id in self._rows(connection).items() if n not in best
+        }
+        for trial in queries.entries(connection, self._ref, kept):
+            is_kept = trial.state == TrialState.COMPLETE and trial.is_first_run
+            if trial.state != TrialState.RUNNING and not is_kept:
+                artifact_id = kept[trial.number]
+                connection.execute(delete(table).where(self._is(trial.number)))
+                artifact_lists.remove(connection, trial.trial_id, [artifact_id])
                 dropped.append(artifact_id)
         return dropped
 
     def sweep(self) -> None:
         """Remove what killed workers left; takes the study's lock."""
-        with self._database.lock(self._ref.key):
-            self.drop_others()
+        with self._database.lock(self._ref.key) as connection:
+            self.drop_others(connection)
         self.clean()
 
     def clean(self) -> None:
@@ -137,12 +117,12 @@ class Kept:
         running = self._running()
         with self._database.engine.begin() as connection:
             artifact_lists.remove_stale(connection, self._ref, self.store.prefix)
-        kept = set(self._rows().values())
+        with self._database.engine.connect() as connection:
+            kept = set(self._rows(connection).values())
         self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
-    def _best(self) -> list[Place]:
-        with self._database.engine.connect() as connection:
-            return queries.best(connection, self._ref, epochs=self._epochs, n=BEST)
+    def _best(self, connection: Connection) -> list[Place]:
+        return queries.best(connection, self._ref, epochs=self._epochs, n=BEST)
 
     def _running(self) -> set[int]:
         """Return the numbers of the trials that have begun and not ended."""
@@ -150,12 +130,11 @@ class Kept:
             unfinished = queries.unfinished(connection, self._ref)
         return {trial.number for trial in unfinished if trial.state == TrialState.RUNNING}
 
-    def _rows(self) -> dict[int, str]:
+    def _rows(self, connection: Connection) -> dict[int, str]:
         """Return the ids of the kept weights by the trial's number."""
         query = select(table.c.trial, table.c.artifact_id)
-        with self._database.engine.connect() as connection:
-            rows = connection.execute(query.where(table.c.study_key == self._ref.key))
-            return {row.trial: row.artifact_id for row in rows}
+        rows = connection.execute(query.where(table.c.study_key == self._ref.key))
+        return {row.trial: row.artifact_id for row in rows}
 
     def _is(self, number: int) -> ColumnElement[bool]:
         return (table.c.study_key == self._ref.key) & (table.c.trial == number)

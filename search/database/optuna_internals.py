@@ -9,6 +9,7 @@ Optuna that breaks one is named by one failing test.
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from search.errors import UserError
 
@@ -116,6 +117,42 @@ def open_trial(study: Study, trial_id: int) -> Trial:
 def reported(trial: Trial) -> FrozenTrial:
     """Return the trial with all that was reported of it, as `should_prune` hands it to a pruner."""
     return trial._get_latest_trial()
+
+
+def end_trial(
+    connection: Connection,
+    trial_id: int,
+    state: TrialState,
+    value: float | None,
+    attributes: Mapping[str, object],
+) -> bool:
+    """End a running trial as `Study.tell` does, with user attributes, in the caller's transaction.
+
+    Return False, and write nothing, if the trial is not running.
+    """
+    now = datetime.now(UTC).replace(tzinfo=None)
+    running = trials.c.trial_id == trial_id, trials.c.state == TrialState.RUNNING
+    ended = update(trials).where(*running).values(state=state, datetime_complete=now)
+    if not connection.execute(ended).rowcount:
+        return False
+    if value is not None:
+        stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+        connection.execute(
+            insert(trial_values).values(
+                trial_id=trial_id, objective=0, value=stored, value_type=kind
+            )
+        )
+    table = trial_user_attributes
+    connection.execute(
+        delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(attributes))
+    )
+    rows = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for key, value in attributes.items()
+    ]
+    if rows:
+        connection.execute(insert(table), rows)
+    return True
 
 
 def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_TYPE) -> str:

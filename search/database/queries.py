@@ -6,7 +6,7 @@ study's lock, at a rung, or at a trial's end is asked here instead, of Optuna's 
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution, json_to_distribution
@@ -20,6 +20,7 @@ from search.study.trial_attributes import (
     ENQUEUED,
     FINISHED,
     FIXING,
+    is_first_run,
     is_readable,
     name_of,
 )
@@ -52,6 +53,8 @@ class Entry:
     """Of a fixed trial, see `search.study.trial_attributes.fixed_name`; None for the others."""
     is_enqueued: bool
     """Whether a user gave it values by `--enqueue`."""
+    is_first_run: bool
+    """Whether it is a variant, and no re-run of one but the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,14 @@ def entry(connection: Connection, trial_id: int) -> Entry:
     """Return the trial of that id."""
     (found,) = _entries(connection, _trials.c.trial_id == trial_id)
     return found
+
+
+def entries(connection: Connection, study: StudyRef, numbers: Collection[int]) -> list[Entry]:
+    """Return the trials of these numbers, by number."""
+    if not numbers:
+        return []
+    own = _trials.c.study_id == study.study_id
+    return _entries(connection, own & _trials.c.number.in_(numbers))
 
 
 def given_values(
@@ -199,6 +210,7 @@ def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
             state=state,
             name=name_of(attributes),
             is_enqueued=ENQUEUED in attributes,
+            is_first_run=is_first_run(attributes),
         )
         for (trial_id, number, state), attributes in found.items()
     ]

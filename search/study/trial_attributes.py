@@ -117,6 +117,11 @@ def name_of(attributes: Mapping[str, Value]) -> str | None:
     return name if REPEAT not in attributes else f"{name} repeat {attributes[REPEAT]}"
 
 
+def is_first_run(attributes: Mapping[str, Value]) -> bool:
+    """Return whether a trial's attributes make it a variant, and no re-run of one but the first."""
+    return VARIANT in attributes and attributes.get(REPEAT, 0) == 0
+
+
 def rank(accuracy: float, number: int) -> tuple[float, int]:
     """Return what sorts a completed trial before those that it is better than."""
     return -accuracy, number

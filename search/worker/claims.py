@@ -22,7 +22,7 @@ from search.database.artifact_lists import Listed
 from search.database.database import Database, LeaseLost
 from search.database.identity import study_ref
 from search.database.leases import Holder
-from search.database.optuna_internals import FIXED_PARAMS
+from search.database.optuna_internals import FIXED_PARAMS, end_trial
 from search.database.queries import Entry
 from search.study.choices import Ranges, check_params
 from search.study.epoch import Epoch
@@ -154,7 +154,7 @@ class Claims:
         return self._database.checkpoint_sha256(self._ref.key, claim.number, number)
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
-        """End the trial and its lease; with `kept`, see to the files that its end changes.
+        """End the trial and its lease in one transaction; with `kept`, enter its weights.
 
         Return the ids of files that nobody needs any more.
 
@@ -163,17 +163,16 @@ class Claims:
         """
         with self._database.lock(self._ref.key) as connection:
             self._check_lease(connection, claim)
-            for name, value in outcome.attributes.items():
-                self._database.optuna.set_trial_user_attr(claim.trial_id, name, value)
+            if not end_trial(
+                connection, claim.trial_id, outcome.state, outcome.value, outcome.attributes
+            ):
+                raise LeaseLost(f"trial {claim.number} was ended by another worker")
             surplus = []
             if kept is not None:
-                # Before the end: a worker killed in between leaves the trial to one more.
                 surplus += kept.enter(
-                    claim.trial_id, claim.number, outcome.value, outcome.weights_sha256
+                    connection, claim.trial_id, claim.number, outcome.weights_sha256
                 )
-            self._study.tell(claim.number, outcome.value, state=outcome.state)
-            if kept is not None:
-                surplus += kept.drop_others()
+                surplus += kept.drop_others(connection)
             leases.drop(connection, self._ref.key, {claim.number})
         return surplus
 

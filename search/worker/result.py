@@ -17,7 +17,7 @@ class Outcome:
 
     state: TrialState
     value: float | None = None
-    """Of a completed trial: the accuracy that ranks it."""
+    """Of a completed trial: the accuracy that ranks it; of a pruned one: the last accuracy."""
     reason: str = ""
     """In one line why it was pruned or failed; empty for a completed one."""
     rung: int | None = None

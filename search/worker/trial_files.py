@@ -105,7 +105,7 @@ class TrialFiles:
         return self.kept.store.write(self.claim.number, packed(training.network, about))
 
     def _is_wanted(self, last: Epoch) -> bool:
-        return self.kept.wants(self.claim.trial_id, last.selection_accuracy)
+        return self.kept.wants(self.claim.trial_id, self.claim.number, last.selection_accuracy)
 
     def _read(self, sha256: str, *, epoch: int | None = None) -> bytes | None:
         return self.kept.store.read(self.claim.number, sha256, epoch=epoch)

@@ -214,6 +214,8 @@ class Worker:
         if epochs := self.claims.epochs(claim):
             seconds = fmean(epoch.seconds for epoch in epochs)
             outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
+            if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too
+                outcome = replace(outcome, value=epochs[-1].selection_accuracy)
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
         return outcome
 
