@@ -14,11 +14,13 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna.samplers import RandomSampler
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import make_url
 
 from search.artifacts.store import Artifacts, open_artifacts
 from search.database.database import Database
+from search.database.studies import join
 from search.launch.processes import warm_up
 from search.study.choices import Choices
 from search.study.study import Study
@@ -27,7 +29,7 @@ from search.worker.device import prepare
 from studies.cifar import VARIANTS
 from tests.support.commands import Command, run_command
 from tests.support.databases import PASSWORD, empty_database, postgresql_server
-from tests.support.process import Process, Start
+from tests.support.process import Process, Start, Workers
 from tests.support.s3 import S3
 
 if TYPE_CHECKING:
@@ -153,6 +155,17 @@ def start(url: str, study: Study, tmp_path: Path) -> Iterator[Start]:
         process.close()
 
 
+@pytest.fixture
+def joined(database: Database, study: Study) -> optuna.Study:
+    """The study in the database, with its two variants and a trial that a user asked for."""
+    return join(database, study, data_digest="x", given=[{"lr": 0.02}])
+
+
+@pytest.fixture
+def workers(database: Database, joined: optuna.Study) -> Workers:
+    return Workers(database, joined)
+
+
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place for files, as `--artifacts` names it; a test that takes it runs on both
@@ -178,6 +191,14 @@ def study() -> Study:
     """Digits with two variants and four epochs."""
     variants = {name: VARIANTS[name] for name in ("question-1", "question-3")}
     return Study(name="small", dataset="digits", variants=variants, trials=6, epochs=4, images=160)
+
+
+@pytest.fixture
+def tiny() -> Study:
+    """Trials of an instant, which no variant precedes."""
+    return Study(
+        name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
+    )
 
 
 @pytest.fixture

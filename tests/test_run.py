@@ -5,29 +5,13 @@ import os
 import pty
 import re
 import select
-import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from sqlalchemy import make_url
-
-from search.database.database import Database
-from tests.support.commands import Command
-from tests.support.databases import PASSWORD
-
-QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)
-
-
-def _states(folder: Path) -> dict[int, str]:
-    database = Database(f"sqlite:///{folder / 'search.db'}")
-    trials = database.optuna.get_all_trials(1)
-    database.close()
-    return {trial.number: trial.state.name for trial in trials}
+from tests.support.commands import QUICK, Command
+from tests.support.databases import states
 
 
 def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
@@ -56,7 +40,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert "Trials: 8 of 8 finished: " in done.stdout
     assert re.search(r"Epochs: \d+ run of 24 possible \(\d+%\)\.", done.stdout)
     assert "optimistic" in done.stdout
-    assert len(_states(tmp_path)) == 8
+    assert len(states(tmp_path)) == 8
 
 
 def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
@@ -71,7 +55,7 @@ def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
     more = search("run", *QUICK[:-1], 10)
     assert "8 of 10 trials done" in more.stdout
     assert "[0 base]" not in more.stdout
-    assert set(_states(tmp_path)) == set(range(10))
+    assert set(states(tmp_path)) == set(range(10))
 
 
 def test_a_finished_study_has_room_for_a_trial_that_is_enqueued_and_keeps_it(
@@ -86,18 +70,6 @@ def test_a_finished_study_has_room_for_a_trial_that_is_enqueued_and_keeps_it(
     assert "3 of 3 trials done" in done.stdout
 
 
-def test_a_study_whose_first_variant_diverges_starts_all_the_same(
-    search: Command, wild_study: Path
-) -> None:
-    done = search("run", "--study", wild_study)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "On CPU" in done.stdout
-    assert "An epoch takes about" not in done.stdout
-    # No markup of the terminal's, which would be malformed.
-    assert "[0 wild[/i]] PRUNED after 0 of 8 epochs: batch_loss is nan in epoch 1" in done.stdout
-    assert "│ wild[/i] │" in done.stdout
-
-
 def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path: Path) -> None:
     options = (*QUICK[:-1], 2, "--no-variants", "--measure-train")
     done = search("run", *options, "--enqueue", "optimizer=SGD lr=0.02", "--enqueue", "bn1=plain")
@@ -105,7 +77,7 @@ def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path:
     assert "[0 enqueued] EPOCH: 1 train_loss:" in done.stdout
     assert re.search(r"│ 0 enqueued +│ .*optimizer=SGD lr=0\.02", done.stdout)
     assert "Variants" not in done.stdout
-    assert len(_states(tmp_path)) == 2
+    assert len(states(tmp_path)) == 2
 
 
 def test_selecting_on_validation_says_so(search: Command) -> None:
@@ -132,114 +104,6 @@ def test_help_explains_every_option(search: Command) -> None:
         "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
             "--ray", "--gpus-per-worker",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        (["--study", "cifra"], "unknown study; known: cifar, digits"),
-        (["--study", "mine/none.py"], "there is no such file"),
-        ([], "the following arguments are required: --study"),
-        (["--study", "digits", "--trials", "0"], "--trials: a whole number of 1 or more is needed"),
-        (["--study", "digits", "--epochs", "many"], "--epochs: a whole number of 1 or more"),
-        (["--study", "digits", "--images", "33"], "a last batch of a single image"),
-        (
-            ["--study", "digits", "--images", "5000"],
-            "--images 5000: there are 1438 images to train on",
-        ),
-        (["--study", "digits", "--timeout", "nan"], "--timeout: a number of seconds above 0"),
-        (["--study", "digits", "--threads", "99999"], "--threads: a whole number from 1 to 1024"),
-        (["--study", "digits", "--name", "../x"], "with no / in it, not '../x'"),
-        (["--study", "digits", "--name", "x" * 101], "at most 100 bytes, not 101"),
-        (["--study", "digits", "--device", "cuda:300"], "give auto, cuda, cuda:1, mps or cpu"),
-        (["--study", "digits", "--storage", "sqlite:///s.db?timeout=x"], "takes nothing after a ?"),
-        (["--study", "cifar", "--images", "50001"], "there are 50000 images to train on"),
-        (
-            ["--study", "digits", "--seed", "-1"],
-            "--seed: a whole number from 0 to 9223372036854775807",
-        ),
-        (["--study", "digits", "--trial", "3"], "unrecognized arguments: --trial"),
-        (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
-        (
-            ["--study", "digits", "--device", "cuda:7"],
-            "no such device that PyTorch can use; nvidia-smi",
-        ),
-        (["--study", "digits", "--device", "gpu"], "give auto, cuda, cuda:1, mps or cpu"),
-        (["--study", "digits", "--enqueue", "momentum=1"], "unknown parameter 'momentum'"),
-        (["--study", "digits", "--enqueue", "lr=7"], "lr is a number from 0.0001 to 0.1, not 7"),
-        (["--study", "digits", "--storage", "redis://h"], "SQLite and PostgreSQL are known"),
-        (["--study", "digits", "--storage", "postgresql://me:hush@127.0.0.1:9/x"], "refused"),
-        (["--study", "digits", "--storage", "sqlite:///none/s.db"], "there is no folder none"),
-        (["--study", "digits", "--storage", "sqlite:///text"], "file is not a database"),
-        (["--study", "digits", "--artifacts", "text"], "--artifacts text: "),
-        (["--study", "cifar", "--data", "text"], "--data text: "),
-    ],
-)
-def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
-    search: Command, tmp_path: Path, options: list[str], complaint: str
-) -> None:
-    (tmp_path / "text").write_text("no database, no folder" * 50)
-    done = search("run", *options)
-    assert done.returncode == 2, done.stderr
-    assert complaint in done.stderr
-    assert done.stderr.startswith("python -m search.run: error: ")
-    assert done.stderr.count("\n") == 1
-    assert "hush" not in done.stderr + done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
-    assert (tmp_path / "text").read_text().startswith("no database")
-
-
-def test_another_definition_is_refused_with_the_difference(search: Command) -> None:
-    search("run", *QUICK[:-1], 1)
-    done = search("run", "--study", "digits", "--images", 160, "--epochs", 4)
-    assert done.returncode == 2
-    assert "epochs is 3 in the database and 4 here" in done.stderr
-
-
-def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
-    search: Command, url: str
-) -> None:
-    done = search("run", *QUICK[:-1], 2, "--storage", url, "--artifacts", "my files")
-    assert done.returncode == 0, done.stderr
-    assert "2 of 2 finished" in done.stdout
-    assert PASSWORD not in done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if "search.dashboard" in line)
-    if url.startswith("sqlite"):
-        options = f"--storage {url} --artifacts 'my files'"
-        assert line == f"Look at it with: python -m search.dashboard {options}"
-    else:
-        masked = shlex.quote(make_url(url).render_as_string(hide_password=True))
-        command = f"SEARCH_STORAGE={masked} python -m search.dashboard --artifacts 'my files'"
-        assert line == f"Look at it with: {command}"
-
-
-def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "search.run", *map(str, QUICK), "--epochs", "500"]
-    shown = ""
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in iter(process.stdout.readline, ""):
-                shown += line
-                if "EPOCH" in line:
-                    break
-            process.send_signal(number)
-            asked = time.monotonic()
-            rest = process.stdout.read()
-            assert process.wait(timeout=120) == status
-        assert time.monotonic() - asked < 10
-        assert f"Stopped by {number.name}; the same command goes on where it was." in rest
-        assert _states(tmp_path)[0] == "RUNNING"
-        shown += rest
-    (checkpoint,) = (tmp_path / "artifacts" / "files").iterdir()
-    assert subprocess.run([*command, "--timeout", "0.001"], cwd=tmp_path).returncode == 0
-    assert checkpoint.exists()  # for whoever goes on
-    numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
-    assert numbers == list(range(1, len(numbers) + 1))
-    parts = re.split(r"^\[0 base\] goes on after epoch (\d+)$", shown, flags=re.MULTILINE)
-    assert len(parts) == 5
-    for after, then in zip(parts[1::2], parts[2::2], strict=True):
-        assert f"[0 base] EPOCH: {int(after) + 1} " in then
 
 
 def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None:

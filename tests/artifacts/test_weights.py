@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,20 @@ import optuna_dashboard
 import pytest
 import torch
 from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
-from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from PIL import Image
-from sqlalchemy import select
 
-from search.artifacts import retention, study_files
-from search.database import artifact_lists, queries, tables
-from search.database.database import Database, LeaseLost
+from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.optuna_internals import trial_id, trial_system_attributes
+from search.database.optuna_internals import trial_id
 from search.errors import UserError
 from search.study.choices import Choices
-from search.study.study import Study
 from search.vision.classifier import About, load, packed
 from search.vision.datasets import pictures
 from search.vision.images import load_dataset
 from search.vision.network import build
 from search.weights import find
-from search.worker import claims
-from search.worker import trial as trial_module
-from tests.support.process import Killed, Process, Start
+from tests.support.kept_weights import check, expected_numbers, stored_sums
 from tests.support.wsgi import get
 
 OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs", "1",
@@ -63,41 +55,8 @@ def found(searched: Path) -> Iterator[Database]:
     database.close()
 
 
-def _sums(database: Database) -> dict[int, str]:
-    """SHA-256 by the trial's number, as the database has it."""
-    with database.engine.connect() as connection:
-        return {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
-
-
 def _key(database: Database) -> str:
     return study_ref(optuna.load_study(study_name=None, storage=database.optuna)).key
-
-
-def _expected(trials: list[FrozenTrial]) -> set[int]:
-    """The numbers of the trials whose weights are to be there."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = sorted(complete, key=lambda trial: trial.number)
-    best.sort(key=lambda trial: trial.values[0], reverse=True)
-    return {t.number for t in best[:5]} | {t.number for t in complete if "variant" in t.user_attrs}
-
-
-def _check(database: Database, folder: Path, expected: set[int]) -> None:
-    """Compare the database, Optuna's lists and the files in `folder`: all have the weights of just
-    `expected`."""
-    trials = database.optuna.get_all_trials(1, deepcopy=False)
-    numbers = {trial_id(trial): trial.number for trial in trials}
-    sums = _sums(database)
-    assert set(sums) == expected
-    with database.engine.connect() as connection:
-        attributes = connection.execute(select(trial_system_attributes)).all()
-    listed = [row for row in attributes if row.key.startswith("artifacts:")]
-    assert sorted(numbers[row.trial_id] for row in listed) == sorted(expected)
-    files = {row.key.removeprefix("artifacts:"): sums[numbers[row.trial_id]] for row in listed}
-    assert {path.name: _sum(path) for path in folder.iterdir()} == files
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_readmes_three_lines_classify_an_image(searched: Path) -> None:
@@ -123,11 +82,11 @@ def test_weights_of_the_variants_and_the_best_five_are_kept_and_no_others(
     searched: Path, found: Database
 ) -> None:
     trials = found.optuna.get_all_trials(1)
-    expected = _expected(trials)
+    expected = expected_numbers(trials)
     assert 6 <= len(expected) <= 11
     complete = {trial.number for trial in trials if trial.state == TrialState.COMPLETE}
     assert len(complete - expected) > 1
-    _check(found, searched / "artifacts" / "files", expected)
+    check(found, searched / "artifacts" / "files", expected)
 
 
 def test_a_loaded_network_has_the_accuracy_that_the_database_has(
@@ -135,7 +94,7 @@ def test_a_loaded_network_has_the_accuracy_that_the_database_has(
 ) -> None:
     split = load_dataset("digits", searched).test.between(0, 160)
     (pixels,) = split.parts
-    for number in sorted(_expected(found.optuna.get_all_trials(1))):
+    for number in sorted(expected_numbers(found.optuna.get_all_trials(1))):
         classifier = load(find(str(found), "cifar", number, artifacts=searched / "artifacts"))
         with torch.inference_mode():
             scores = classifier.network(pixels.float() / 127.5 - 1)
@@ -165,14 +124,14 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
     trial, *_ = found.optuna.get_all_trials(1)
     trials = json.loads(get(app, "/api/studies/1"))["trials"]
     artifacts = {one["number"]: one["artifacts"] for one in trials}
-    expected = _expected(found.optuna.get_all_trials(1))
+    expected = expected_numbers(found.optuna.get_all_trials(1))
     assert {number for number, listed in artifacts.items() if listed} == expected
     (listed,) = artifacts[0]
     metas = get_all_artifact_meta(trial, storage=found.optuna)
     assert [dataclasses.asdict(meta) for meta in metas] == artifacts[0]
     assert listed["filename"] == "cifar-0.safetensors"
     content = get(app, f"/artifacts/1/{trial_id(trial)}/{listed['artifact_id']}")
-    assert hashlib.sha256(content).hexdigest() == _sums(found)[trial.number]
+    assert hashlib.sha256(content).hexdigest() == stored_sums(found)[trial.number]
     downloaded = searched / listed["filename"]
     download_artifact(
         artifact_store=FileSystemArtifactStore(folder),
@@ -212,7 +171,7 @@ def test_weights_that_were_not_kept_or_are_damaged_are_refused(
     searched: Path, found: Database
 ) -> None:
     artifacts = searched / "artifacts"
-    others = set(range(20)) - _expected(found.optuna.get_all_trials(1))
+    others = set(range(20)) - expected_numbers(found.optuna.get_all_trials(1))
     with pytest.raises(UserError, match=r"weights were not kept; kept are those of .*\d base"):
         find(str(found), "cifar", min(others), artifacts=artifacts)
     path = find(str(found), "cifar", "base", artifacts=artifacts)
@@ -223,150 +182,6 @@ def test_weights_that_were_not_kept_or_are_damaged_are_refused(
             find(str(found), "cifar", "base", artifacts=artifacts)
     finally:
         path.write_bytes(content)
-
-
-def test_two_searches_at_once_keep_the_weights_of_one(url: str, tmp_path: Path) -> None:
-    commands = [
-        subprocess.Popen(
-            _command("--trials", "14", "--storage", url), cwd=tmp_path, stdout=subprocess.DEVNULL
-        )
-        for _ in range(2)
-    ]
-    assert [command.wait(timeout=250) for command in commands] == [0, 0]
-    database = Database(url)
-    expected = _expected(database.optuna.get_all_trials(1))
-    _check(database, tmp_path / "artifacts" / "files", expected)
-    database.close()
-
-
-TINY = Study(name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler)
-"""Trials of an instant, which no variant precedes."""
-
-
-class Tracer:
-    """Runs a trial and notes the lines about weights that its end takes; dies at one of them."""
-
-    FILES = frozenset(
-        module.__file__ for module in (claims, retention, artifact_lists, trial_module, study_files)
-    )
-
-    def __init__(self, last: tuple[str, int] | None = None) -> None:
-        self.lines: dict[tuple[str, int], None] = {}
-        self._last = last
-
-    def run(self, process: Process) -> None:
-        def trace_the_end(batches: int) -> None:
-            if batches == 0:  # an image to evaluate: all has been trained
-                sys.settrace(self._trace)
-
-        claim = process.claim()
-        try:
-            process.run(claim, trace_the_end)
-        finally:
-            sys.settrace(None)
-
-    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_filename not in self.FILES:
-            return None
-        if event == "line":
-            line = (frame.f_code.co_filename, frame.f_lineno)
-            self.lines[line] = None
-            if line == self._last:
-                sys.settrace(None)
-                raise Killed
-        return self._trace
-
-
-def test_a_kill_at_any_line_leaves_no_weights_astray(
-    start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The later trial is the better one: each is kept, and pushes out the fifth before it.
-    by_accuracy = queries.best
-
-    def by_number(*arguments: Any, n: int, epochs: int) -> list[queries.Place]:
-        complete = by_accuracy(*arguments, n=1000, epochs=epochs)
-        return sorted(complete, key=lambda place: -place.number)[:n]
-
-    monkeypatch.setattr(queries, "best", by_number)
-    monkeypatch.setattr(retention, "rank", lambda accuracy, number: (0.0, -number))
-    process = start(TINY)
-    for _ in range(5):
-        process.run(process.claim())
-    noted = Tracer()
-    noted.run(process)
-    lines = list(noted.lines)
-    assert len(lines) > 60, lines
-    folder = tmp_path / "files"
-    step = 1 if url.startswith("sqlite") else 4  # the order of the steps is the same on both
-    for number, line in enumerate(lines[::step], start=6):
-        with pytest.raises(Killed):
-            Tracer(line).run(process)
-        _no_end_without_weights(process, folder)
-        process.kept.sweep()  # as the same command does when it begins
-        if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:
-            claim = process.claim()
-            assert claim.number == number, line
-            process.run(claim)
-        _check(process.database, folder, set(range(number - 4, number + 1)))
-
-
-def _no_end_without_weights(process: Process, folder: Path) -> None:
-    """A row of a trial that has ended is of a file that is there."""
-    sums = _sums(process.database)
-    files = {_sum(path) for path in folder.iterdir()}
-    for trial in process.database.optuna.get_all_trials(1, deepcopy=False):
-        if trial.state == TrialState.COMPLETE and trial.number in sums:
-            assert sums[trial.number] in files
-
-
-def test_weights_lost_after_the_last_epoch_are_trained_again_to_the_same_sum(
-    start: Start, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed, heir = start(study), start(study)
-
-    def die(*arguments: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(killed.claims), "finish", die)
-        with pytest.raises(Killed):
-            killed.run(killed.claim())
-    (path,) = (tmp_path / "files").iterdir()
-    content, figures = path.read_bytes(), killed.figures()[0]
-    path.write_bytes(b"damaged")
-    counts: list[int] = []
-    heir.run(heir.claim(), counts.append)
-    assert sum(count == 1 for count in counts) == study.epochs
-    assert path.read_bytes() == content
-    assert heir.figures()[0] == figures
-    _check(heir.database, tmp_path / "files", {0})
-
-
-def test_a_worker_that_lost_its_trial_leaves_no_weights(start: Start, tmp_path: Path) -> None:
-    sleeper, heir = start(TINY), start(TINY)
-    claim = sleeper.claim()
-
-    def overtaken(batches: int) -> None:
-        if batches == 1 and heir.trials[0].state == TrialState.RUNNING:
-            sleeper.claims.release(claim)
-            heir.run(heir.claim())
-
-    with pytest.raises(LeaseLost):
-        sleeper.run(claim, overtaken)
-    _check(heir.database, tmp_path / "files", {0})
-
-
-def test_without_room_for_its_weights_a_trial_completes_all_the_same(
-    start: Start, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    process = start(TINY)
-    (tmp_path / "files").touch()  # a file where the folder would be: root cannot write there
-    process.run(process.claim())
-    assert process.trials[0].state == TrialState.COMPLETE
-    assert "trial 0: its weights are not kept: " in caplog.text
-    assert _sums(process.database) == {}
-    with pytest.raises(UserError, match=r"trial 0: it is COMPLETE, .* those of no trial"):
-        find(url, "tiny", "best", artifacts=tmp_path)
 
 
 @pytest.fixture

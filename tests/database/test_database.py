@@ -1,6 +1,5 @@
 import itertools
 import math
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,15 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
-import psutil
 import pytest
 from sqlalchemy import create_engine, make_url, select, text
-from sqlalchemy.exc import OperationalError
 
 from search.database import leases
 from search.database.database import Database, LeaseLost
 from search.database.leases import Holder
-from search.database.outage import is_outage
 from search.database.tables import clock
 from search.database.url import check, explained
 from search.errors import UserError
@@ -165,60 +161,11 @@ def test_a_killed_process_gives_the_lock_back(url: str) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_a_process_that_is_stopped_while_it_has_the_lock_loses_it(url: str) -> None:
-    code = (
-        "import os, signal, sys\nfrom search.database import database as storage\n"
-        "from search.database.outage import is_outage\nstorage.LOCK_SECONDS = 1\n"
-        "database = storage.Database(sys.argv[1])\n"
-        "try:\n"
-        " with database.lock('x') as connection:\n"
-        "  os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "  connection.exec_driver_sql('SELECT 1')\n"
-        "except Exception as error:\n"
-        " sys.exit(3 if is_outage(error) else 1)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
-    while psutil.Process(holder.pid).status() != psutil.STATUS_STOPPED:
-        time.sleep(0.01)
-    database = Database(url)
-    with database.lock("x"):
-        holder.send_signal(signal.SIGCONT)
-        _, errors = holder.communicate(timeout=120)
-    assert holder.returncode == 3, errors
-    database.close()
-
-
 def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'search.db'}")
     with database.engine.connect() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
     database.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "complaint"),
-    [
-        ("search.db", "--storage, or SEARCH_STORAGE, is a URL such as .*, not 'search.db'"),
-        ("postgres//me:hush@host/db", "is a URL such as .*, not that"),
-        ("mysql://root:hush@host/db", "SQLite and PostgreSQL are known, not 'mysql'"),
-        ("postgresql://127.0.0.1:9/db?user=me&password=hush", "a password stands before the host"),
-        ("postgresql://me:a@hush@127.0.0.1:9/db", "a password stands before the host"),
-        ("postgresql://me:hush@host:port/db", "is a URL such as .*, not that"),
-        ("postgresql://me:hush@127.0.0.1:9/db?connect_timeout=soon", "(?i)invalid integer|soon"),
-        ("sqlite:///search.db?timeout=abc", "a SQLite URL takes nothing after a ?"),
-        ("sqlite://", "in memory is gone"),
-        ("sqlite:///:memory:", "in memory is gone"),
-        ("sqlite:////nowhere/at/all/search.db", "there is no folder /nowhere/at/all"),
-        ("postgresql://me:hush@127.0.0.1:9/db", "(?i)connection.*refused"),
-        ("postgresql://me:hush@no-such-host.invalid/db", "no-such-host"),
-    ],
-)
-def test_a_database_that_cannot_be_is_refused_in_one_line(url: str, complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint) as error:
-        check(url)
-    assert "hush" not in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_a_full_disk_is_told_with_the_way_out() -> None:
@@ -253,26 +200,6 @@ def test_a_file_that_may_only_be_read_is_refused_with_a_readers_way_out(
     with pytest.raises(UserError, match=r"even to read; .* a copy of search\.db will") as refused:
         check(f"sqlite:///{file}")
     assert f": {tmp_path / shut} is not writable" in str(refused.value)
-
-
-def test_a_file_that_another_process_has_to_itself_is_an_outage_and_a_missing_column_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("search.database.url.BUSY_SECONDS", 0.1)
-    url = f"sqlite:///{tmp_path / 'search.db'}"
-    database = Database(url)
-    with database.engine.connect() as connection:
-        with pytest.raises(OperationalError, match="no such column") as missing:
-            connection.execute(text("SELECT absent FROM search_epochs"))
-        assert not is_outage(missing.value)
-    database.close()
-    holder = sqlite3.connect(tmp_path / "search.db")
-    holder.execute("PRAGMA locking_mode = EXCLUSIVE")
-    holder.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(UserError, match="database is locked") as locked:
-        Database(url)
-    holder.close()
-    assert is_outage(locked.value)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -350,13 +277,6 @@ def test_a_creation_that_was_cut_off_is_finished(tmp_path: Path) -> None:
         connection.close()
         Database(f"sqlite:///{part}").close()
         assert _tables(f"sqlite:///{part}") == tables
-
-
-def test_a_password_is_in_no_text_of_the_database(postgresql: str) -> None:
-    database = Database(postgresql)
-    assert PASSWORD not in str(database) + repr(database.url)
-    assert "***" in str(database)
-    database.close()
 
 
 def _tables(url: str) -> set[str]:

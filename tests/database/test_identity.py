@@ -290,17 +290,6 @@ def test_looking_adds_no_tables(plain: str, search: Command) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("changed", [None, "gone", {"epochs": "two"}])
-def test_a_study_whose_definition_somebody_changed_is_refused_by_name(
-    database: Database, study: Study, changed: object
-) -> None:
-    join(database, study, data_digest="x").set_user_attr(DEFINITION, changed)
-    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
-        join(database, study, data_digest="x")
-    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
-        stored_definition(database, study.name)
-
-
 @pytest.mark.parametrize(
     "changed", [[1], {"trials": "many", "of_file": 6}, {"trials": -3, "of_file": 6}]
 )

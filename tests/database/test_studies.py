@@ -30,13 +30,6 @@ def test_the_variants_are_enqueued_once_in_their_order(database: Database, study
     assert fixed == study.variants["question-3"].params()
 
 
-def test_a_variant_that_failed_is_enqueued_again(database: Database, study: Study) -> None:
-    joined = _join(database, study)
-    joined.tell(joined.ask(), state=TrialState.FAIL)
-    names = [trial.user_attrs["variant"] for trial in _join(database, study).trials]
-    assert names == ["question-1", "question-3", "question-1"]
-
-
 def test_given_trials_are_enqueued_once_however_often_they_are_given(
     database: Database, study: Study
 ) -> None:
@@ -75,17 +68,6 @@ def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
     assert budget(7, 4, 0.03, 0.04) == 5
 
 
-def test_a_failed_variant_is_enqueued_again_for_a_user_and_not_for_each_worker(
-    database: Database, study: Study
-) -> None:
-    joined = _join(database, study)
-    joined.tell(joined.ask(), state=TrialState.FAIL)
-    assert len(_join(database, study, retry=False).trials) == 2
-    for _ in range(2):
-        again = _join(database, study)
-    assert [trial.user_attrs for trial in again.trials[2:]] == [{"variant": "question-1"}]
-
-
 def test_the_study_has_a_key_and_files_unlike_those_of_another_database(
     database: Database, study: Study, tmp_path: Path
 ) -> None:
@@ -104,41 +86,3 @@ def test_fixed_values_are_checked_before_anything_is_written(
     with pytest.raises(UserError, match="lr is a number"):
         _join(database, study, given=[{"lr": 5.0}])
     assert database.optuna.get_all_studies() == []
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"epochs": 7}, "epochs is 4 in the database and 7 here"),
-        ({"images": None}, "images is 160 in the database and None here"),
-        ({"pruner": optuna.pruners.NopPruner()}, "pruner is 'SuccessiveHalving.*'NopPruner"),
-    ],
-)
-def test_another_definition_is_refused_with_the_difference_named(
-    database: Database, study: Study, change: dict[str, object], complaint: str
-) -> None:
-    _join(database, study)
-    with pytest.raises(UserError, match=complaint):
-        _join(database, dataclasses.replace(study, **change))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="data is 'x' in the database and 'y' here"):
-        _join(database, study, data_digest="y")
-    assert len(_join(database, study).trials) == 2
-
-
-def test_another_budget_is_no_difference(database: Database, study: Study) -> None:
-    before = _join(database, study).trials
-    assert _join(database, dataclasses.replace(study, trials=100)).trials == before
-
-
-def test_a_variant_of_other_values_is_refused(database: Database, study: Study) -> None:
-    _join(database, study)
-    changed = dataclasses.replace(study.variants["question-3"], lr=0.002)
-    with pytest.raises(UserError, match=r"question-3 is .*lr=0.001 .* and .*lr=0.002"):
-        _join(database, dataclasses.replace(study, variants={"question-3": changed}))
-
-
-def test_a_study_that_something_else_made_is_refused(database: Database, study: Study) -> None:
-    theirs = optuna.create_study(study_name="small", storage=database.optuna)
-    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    with pytest.raises(UserError, match="was not made by this service"):
-        _join(database, study)

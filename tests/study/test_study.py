@@ -372,14 +372,6 @@ def _trial(number: int, **attributes: object) -> FrozenTrial:
     return trial
 
 
-def test_trials_have_seeds_of_their_own_that_follow_the_studys(study: Study) -> None:
-    trials = [_trial(number) for number in range(1000)]
-    seeds = [study.trial_seed(trial) for trial in trials]
-    assert len(set(seeds)) == 1000
-    assert seeds == [dataclasses.replace(study).trial_seed(trial) for trial in trials]
-    assert dataclasses.replace(study, seed=1).trial_seed(trials[0]) not in seeds
-
-
 def test_a_re_run_has_the_seed_that_it_was_given(study: Study) -> None:
     seeds = [study.repeat_seed(repeat) for repeat in range(100)]
     assert len(set(seeds)) == 100

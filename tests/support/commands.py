@@ -11,12 +11,16 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 from search.launch.processes import warm_up
 
 TIMEOUT_SECONDS = 250
+QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)
+"""Options of a search that takes seconds."""
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 """The fixture `search`: `run_command` in a folder of the test's own."""
@@ -25,22 +29,63 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def run_command(folder: Path, name: str, *options: object) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m search.NAME OPTIONS` in `folder`, to its end; or a module named in full."""
-    warm_up()
-    command = [name if "." in name else f"search.{name}", *map(str, options)]
-    with tempfile.TemporaryDirectory() as told:
-        output, errors = Path(told) / "output", Path(told) / "errors"
-        process = _CONTEXT.Process(
-            target=_be, args=(command, folder, dict(os.environ), output, errors)
+class Run:
+    """A command `python -m search.NAME OPTIONS` in `folder`, or a module named in full; leaving the
+    context kills what still runs of it."""
+
+    def __init__(self, folder: Path, name: str, *options: object) -> None:
+        warm_up()
+        self.command = [name if "." in name else f"search.{name}", *map(str, options)]
+        self._told = tempfile.TemporaryDirectory()
+        self._output, self._errors = (Path(self._told.name) / name for name in ("output", "errors"))
+        self._process = _CONTEXT.Process(
+            target=_be, args=(self.command, folder, dict(os.environ), self._output, self._errors)
         )
-        process.start()
-        process.join(TIMEOUT_SECONDS)
-        if (status := process.exitcode) is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, TIMEOUT_SECONDS)
-        return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
+        self._process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self._process.join()
+        self._told.cleanup()
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text() if self._output.exists() else ""
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text() if self._errors.exists() else ""
+
+    def until(self, text: str) -> None:
+        """Wait until the command has printed `text`, or has ended."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while text not in self.output and self._process.is_alive():
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.command, TIMEOUT_SECONDS)
+            time.sleep(0.01)
+
+    def end(self, seconds: float = TIMEOUT_SECONDS) -> int:
+        """Wait for the end; return the exit status, or a signal's number with a minus sign.
+
+        Raises:
+            TimeoutExpired: it still runs.
+        """
+        self._process.join(seconds)
+        if (status := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired(self.command, seconds)
+        return status
+
+
+def run_command(folder: Path, name: str, *options: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    with Run(folder, name, *options) as run:
+        return subprocess.CompletedProcess(run.command, run.end(), run.output, run.errors)
 
 
 def _be(

@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from search.database import tables
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.snapshot import Overview
 from search.study.trial_attributes import SECONDS
 
 if TYPE_CHECKING:
@@ -101,3 +102,19 @@ def rows(url: str) -> list[dict[str, Any]]:
     ]
     database.close()
     return rows
+
+
+def states(folder: Path) -> dict[int, str]:
+    """Every trial's state by its number, of the only study in the `search.db` of a folder."""
+    database = Database(f"sqlite:///{folder / 'search.db'}")
+    trials = database.optuna.get_all_trials(1)
+    database.close()
+    return {trial.number: trial.state.name for trial in trials}
+
+
+def overview(folder: Path, name: str) -> Overview:
+    """A study in the `search.db` of a folder."""
+    database = Database(f"sqlite:///{folder / 'search.db'}")
+    found = Overview.of_study(database, name)
+    database.close()
+    return found

@@ -1,15 +1,23 @@
-"""A worker's process within the test's own: the only place where tests put a worker together."""
+"""A worker's process within the test's own: the only place where tests put a worker or its claims
+together.
+"""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from optuna.trial import FrozenTrial
+import optuna
+from optuna.trial import FrozenTrial, TrialState
 
+from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.leases import Holder
+from search.database.liveness import ProcessIdentity
+from search.study.choices import RANGES
 from search.study.study import Study
-from search.worker.claims import Claim
+from search.worker.claims import Claim, Claims
 from search.worker.config import WorkerConfig
+from search.worker.result import Outcome
 from search.worker.session import Machine
 from search.worker.stop import Stop
 from search.worker.worker import Worker
@@ -74,6 +82,46 @@ class Process:
             [{**dataclasses.asdict(epoch), "seconds": None} for epoch in epochs] for epochs in rows
         ]
 
+
+class Workers:
+    """Any number of workers, each with claims of its own, as processes have; they train nothing."""
+
+    def __init__(self, database: Database, joined: optuna.Study) -> None:
+        self.database, self.joined = database, joined
+        self.key = study_ref(joined).key
+
+    def new(
+        self,
+        *,
+        budget: int = 6,
+        lease_seconds: float = 60.0,
+        process: ProcessIdentity | None = None,
+    ) -> Claims:
+        return Claims(
+            self.database,
+            self.joined,
+            ranges=RANGES,
+            budget=budget,
+            lease_seconds=lease_seconds,
+            holder=Holder() if process is None else Holder(process=process),
+        )
+
+    def claim(self, claims: Claims) -> Claim:
+        claim = claims.claim()
+        assert isinstance(claim, Claim)
+        return claim
+
+    def end(self, claims: Claims, state: TrialState = TrialState.COMPLETE) -> int:
+        """Claim a trial, end it, and return its number."""
+        claim = self.claim(claims)
+        claims.finish(
+            claim, Outcome(state=state, value=0.5 if state == TrialState.COMPLETE else None)
+        )
+        return claim.number
+
+
+ELSEWHERE = ProcessIdentity(host="another-host", pid=1, started=0.0)
+"""A process of which nothing can be known here."""
 
 Start = Callable[..., Process]
 """The fixture `start`: takes the arguments of `Process`, of which it knows the first three."""

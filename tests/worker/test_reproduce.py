@@ -10,41 +10,12 @@ import pytest
 
 from search.analysis.seeds import read, repeats
 from search.database.database import Database
-from search.database.snapshot import Overview
 from search.database.studies import stored_definition
 from tests.support.commands import Command
+from tests.support.databases import overview
 
 QUICK = ("--study", "digits", "--threads", 1)
 SEARCH = (*QUICK, "--images", 160, "--epochs", 3)
-
-
-def _overview(folder: Path, name: str) -> Overview:
-    database = Database(f"sqlite:///{folder / 'search.db'}")
-    found = Overview.of_study(database, name)
-    database.close()
-    return found
-
-
-def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
-    search: Command, tmp_path: Path
-) -> None:
-    assert search("run", *SEARCH, "--trials", 9, "--timeout", 6).returncode == 0
-    assert search("run", *SEARCH, "--trials", 9).returncode == 0  # goes on with a begun trial
-    overview = _overview(tmp_path, "digits")
-    pruned = next(trial for trial in overview.trials if trial.state.name == "PRUNED")
-    for number in (1, pruned.number, "best"):
-        done = search("reproduce", "--study", "digits", "--trial", number)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "with 1 thread, as it was trained." in done.stdout
-        assert "Bit for bit the same figures" in done.stdout
-    other = search("reproduce", "--study", "digits", "--threads", 2, "--trial", 1)
-    assert (
-        "Replaying trial 1 with 2 threads, as you ask by --threads; it was trained with 1 thread."
-        in other.stdout
-    )
-    assert "threads: 1 then, 2 now" in other.stdout
-    after = _overview(tmp_path, "digits")
-    assert [trial.user_attrs for trial in after.trials] == [t.user_attrs for t in overview.trials]
 
 
 def test_a_trial_is_replayed_with_more_threads_than_there_are_cores(
@@ -64,14 +35,6 @@ def test_a_trial_is_replayed_with_more_threads_than_there_are_cores(
     assert f"Replaying trial 0 with {threads} threads, as it was trained." in done.stdout
     assert "figures" in done.stdout.splitlines()[-1]
     assert done.stderr == ""
-
-
-def test_a_trial_that_diverged_diverges_again(search: Command, wild_study: Path) -> None:
-    assert search("run", "--study", wild_study, "--threads", 1).returncode == 0
-    done = search("reproduce", "--study", wild_study, "--threads", 1, "--trial", 0)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "[0] batch_loss is nan in epoch 1" in done.stdout
-    assert "Bit for bit the same figures, of 0 epochs" in done.stdout
 
 
 def test_a_stored_figure_that_is_wrong_is_found(search: Command, tmp_path: Path) -> None:
@@ -103,16 +66,16 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     done = search("reproduce", *options, "--out", "runs.csv")
     assert done.returncode == 0, done.stderr
     assert "question-3, 2 seeds" in done.stdout
-    overview = _overview(tmp_path, "digits-reproduced")
+    before = overview(tmp_path, "digits-reproduced")
     seeds = {
         (t.user_attrs["variant"], t.user_attrs["repeat"]): t.user_attrs["seed"]
-        for t in overview.trials
+        for t in before.trials
     }
-    assert len(seeds) == len(overview.trials) == 4
+    assert len(seeds) == len(before.trials) == 4
     assert seeds["base", 0] == seeds["question-3", 0] != seeds["base", 1]
     figures = {
         name: {k: [dataclasses.replace(e) for e in epochs] for k, epochs in runs.items()}
-        for name, runs in repeats(overview).items()
+        for name, runs in repeats(before).items()
     }
     assert read(tmp_path / "runs.csv") == figures
     compared = search("reproduce", "--study", "digits", "--compare", "runs.csv")
@@ -143,7 +106,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
     search: Command, tmp_path: Path
 ) -> None:
     assert search("run", *SEARCH, "--trials", 4).returncode == 0
-    before = _overview(tmp_path, "digits")
+    before = overview(tmp_path, "digits")
     best = before.ranked[:2]
     stopped = search("reproduce", *QUICK, "--trial", "best", "--repeats", 2, "--timeout", 0.001)
     assert "the same command goes on" in stopped.stdout
@@ -151,7 +114,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
     assert done.returncode == 0, done.stderr
     both = search("reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
     assert both.returncode == 0, both.stderr
-    after = _overview(tmp_path, "digits-rerun")
+    after = overview(tmp_path, "digits-rerun")
     seeds = {(t.user_attrs["trial"], t.user_attrs["repeat"]): t for t in after.trials}
     assert seeds.keys() == {(trial.number, repeat) for trial in best for repeat in (0, 1)}
     assert len(after.trials) == 4, "what was there is not trained again"
@@ -163,7 +126,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
     assert f"{best[0].values[0]:.4f}" in done.stdout
     assert f"{sum(honest) / 2:.4f} ± " in done.stdout
     assert read(tmp_path / "runs.csv").keys() == {f"trial {trial.number}" for trial in best}
-    assert _overview(tmp_path, "digits").trials == before.trials
+    assert overview(tmp_path, "digits").trials == before.trials
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""A study of N trials ends with exactly N that completed or were pruned.
+
+Failed ones do not count, and three in a row stop the search. A variant that failed runs again.
+"""
+
+import subprocess
+import sys
+from collections import Counter
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.database import leases
+from search.database.database import Database
+from search.database.studies import join
+from search.study.study import Study
+from search.study.trial_attributes import FINISHED, REASON, TRACEBACK
+from search.worker.claims import ATTEMPTS, Claim, Standing
+from search.worker.worker import KeepsFailing
+from tests.support.commands import QUICK, Command
+from tests.support.databases import PASSWORD
+from tests.support.process import Start, Workers
+
+
+def test_failed_trials_do_not_count(workers: Workers) -> None:
+    claims = workers.new(budget=3)
+    for state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE):
+        workers.end(claims, state)
+    assert claims.claim() is Standing.SPENT
+    assert isinstance(workers.new(budget=4).claim(), Claim)
+
+
+def test_no_worker_starts_a_trial_beyond_the_budget(workers: Workers) -> None:
+    three = [workers.new(budget=2) for _ in range(3)]
+    assert [type(claims.claim()) for claims in three] == [Claim, Claim, Standing]
+    assert three[2].claim() is Standing.WAIT
+
+
+def test_a_smaller_budget_leaves_interrupted_trials_running(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    three = [workers.new() for _ in range(3)]
+    begun = [workers.claim(claims) for claims in three]
+    assert [claim.number for claim in begun] == [0, 1, 2]
+    for claims, claim in zip(three, begun, strict=True):
+        claims.release(claim)
+    assert [workers.end(workers.new(budget=2)) for _ in range(2)] == [0, 1]
+    assert workers.new(budget=2).claim() is Standing.SPENT
+    assert joined.trials[2].state == TrialState.RUNNING
+    assert joined.trials[2].user_attrs == {"enqueued": {"lr": 0.02}}
+    assert workers.end(workers.new(budget=3)) == 2
+
+
+CLAIMING = """
+import random, sys
+import optuna
+from optuna.trial import TrialState
+from search.worker.claims import Claims, Standing
+from search.worker.result import Outcome
+from search.study.choices import RANGES
+from search.database.database import Database
+from search.database.studies import join
+from search.study.study import load
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+database = Database(sys.argv[1])
+study = join(database, load("digits"), data_digest="x")
+claims = Claims(database, study, ranges=RANGES, budget=30)
+while (claim := claims.claim()) is not Standing.SPENT:
+    if claim is Standing.WAIT:
+        continue
+    print(claim.number, flush=True)
+    state = random.choice((TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    if "variant" in study.trials[claim.number].user_attrs:
+        state = TrialState.COMPLETE
+    value = 0.5 if state == TrialState.COMPLETE else None
+    claims.finish(claim, Outcome(state=state, value=value))
+"""
+
+
+def test_processes_started_together_meet_the_budget(
+    url: str,
+) -> None:
+    command = [sys.executable, "-c", CLAIMING, url]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    claimed: Counter[str] = Counter()
+    for process in started:
+        output, errors = process.communicate(timeout=250)
+        assert process.returncode == 0, errors
+        claimed.update(output.split())
+    database = Database(url)
+    trials = optuna.load_study(study_name="digits", storage=database.optuna).trials
+    database.close()
+    assert set(claimed.values()) == {1}
+    assert len(claimed) == len(trials)
+    states = Counter(trial.state for trial in trials)
+    assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == 30
+    assert states[TrialState.RUNNING] == states[TrialState.WAITING] == 0
+    variants = Counter(t.user_attrs["variant"] for t in trials if "variant" in t.user_attrs)
+    assert len(variants) == 6
+    assert set(variants.values()) == {1}
+
+
+def test_several_workers_share_a_budget(search: Command, url: str) -> None:
+    done = search("run", *QUICK, "--workers", 3, "--trials", 12, "--storage", url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "On 3 workers, each on CPU, 1 thread." in done.stdout
+    assert "Trials: 12 of 12 finished" in done.stdout
+    assert PASSWORD not in done.stdout
+    database = Database(url)
+    trials = database.optuna.get_all_trials(1)
+    database.close()
+    assert len(trials) == 12
+    spans = [(t.datetime_start, t.datetime_complete) for t in trials]
+    assert any(
+        a[0] < b[0] < a[1]  # type: ignore[operator]  # finished trials have both
+        for a in spans
+        for b in spans
+    ), "no two trials ran at once"
+
+
+def test_a_failed_variant_runs_again_before_waiting_trials(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    workers.end(workers.new(), TrialState.FAIL)
+    assert [workers.end(workers.new()) for _ in range(3)] == [1, 3, 2]
+    variants = [trial for trial in joined.trials if "variant" in trial.user_attrs]
+    assert [trial.user_attrs["variant"] for trial in variants] == [
+        "question-1", "question-3", "question-1",
+    ]  # fmt: skip
+    assert variants[2].params == variants[0].params
+    assert variants[2].state == TrialState.COMPLETE
+
+
+def test_a_variant_that_always_fails_is_given_up(workers: Workers, joined: optuna.Study) -> None:
+    workers.end(workers.new())
+    for _ in range(ATTEMPTS):
+        workers.end(workers.new(), TrialState.FAIL)
+    assert joined.trials[workers.end(workers.new())].user_attrs == {"enqueued": {"lr": 0.02}}
+    workers.end(workers.new())
+    assert len([t for t in joined.trials if "variant" in t.user_attrs]) == 1 + ATTEMPTS
+
+
+def test_a_variant_that_failed_for_a_while_still_completes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("search.vision.network.HIDDEN", 10**13)
+        process.run(process.claim())
+    process.work()
+    assert process.trials[0].state == TrialState.FAIL
+    complete = [trial for trial in process.trials if trial.state == TrialState.COMPLETE]
+    assert [t.user_attrs["variant"] for t in complete if "variant" in t.user_attrs] == [
+        "question-3", "question-1",
+    ]  # fmt: skip
+    assert len([trial for trial in process.trials if trial.state in FINISHED]) == 6
+
+
+def test_a_failed_variant_is_enqueued_again(database: Database, study: Study) -> None:
+    joined = join(database, study, data_digest="x")
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    names = [trial.user_attrs["variant"] for trial in join(database, study, data_digest="x").trials]
+    assert names == ["question-1", "question-3", "question-1"]
+
+
+def test_a_failed_variant_is_not_enqueued_again_by_each_worker(
+    database: Database, study: Study
+) -> None:
+    joined = join(database, study, data_digest="x")
+    joined.tell(joined.ask(), state=TrialState.FAIL)
+    assert len(join(database, study, data_digest="x", retry=False).trials) == 2
+    for _ in range(2):
+        again = join(database, study, data_digest="x")
+    assert [trial.user_attrs for trial in again.trials[2:]] == [{"variant": "question-1"}]
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every hidden layer be of a size that no machine has the memory for."""
+    monkeypatch.setattr("search.vision.network.HIDDEN", 10**13)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
+    process = start()
+    with pytest.raises(KeepsFailing, match=r"trial 2: .*can't allocate memory.*$"):
+        process.work()
+    failed = [trial for trial in process.trials if trial.state == TrialState.FAIL]
+    assert [trial.user_attrs["variant"] for trial in failed] == [
+        "question-1", "question-3", "question-1",
+    ]  # fmt: skip
+    assert "can't allocate memory" in failed[0].user_attrs[REASON]
+    assert "make_network" in failed[0].user_attrs[TRACEBACK]
+    assert leases.leases(process.database, process.ref.key) == {}
