@@ -1,6 +1,6 @@
 """Run or resume a search: `python -m search.run --study cifar`.
 
-Everything is in the database: the same command goes on where it was, however it was stopped.
+Everything is in the database: run the same command to resume, however it was stopped.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> int:
             return 1
         is_done = len(observer.look().finished) >= budget
         if stop.is_asked() and not is_done:
-            out.print(f"Stopped by {stop}; the same command goes on where it was.")
+            out.print(f"Stopped by {stop}; run the same command to resume.")
         overview = observer.look()
         honest = answer(database, overview, study.name).text
         out.print(summary(overview, study, honest=honest))

@@ -90,7 +90,7 @@ def test_selecting_on_validation_says_so(search: Command) -> None:
 def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None:
     done = search("run", *QUICK, "--timeout", 0.001)
     assert done.returncode == 0
-    assert "Stopped by --timeout; the same command goes on where it was." in done.stdout
+    assert "Stopped by --timeout; run the same command to resume." in done.stdout
     assert "6 waiting" in done.stdout
 
 

@@ -1,9 +1,8 @@
-"""Whose weights are kept: those of each variant's first run, and of the best trials.
+"""Decides which weights are kept: those of each variant's first run, and of the best trials.
 
-The files are for `search.artifacts.study_files`. Here is what the database says of them: their
-SHA-256 in a table of the service's own, and the dashboard's list. Both are written before the trial
-ends, so that no kill leaves a completed trial without them. A file that nobody needs is removed
-after it has gone from both, and without the study's lock: it may be on a network.
+The database holds their SHA-256 and the dashboard's list of files. Both are written in the
+transaction that ends the trial, after the file. A file that is no longer needed is removed after it
+has left both, without the study's lock, since it may be on a network.
 """
 
 from optuna.trial import TrialState
@@ -18,17 +17,17 @@ from search.database.tables import weights as table
 from search.study.trial_attributes import rank
 
 BEST = 5
-"""So many of the best trials keep their weights, variants among them."""
+"""Number of best trials whose weights are kept, including variants."""
 
 
 class Kept:
-    """The kept files of one study, and what a dashboard lists of them."""
+    """The kept files of one study, and the dashboard's list of them."""
 
     def __init__(
         self, database: Database, ref: StudyRef, store: Store, *, name: str, epochs: int
     ) -> None:
-        """`name` is the study's, for downloaded files; `epochs` is after how many of them a trial
-        of the study is complete."""
+        """`name` is the study's, used for downloads; `epochs` is the number of epochs of a complete
+        trial."""
         self.store = store
         self._epochs = epochs
         self._database = database
@@ -45,9 +44,9 @@ class Kept:
     def enter(
         self, connection: Connection, trial_id: int, number: int, sha256: str | None
     ) -> list[str]:
-        """Note the weights of a trial that has just ended; only under the study's lock.
+        """Enter the weights of a trial that has just ended; only under the study's lock.
 
-        `sha256` None if it has none. Return the ids of files that nobody needs.
+        `sha256` is None if it has none. Return the ids of files that are no longer listed.
         """
         weights = [] if sha256 is None else [self._weights(number, sha256)]
         listed = Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=weights)
@@ -66,7 +65,7 @@ class Kept:
     def listed(
         self, trial_id: int, number: int, checkpoint_sha256: str | None, epoch: int
     ) -> Listed:
-        """Return what to list of a running trial: its checkpoint after `epoch`, if it has one."""
+        """Return the list of a running trial's files: its checkpoint after `epoch`, if any."""
         files = []
         if checkpoint_sha256 is not None:
             files.append(
@@ -87,8 +86,10 @@ class Kept:
         return f"{self._name}-{number}{ending}"
 
     def drop_others(self, connection: Connection) -> list[str]:
-        """Forget the weights of ended trials that are not among the kept ones, or not any more;
-        only under the study's lock. Return the ids of their files."""
+        """Remove the entries of weights that are no longer kept; only under the study's lock.
+
+        Return the ids of their files.
+        """
         dropped = []
         best = {place.number for place in self._best(connection)}
         kept = {
@@ -104,15 +105,15 @@ class Kept:
         return dropped
 
     def sweep(self) -> None:
-        """Remove what killed workers left; takes the study's lock."""
+        """Remove files left by killed workers; takes the study's lock."""
         with self._database.lock(self._ref.key) as connection:
             self.drop_others(connection)
         self.clean()
 
     def clean(self) -> None:
-        """Remove the files of ended trials that are not kept; needs no lock."""
-        # The files first: a trial whose file is here by now had begun before it is asked for, and
-        # one that ends after it was asked for has its weights noted.
+        """Remove the files of finished trials that are not kept; needs no lock."""
+        # Files are listed first. A trial whose file is listed has started before trials are read,
+        # and a trial that ends after they are read has its weights entered.
         ids = self.store.ids()
         running = self._running()
         with self._database.engine.begin() as connection:
@@ -125,13 +126,13 @@ class Kept:
         return queries.best(connection, self._ref, epochs=self._epochs, n=BEST)
 
     def _running(self) -> set[int]:
-        """Return the numbers of the trials that have begun and not ended."""
+        """Return the numbers of the running trials."""
         with self._database.engine.connect() as connection:
             unfinished = queries.unfinished(connection, self._ref)
         return {trial.number for trial in unfinished if trial.state == TrialState.RUNNING}
 
     def _rows(self, connection: Connection) -> dict[int, str]:
-        """Return the ids of the kept weights by the trial's number."""
+        """Return the ids of the kept weights by trial number."""
         query = select(table.c.trial, table.c.artifact_id)
         rows = connection.execute(query.where(table.c.study_key == self._ref.key))
         return {row.trial: row.artifact_id for row in rows}

@@ -1,8 +1,8 @@
-"""The files of one study: checkpoints, and the weights that are kept.
+"""The files of one study: checkpoints and kept weights.
 
-A file is written whole or not at all, and its name is its artifact's id: of the study, the trial,
-for a checkpoint the epoch, and the SHA-256, so that the same content has the same name, and no
-worker overwrites another's.
+A file is written completely or not at all. Its artifact id consists of the study's prefix, the
+trial's number, for a checkpoint the epoch, and the SHA-256. So the same content has the same name,
+and no worker overwrites another's file.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ log = logging.getLogger(__name__)
 
 
 class Store:
-    """The files of one study among the artifacts, which other studies may share.
+    """The files of one study in a place that other studies may share.
 
-    Only files whose ids begin with the study's own prefix are ever removed: a copied database names
-    others, of its original.
+    Only files with the study's prefix are ever removed: a copied database also lists files of the
+    original.
     """
 
     def __init__(self, artifacts: Artifacts, files: str) -> None:
-        """`files` begins the ids of all files that the study writes, and of no others; see
+        """`files` is the prefix of the ids of the study's files, see
         `search.database.tables.studies`."""
         self._artifacts = artifacts
         self.prefix = f"{files}-"
 
     def trial_prefix(self, number: int) -> str:
-        """Return what the ids of all the trial's files begin with, and of no other's."""
+        """Return the prefix of the ids of the trial's files."""
         return f"{self.prefix}{number}-"
 
     def artifact_id(self, number: int, sha256: str, *, epoch: int | None = None) -> str:
@@ -48,7 +48,7 @@ class Store:
         return sha256
 
     def read(self, number: int, sha256: str, *, epoch: int | None = None) -> bytes | None:
-        """Return what was written; None if it is not here, undamaged."""
+        """Return the content; None if the file is missing or damaged."""
         try:
             content = self._artifacts.read(self.artifact_id(number, sha256, epoch=epoch))
         except OSError as error:
@@ -64,15 +64,15 @@ class Store:
                 self._artifacts.remove(artifact_id)
 
     def ids(self) -> list[str]:
-        """Return the ids of all files of the study; none if they cannot be listed."""
+        """Return the ids of all files of the study; empty if they cannot be listed."""
         try:
             return self._artifacts.ids(self.prefix)
         except OSError as error:
-            log.warning("files that nobody needs are left: %s", error)
+            log.warning("unneeded files are not removed: %s", error)
             return []
 
     def surplus(self, ids: Iterable[str], *, kept: Set[str], running: Set[int]) -> list[str]:
-        """Return those of `ids` that are neither `kept` nor of the trials `running`."""
+        """Return those of `ids` that are neither `kept` nor belong to `running` trials."""
         numbers = {one: one.removeprefix(self.prefix).partition("-")[0] for one in ids}
         return [
             one

@@ -1,11 +1,10 @@
-"""Which files Optuna's dashboard offers with a trial.
+"""The list of files that Optuna's dashboard offers with a trial.
 
-Optuna keeps that list among the trial's system attributes, and it is written here by SQL, since its
-own functions cannot do what is needed: `optuna.artifacts.upload_artifact` commits by itself and
-draws a new id each time, so that a trial taken over between its two steps would have a file too
-many in its list. Optuna also refuses to change the attributes of a trial that has ended, and what
-the dashboard does instead, to set them to null, is what `optuna.artifacts.get_all_artifact_meta`
-stumbles over.
+Optuna stores the list in the trial's system attributes. It is written here with SQL, for two
+reasons. `optuna.artifacts.upload_artifact` commits by itself and creates a new id each time, so a
+trial that is taken over in between would list a file twice. And Optuna does not change attributes
+of finished trials; the dashboard sets them to null instead, which
+`optuna.artifacts.get_all_artifact_meta` cannot read.
 """
 
 import json
@@ -26,25 +25,25 @@ _trials = optuna_internals.trials
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One of a trial's files, as a dashboard offers it."""
+    """A file of a trial, as the dashboard offers it."""
 
     artifact_id: str
     filename: str
-    """Under which it is downloaded."""
+    """Name for downloads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """What is to be listed of a trial's files, in place of what was."""
+    """The new list of a trial's files."""
 
     trial_id: int
     prefix: str
-    """Of the ids of all the trial's files; others are of users who uploaded them."""
+    """Prefix of the ids of the trial's own files; others were uploaded by users."""
     files: Sequence[File] = ()
 
 
 def replace(connection: Connection, listed: Listed) -> list[str]:
-    """List what `listed` says, and return the ids that are not listed any more."""
+    """Replace the list, and return the ids that are no longer listed."""
     before = connection.scalars(
         delete(_attributes)
         .where(
@@ -73,7 +72,7 @@ def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str])
 
 
 def n_listing(connection: Connection, artifact_id: str) -> int:
-    """Return how many studies and trials list the artifact: a copied study lists its original's."""
+    """Return how many studies and trials list the artifact; copies list their original's files."""
     key = ARTIFACT + artifact_id
     counts = [
         select(func.count()).where(table.c.key == key).scalar_subquery()
@@ -83,9 +82,9 @@ def n_listing(connection: Connection, artifact_id: str) -> int:
 
 
 def remove_stale(connection: Connection, study: StudyRef, prefix: str) -> None:
-    """Remove the files of ended trials that are not kept weights; `prefix` is of the study's ids.
+    """Remove all files of finished trials but kept weights; `prefix` is that of the study's ids.
 
-    One statement: what a trial lists that begins meanwhile is not touched.
+    A single statement, so that a trial that starts meanwhile is not affected.
     """
     ended = _trials.c.study_id == study.study_id, _trials.c.state != TrialState.RUNNING
     kept = weights.c.study_key == study.key

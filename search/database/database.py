@@ -1,9 +1,8 @@
-"""The SQL database of the studies: SQLite in one file, or PostgreSQL.
+"""The SQL database of the studies: one SQLite file, or PostgreSQL.
 
-Optuna's tables are reached through Optuna's storage, the service's own through `Database`. This
-module makes the tables, holds the locks and keeps the figures of each epoch; which URLs are taken
-is for `search.database.url`, who runs a trial for `search.database.leases` and
-`search.worker.claims`.
+Optuna's tables are reached through Optuna's storage, the service's own through `Database`, which
+creates the tables, holds the locks and records epochs. See `search.database.url` for the accepted
+URLs, and `search.database.leases` and `search.worker.claims` for who may run a trial.
 """
 
 import hashlib
@@ -37,26 +36,25 @@ from search.study.epoch import Epoch
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60
-"""PostgreSQL ends a session that is idle in its transaction for this long, which frees its lock.
+"""PostgreSQL ends a session that is idle in a transaction for this long, which frees its lock.
 Locks are normally held for milliseconds."""
 POOL_SECONDS = 600
-"""How long a thread waits for one of the process's connections."""
+"""Time that a thread waits for a free connection of its process."""
 
 
 class LeaseLost(Exception):
-    """The trial is another worker's by now: its figures are no longer ours to record."""
+    """Another worker has taken over the trial; this one must not record anything."""
 
 
 class Database:
-    """An opened database, its tables created if it had none.
+    """An open database; missing tables are created unless `may_create` is False.
 
-    Any number of processes may open it at once, also while it is empty. At most `connections` are
-    held at a time, while it is opened too: one for locks, and the others for all else. Whoever
-    `may_create` nothing, but look, leaves a database without the service's tables as it is.
+    Any number of processes may open it at once, even while it is empty. It holds at most
+    `connections` connections: one for locks, the rest for everything else.
 
     Raises:
-        UserError: the URL is malformed, what it names cannot be reached or used, or holds other
-            tables or those of another version.
+        UserError: the URL is malformed, the database cannot be reached or used, or it holds other
+            tables or tables of another version.
     """
 
     def __init__(self, url: str, *, connections: int = 2, may_create: bool = True) -> None:
@@ -96,11 +94,11 @@ class Database:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[Connection]:
-        """Hold the one lock called `name`, across all processes; yield a connection to write with.
+        """Hold the lock called `name` across all processes; yield a connection to write with.
 
-        What is written with the connection is there once the lock is given back, or not at all.
-        Write with it last: on SQLite it keeps Optuna's own connection from writing. A process
-        that is killed gives the lock back. SQLite has one lock for all names.
+        Writes on the connection are committed when the lock is released. Write with it last: on
+        SQLite it then blocks Optuna's own connection. The lock of a killed process is released.
+        SQLite has a single lock for all names.
         """
         if _is_sqlite(self.url):
             with _file_lock(self.url), self._locks.begin() as connection:
@@ -119,18 +117,17 @@ class Database:
         checkpoint_sha256: str | None,
         listed: Listed | None = None,
     ) -> list[str]:
-        """Keep `epoch` of the trial of that number if it is still `worker`'s; an epoch that is
-        there stays as it is.
+        """Record an epoch of the trial number `trial`, if `worker` still holds its lease.
 
-        `listed` None: the list of the trial's files stays as it is. Return the ids of those that
-        are not listed any more.
+        An epoch that was already recorded is kept. `listed` replaces the list of the trial's files,
+        None leaves it unchanged. Return the ids of the files that are no longer listed.
 
         Raises:
             LeaseLost: the trial is no longer leased to `worker`; nothing is written.
         """
         leases, epochs = tables.leases, tables.epochs
         with self.engine.begin() as connection:
-            # The update comes first: it makes SQLite take the write lock before anything is read.
+            # The update comes first, so that SQLite takes the write lock before anything is read.
             mine = leases.c.trial == trial, leases.c.worker == worker
             held = connection.execute(
                 update(leases).where(leases.c.study_key == study_key, *mine).values(worker=worker)
@@ -150,13 +147,13 @@ class Database:
             return [] if listed is None else artifact_lists.replace(connection, listed)
 
     def epochs(self, study_key: str, trial: int) -> list[Epoch]:
-        """Return the recorded epochs of the trial of that number, in order."""
+        """Return the recorded epochs of the trial number `trial`, in order."""
         return self.epochs_of_study(study_key, [trial]).get(trial, [])
 
     def epochs_of_study(
         self, study_key: str, trials: Collection[int] | None = None
     ) -> dict[int, list[Epoch]]:
-        """Return the recorded epochs in order by the trial's number: of all, or of `trials`."""
+        """Return the recorded epochs by trial number, in order; of all trials, or only `trials`."""
         table = tables.epochs
         query = select(table).where(table.c.study_key == study_key).order_by(table.c.number)
         if trials is not None:
@@ -169,9 +166,9 @@ class Database:
         return found
 
     def checkpoint_sha256(self, study_key: str, trial: int, number: int) -> str | None:
-        """Return the SHA-256 of the state after epoch `number`; None if none was written.
+        """Return the SHA-256 of the file written after epoch `number`; None if none was written.
 
-        After the last epoch that is the file of the trial's weights, before it a checkpoint.
+        The file is a checkpoint, or after the last epoch the trial's weights.
         """
         query = select(tables.epochs.c.checkpoint_sha256).where(_is(study_key, trial, number))
         with self.engine.connect() as connection:
@@ -179,7 +176,7 @@ class Database:
 
     @contextmanager
     def _locked_schema(self) -> Iterator[Connection]:
-        """Hold the lock under which tables are created."""
+        """Hold the lock for creating tables."""
         with ExitStack() as stack:
             if _is_sqlite(self.url):
                 stack.enter_context(_file_lock(self.url))
@@ -189,7 +186,7 @@ class Database:
             yield connection
 
     def _prepare(self, connection: Connection, may_create: bool) -> None:
-        """Create the service's own tables if there are none, and find a copied database out."""
+        """Create the service's own tables if they are missing, and detect a copied database."""
         home = home_of(self.url, connection)
         there = visible_tables(connection)
         if "trial_id" in there.get(tables.epochs.name, ()):
@@ -219,12 +216,12 @@ class Database:
 
 
 def new_key() -> str:
-    """Return 16 hexadecimal digits that nothing else has."""
+    """Return 16 random hexadecimal digits."""
     return uuid.uuid4().hex[:16]
 
 
 def epoch_row(epoch: Epoch) -> dict[str, Any]:
-    """Return the columns of `search.database.tables.epochs` that hold an epoch."""
+    """Return an epoch as columns of `search.database.tables.epochs`."""
     metrics = {name: value for name, value in asdict(epoch).items() if value is not None}
     return {
         "number": metrics.pop("number"),
@@ -247,7 +244,7 @@ def _of_version(database: Database, version: int) -> str:
 
 
 def _as_template(url: URL) -> str:
-    """Return the URL as Optuna takes it, which fills a template into its braces."""
+    """Return the URL with its braces doubled, since Optuna treats it as a template."""
     text = url.render_as_string(hide_password=False)
     return text.replace("{", "{{").replace("}", "}}")
 
@@ -257,21 +254,21 @@ def _is_sqlite(url: URL) -> bool:
 
 
 def _lock(connection: Connection, name: str) -> None:
-    """Take PostgreSQL's lock `name` until the end of the transaction, however long that takes."""
+    """Take PostgreSQL's lock `name` until the end of the transaction, waiting as long as needed."""
     lift_limits(connection)
-    # The server takes the lock from a process that is stopped while it has it.
+    # The server then takes the lock from a process that is suspended while it holds it.
     limit = "idle_in_transaction_session_timeout", f"{LOCK_SECONDS}s", True
     lock = func.pg_advisory_xact_lock(_lock_key(name))
     connection.execute(select(func.set_config(*limit), lock))
 
 
 def _file_lock(url: URL) -> FileLock:
-    """Return the lock beside the database's file; whoever may write the one may lock the other."""
+    """Return the lock file beside the database, with the same permissions."""
     path, lock = Path(str(url.database)), Path(f"{url.database}.lock")
     if path.exists() and lock.exists() and lock.stat().st_mode != path.stat().st_mode:
-        with suppress(PermissionError):  # another user's: it is theirs to change
+        with suppress(PermissionError):  # the file belongs to another user
             lock.chmod(path.stat().st_mode & 0o777)
-    # Without the fallback, which leaves its file behind when the holder is killed.
+    # No soft lock: it would stay behind when its holder is killed.
     return FileLock(lock, fallback_to_soft=False, preserve_lock_file=True)
 
 

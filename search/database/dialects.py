@@ -1,8 +1,7 @@
-"""Where SQLite and PostgreSQL differ: how their tables are found, where they are, their limits.
+"""Differences between SQLite and PostgreSQL: finding tables, locating the database, time limits.
 
-A PostgreSQL server, database or role may have settings that change what a statement does; those
-that would end a search are overridden for each transaction, since a pooler may give each one to
-another session.
+Settings of a PostgreSQL server, database or role that would end a search are overridden in each
+transaction, since a pooler may run each one in another session.
 """
 
 import os
@@ -16,14 +15,14 @@ LIMITS = (
     "idle_in_transaction_session_timeout",
     "transaction_timeout",  # of PostgreSQL 17 and newer
 )
-"""Settings of PostgreSQL that end what takes longer."""
+"""PostgreSQL settings that abort slow statements or transactions."""
 
 _SQLITE_COLUMNS = text(
     "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c "
     "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite!_%' ESCAPE '!'"
 )
 _POSTGRESQL_COLUMNS = text(
-    # Those that a name without a schema finds, which may be in another schema than new ones.
+    # Tables that an unqualified name finds; they may be in another schema than new tables.
     "SELECT c.relname, a.attname FROM pg_class AS c "
     "JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
     "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
@@ -33,16 +32,16 @@ _POSTGRESQL_COLUMNS = text(
 
 
 Tables = Mapping[str, Set[str]]
-"""Columns by the table's name."""
+"""Column names by table name."""
 
 
 def visible_tables(connection: Connection) -> Tables:
-    """Return the tables that a statement finds by their names alone."""
+    """Return the tables that unqualified names find."""
     return _tables(connection, _is_sqlite(connection), _POSTGRESQL_COLUMNS)
 
 
 def tables_beside_new_ones(connection: Connection) -> Tables:
-    """Return the tables in the schema in which new ones are created."""
+    """Return the tables of the schema in which new tables are created."""
     in_schema = text(f"{_POSTGRESQL_COLUMNS.text} AND n.nspname = current_schema()")
     return _tables(connection, _is_sqlite(connection), in_schema)
 
@@ -59,10 +58,10 @@ def _is_sqlite(connection: Connection) -> bool:
 
 
 def home_of(url: URL, connection: Connection) -> str:
-    """Return where the database is, which a copy of it does not share.
+    """Return an identifier of the database's location, which a copy does not share.
 
-    A SQLite file is known by its file system and inode, a PostgreSQL database by its server's and
-    its own number. One that is moved to another disk, or restored, has another home too.
+    For SQLite the file system and inode, for PostgreSQL the ids of server and database. A database
+    that is moved to another disk, or restored, gets another location.
     """
     if _is_sqlite(connection):
         path = str(url.database)
@@ -77,17 +76,16 @@ def home_of(url: URL, connection: Connection) -> str:
 
 
 def lift_limits(connection: Connection) -> None:
-    """Let this transaction of a PostgreSQL database go on without `LIMITS`."""
+    """Disable `LIMITS` for this transaction of a PostgreSQL database."""
     lifted = text("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = ANY(:names)")
     connection.execute(lifted, {"names": list(LIMITS)})
 
 
 def without_limits(connection: Connection, engine: Engine) -> None:
-    """Let all transactions of `engine` begin without the limits that the server has for this role;
-    `connection` is one to ask by."""
+    """Disable `LIMITS` for all transactions of `engine`, if the server sets any for this role."""
     query = text("SELECT name FROM pg_settings WHERE name = ANY(:names) AND reset_val <> '0'")
     names = connection.scalars(query, {"names": list(LIMITS)}).all()
-    if not names:  # as nearly everywhere: no statement more
+    if not names:  # the usual case: no extra statement
         return
     lifted = text("SELECT " + ", ".join(f"set_config('{name}', '0', true)" for name in names))
     event.listen(engine, "begin", lambda begun: begun.execute(lifted))

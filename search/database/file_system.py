@@ -1,4 +1,4 @@
-"""The file system that a path is on, as Linux tells it."""
+"""The file system of a path, as Linux reports it."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs",
     "fuse.sshfs", "gpfs", "lustre", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
-"""Those whose files another machine, or the host of a virtual one, can change at the same time."""
+"""File systems whose files another machine, or a virtual machine's host, can also change."""
 
 
 def network_kind(folder: Path, mounts: str | None = None) -> str | None:
-    """Return the kind of the network file system that `folder` is on; None if it is on none.
+    """Return the kind of network file system that `folder` is on; None for a local one.
 
-    `mounts` is in the form of `MOUNTS`; None stands for its content, and no system without that
-    file is known to have a network disk.
+    `mounts` is text in the format of `MOUNTS`, by default the content of that file. Systems without
+    the file are treated as local.
     """
     found, kind = -1, ""
     for point, its_kind in _mounted(mounts):
@@ -27,14 +27,14 @@ def network_kind(folder: Path, mounts: str | None = None) -> str | None:
 
 
 def is_mount_point(path: Path, mounts: str | None = None) -> bool:
-    """Return whether something is mounted at `path` itself; `mounts` is as for `network_kind`."""
+    """Return whether `path` itself is a mount point; `mounts` is as for `network_kind`."""
     return any(point == path for point, _ in _mounted(mounts))
 
 
 def _mounted(mounts: str | None) -> Iterator[tuple[Path, str]]:
-    """Yield where something is mounted, and the kind of its file system, in order.
+    """Yield mount points and the kinds of their file systems, in order.
 
-    Form: https://man7.org/linux/man-pages/man5/proc.5.html.
+    Format: https://man7.org/linux/man-pages/man5/proc.5.html.
     """
     if mounts is None:
         mounts = MOUNTS.read_text(errors="surrogateescape") if MOUNTS.exists() else ""

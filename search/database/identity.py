@@ -1,13 +1,12 @@
-"""Which study of a database a name means, and whether it is one that this service made.
+"""Finds a study by name, and decides whether this service made it.
 
-A study has a key of its own, which is among its user attributes and in
-`search.database.tables.studies`, there with Optuna's id. The two must agree: Optuna's tools copy
-attributes, so that a copied study has its original's key, and none of what is recorded under it. A
-study that was renamed by the dashboard is a copy whose original is gone, and takes the original's
-place.
+Each study has a key, stored in its user attributes and, with Optuna's id, in
+`search.database.tables.studies`. The two must agree. Optuna's tools copy attributes, so a copied
+study has the original's key but none of the rows recorded under it. The dashboard renames a study
+by copying it and deleting the original; such a copy takes the original's place.
 
-Reads only, and needs no tables of the service: a study that something else made is refused before
-anything is written.
+This module only reads, and does not need the service's tables: a study that something else made is
+refused before anything is written.
 """
 
 import json
@@ -26,7 +25,7 @@ from search.database.queries import StudyRef
 from search.errors import UserError
 
 KEY = "key"
-"""User attribute of a study: its own key."""
+"""User attribute of a study: its key."""
 DEFINITION = "definition"
 """User attribute of a study: its definition."""
 
@@ -41,13 +40,13 @@ class Identified:
 
     ref: StudyRef
     is_created: bool
-    """Whether its creation came to its end, its definition included."""
+    """Whether it was created completely, including its definition."""
     is_renamed: bool
-    """Whether it has taken the place of the study that its rows are of."""
+    """Whether it replaces the renamed study that its rows were recorded for."""
 
 
 def study_ref(study: optuna.Study) -> StudyRef:
-    """Return how the database's rows refer to a study that this service made."""
+    """Return the reference under which rows are stored for a study of this service."""
     return StudyRef(study_id=optuna_internals.study_id(study), key=str(study.user_attrs[KEY]))
 
 
@@ -55,10 +54,10 @@ def identify(connection: Connection, name: str) -> Identified | None:
     """Return the study called `name`; None if there is none.
 
     Raises:
-        UserError: the study of this name was not made by this service, or is a copy; or no study
-            of the database can have this name.
+        UserError: the study was not made by this service, or is a copy; or the database cannot
+            store this name.
     """
-    try:  # of an empty database too
+    try:  # also in an empty database
         connection.scalar(select(literal(name)))
     except DataError as error:
         raise UserError(
@@ -75,7 +74,7 @@ def identify(connection: Connection, name: str) -> Identified | None:
     row = None
     if _rows.name in there:
         mine = _rows.c.study_key == key
-        if key is None:  # as a process leaves it that is killed while it creates one
+        if key is None:  # a process was killed while creating the study
             mine = (_rows.c.name == name) & _rows.c.study_id.is_(None)
         row = connection.execute(select(_rows).where(mine)).one_or_none()
     if row is None or (key is None and not _is_new(connection, study_id)):
@@ -104,7 +103,7 @@ def _key_of(connection: Connection, study_id: int) -> str | None:
 
 
 def _attribute(connection: Connection, study_id: int, name: str) -> Any:
-    """Return a user attribute of the study; None if it has none of this name."""
+    """Return a user attribute of the study; None if it is not set."""
     there = optuna_internals.study_user_attributes.c
     query = select(there.value_json).where(there.study_id == study_id, there.key == name)
     text = connection.scalar(query)
@@ -112,7 +111,7 @@ def _attribute(connection: Connection, study_id: int, name: str) -> Any:
 
 
 def _is_new(connection: Connection, study_id: int) -> bool:
-    """Return whether the study is as Optuna creates it for this service."""
+    """Return whether the study is in the state in which this service creates it."""
     of_studies = optuna_internals.study_directions.c
     directions = connection.scalars(
         select(of_studies.direction).where(of_studies.study_id == study_id)
@@ -122,7 +121,7 @@ def _is_new(connection: Connection, study_id: int) -> bool:
 
 
 def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[Any]) -> None:
-    """Refuse a copy: one whose original is there, or whose trials are not those recorded."""
+    """Refuse a copy whose original exists, or whose trials differ from the recorded ones."""
     original = connection.scalar(
         select(_studies.c.study_name).where(_studies.c.study_id == row.study_id)
     )

@@ -1,8 +1,7 @@
 """Leases: the time-limited right to run a trial.
 
-A lease is measured by the database's clock. It is renewed while its worker lives; one that is not
-renewed expires, and its trial can be taken over. Whether a trial without a lease may be run is for
-`search.worker.claims`.
+A worker renews its lease while it lives. A lease that is not renewed expires, by the database's
+clock, and another worker can take over the trial; see `search.worker.claims`.
 """
 
 import os
@@ -21,7 +20,7 @@ from search.database.tables import leases as table
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A worker that takes leases: a name for readers, unlike any other, and its process."""
+    """A worker that takes leases: its unique name and its process."""
 
     worker: str = field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -37,17 +36,17 @@ class Lease:
     process: ProcessIdentity
     expired: bool
     batches_per_second: float | None
-    """Rate of training at the last renewal; None while nothing was trained yet."""
+    """Training rate at the last renewal; None before the first batch."""
 
 
 def leases(database: Database, study_key: str) -> dict[int, Lease]:
-    """Return the leases of a study by the trial's number, the expired ones among them."""
+    """Return the leases of a study by trial number, including expired ones."""
     with database.engine.connect() as connection:
         return seen_by(connection, study_key)
 
 
 def seen_by(connection: Connection, study_key: str) -> dict[int, Lease]:
-    """Return the same as `leases` does, asked with the connection that holds the study's lock."""
+    """Return the same as `leases`, read with the connection that holds the study's lock."""
     query = select(table, (table.c.expires_at < clock()).label("expired"))
     rows = connection.execute(query.where(table.c.study_key == study_key)).mappings().all()
     return {
@@ -65,7 +64,7 @@ def seen_by(connection: Connection, study_key: str) -> dict[int, Lease]:
 def grant(
     connection: Connection, *, study_key: str, trial: int, holder: Holder, seconds: float
 ) -> None:
-    """Give the trial to `holder`, whoever had it; only under the study's lock."""
+    """Lease the trial to `holder`, replacing any other lease; only under the study's lock."""
     drop(connection, study_key, {trial})
     connection.execute(
         insert(table).values(
@@ -79,7 +78,7 @@ def grant(
 
 
 def drop(connection: Connection, study_key: str, trials: Collection[int]) -> None:
-    """End the leases of these trials, whoever has them; only under the study's lock."""
+    """End all leases of these trials; only under the study's lock."""
     if trials:
         these = table.c.study_key == study_key, table.c.trial.in_(trials)
         connection.execute(delete(table).where(*these))
@@ -94,7 +93,7 @@ def renew(
     seconds: float,
     batches_per_second: float | None,
 ) -> bool:
-    """Extend the lease to `seconds` from now; return whether it was still `worker`'s."""
+    """Extend the lease to `seconds` from now; return whether `worker` still holds it."""
     mine = table.c.study_key == study_key, table.c.trial == trial, table.c.worker == worker
     values = {"expires_at": clock() + seconds, "batches_per_second": batches_per_second}
     with database.engine.begin() as connection:
@@ -102,7 +101,7 @@ def renew(
 
 
 def release(database: Database, *, study_key: str, trial: int, worker: str) -> None:
-    """End the lease if it is still `worker`'s, so that the trial can be taken over."""
+    """End the lease if `worker` still holds it, so that another can take over the trial."""
     mine = table.c.study_key == study_key, table.c.trial == trial, table.c.worker == worker
     with database.engine.begin() as connection:
         connection.execute(delete(table).where(*mine))

@@ -1,7 +1,7 @@
 """Whether the process that holds a lease is still alive, for workers on the same host.
 
-A lease says so by itself only once it has expired. A process of the same host is asked for at once:
-the lease holds the host's boot, the process's namespace, its id and its start.
+Without this, a dead worker's trial would be blocked until its lease expires. A lease names the
+host's boot, the process id namespace, the process id and its start time.
 """
 
 import os
@@ -16,18 +16,18 @@ import psutil
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NAMESPACE = Path("/proc/self/ns/pid")
 SAME_START_SECONDS = 2.0
-"""Two processes of one id start further apart: the kernel gives out all other ids in between."""
+"""Two processes with the same id start further apart: the kernel cycles through all ids first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessIdentity:
-    """One process, unlike any other of any host at any time."""
+    """A process, uniquely identified across hosts and reboots."""
 
     host: str
-    """The host since it was booted, and the namespace of its process ids."""
+    """The host's boot and its process id namespace."""
     pid: int
     started: float
-    """In seconds since the boot, which no change of the clock moves."""
+    """Start time in seconds since boot, independent of clock changes."""
 
     @classmethod
     def current(cls) -> Self:
@@ -35,7 +35,7 @@ class ProcessIdentity:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return what `str` wrote."""
+        """Parse the output of `str`."""
         host, pid, started = text.split(" ")
         return cls(host=host, pid=int(pid), started=float(started))
 
@@ -45,7 +45,7 @@ class ProcessIdentity:
     def is_dead(self) -> bool:
         """Return whether the process is known to have ended.
 
-        False also for one of another host or container, and for one that cannot be looked at.
+        False for processes on other hosts or in other containers, and for hidden ones.
         """
         if self.host != _host():
             return False
@@ -53,7 +53,7 @@ class ProcessIdentity:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # it is there, and another user's
+        except PermissionError:  # it exists and belongs to another user
             pass
         try:
             if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
@@ -69,7 +69,7 @@ def _started(pid: int) -> float:
 
 @cache
 def _host() -> str:
-    """Return this boot of this host, and the namespace of process ids, as one word."""
+    """Return the boot of this host and the process id namespace as one word."""
     if BOOT_ID.exists() and NAMESPACE.exists():
         return f"{BOOT_ID.read_text().strip()}/{NAMESPACE.stat().st_ino}"
     return f"{uuid.getnode():x}/{psutil.boot_time():.0f}"

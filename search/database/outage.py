@@ -1,7 +1,6 @@
-"""Whether an error means that the database does not answer, which passes, or that a call is wrong;
-and for how long it has not.
+"""Tells temporary database outages from programming errors, and measures how long one lasts.
 
-A server that restarts, a connection that is cut, a disk that is full for a while.
+Outages are server restarts, lost connections, and disks that are full for a while.
 """
 
 import logging
@@ -13,25 +12,25 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 REFUSED = ("42501", "25006")
-"""PostgreSQL's codes of a privilege that lacks, and of a write in a read-only transaction."""
+"""PostgreSQL's codes for a missing privilege and for a write in a read-only transaction."""
 OUTAGE_SECONDS = 600.0
-"""So long a worker waits for a database that does not answer."""
+"""How long a worker waits for a database that does not answer."""
 
 log = logging.getLogger(__name__)
 
 
 class DatabaseGone(Exception):
-    """The database has not answered for long; the message says why, without its password."""
+    """The outage has lasted too long; the message gives the cause, without the password."""
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Return whether `error`, or what it was raised from, is the database's going away."""
+    """Return whether `error`, or its cause, is a database outage."""
     while error is not None:
-        # SQLite's driver calls a table or a column that is not there the same.
+        # SQLite's driver raises the same error for a missing table or column.
         if isinstance(error, OperationalError | sqlite3.OperationalError):
             text = str(getattr(error, "orig", error))
             return "no such" not in text and "readonly database" not in text
-        # The last one: Optuna asks again on the connection that was cut.
+        # PendingRollbackError: Optuna retries on the lost connection.
         if isinstance(error, InterfaceError | PendingRollbackError):
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
@@ -41,8 +40,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Return whether `error`, or what it was raised from, is that this user or role may not write
-    or read there."""
+    """Return whether `error`, or its cause, is a missing permission."""
     while error is not None:
         if isinstance(error, DBAPIError):
             state = getattr(error.orig, "sqlstate", None)
@@ -53,7 +51,7 @@ def is_refusal(error: BaseException | None) -> bool:
 
 @contextmanager
 def tolerating_outage() -> Iterator[None]:
-    """Leave the block undone if the database does not answer."""
+    """Skip the rest of the block if the database does not answer."""
     try:
         yield
     except Exception as error:
@@ -62,14 +60,14 @@ def tolerating_outage() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what the driver says, in one line and without the statement or its parameters."""
+    """Return the driver's message in one line, without the statement and its parameters."""
     while error.__cause__ is not None and not isinstance(error, DBAPIError):
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 class Outage:
-    """How long the database has not answered."""
+    """Measures how long the database has not answered."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -77,8 +75,12 @@ class Outage:
     def is_over(self) -> None:
         self._since = None
 
-    def goes_on(self, error: Exception) -> None:
-        """Raise `DatabaseGone` if it has lasted too long."""
+    def note(self, error: Exception) -> None:
+        """Log the first error of an outage.
+
+        Raises:
+            DatabaseGone: the outage has lasted longer than `OUTAGE_SECONDS`.
+        """
         if self._since is None:
             self._since = time.monotonic()
             log.warning(
@@ -89,5 +91,5 @@ class Outage:
         elif time.monotonic() - self._since > OUTAGE_SECONDS:
             raise DatabaseGone(
                 f"the database has not answered for {OUTAGE_SECONDS / 60:.0f} minutes; the same "
-                f"command goes on where it was: {first_line(error)}"
+                f"command resumes the search: {first_line(error)}"
             ) from error

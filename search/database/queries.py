@@ -1,7 +1,7 @@
-"""Which trials a study has, by state and by rank, each asked of the database in one query.
+"""Queries for the trials of a study, by state and by rank.
 
-Optuna's own list of trials takes longer the more of them have finished. What is decided under the
-study's lock, at a rung, or at a trial's end is asked here instead, of Optuna's tables and ours.
+Optuna's own list of trials takes longer the more trials have finished. Decisions under the study's
+lock, at a rung, or at the end of a trial use these queries instead, on Optuna's tables and ours.
 """
 
 import json
@@ -34,32 +34,32 @@ _epochs = tables.epochs
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRef:
-    """A study of this service in a database, as its rows refer to it."""
+    """Identifies a study of this service in the database."""
 
     study_id: int
-    """In Optuna's tables."""
+    """Id in Optuna's tables."""
     key: str
-    """In the service's own, which nothing changes or gives out again."""
+    """Key in the service's own tables; never changed or reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A trial, as far as it matters to who may run it."""
+    """A trial, with what decides whether a worker may run it."""
 
     trial_id: int
     number: int
     state: TrialState
     name: str | None
-    """Of a fixed trial, see `search.study.trial_attributes.fixed_name`; None for the others."""
+    """Name of a fixed trial, see `search.study.trial_attributes.fixed_name`; None for others."""
     is_enqueued: bool
-    """Whether a user gave it values by `--enqueue`."""
+    """Whether a user enqueued it with `--enqueue`."""
     is_first_run: bool
-    """Whether it is a variant, and no re-run of one but the first."""
+    """Whether it is a variant, or the first re-run of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A completed trial among the others."""
+    """A completed trial and its accuracy."""
 
     trial_id: int
     number: int
@@ -67,27 +67,27 @@ class Place:
 
 
 def is_there(connection: Connection, study: StudyRef) -> bool:
-    """Return whether Optuna still has the study, which its tools can delete."""
+    """Return whether the study still exists; Optuna's tools can delete it."""
     studies = optuna_internals.studies.c
     query = select(studies.study_id).where(studies.study_id == study.study_id)
     return connection.scalar(query) is not None
 
 
 def counts(connection: Connection, study: StudyRef) -> Counter[TrialState]:
-    """Return how many trials of the study are in each state."""
+    """Return the number of trials of the study in each state."""
     query = select(_trials.c.state, func.count()).where(_trials.c.study_id == study.study_id)
     rows = connection.execute(query.group_by(_trials.c.state)).all()
     return Counter(dict(map(tuple, rows)))
 
 
 def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
-    """Return the trials that do not count against the budget, failed ones too, by number."""
+    """Return the trials that do not count against the budget, including failed ones, by number."""
     own = _trials.c.study_id == study.study_id
     return _entries(connection, own & _trials.c.state.not_in(FINISHED))
 
 
 def fixed(connection: Connection, study: StudyRef) -> list[Entry]:
-    """Return the fixed trials in all states, by number."""
+    """Return the fixed trials in any state, by number."""
     having = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXING))
     own = _trials.c.study_id == study.study_id
     found = _entries(connection, own & _trials.c.trial_id.in_(having))
@@ -95,13 +95,13 @@ def fixed(connection: Connection, study: StudyRef) -> list[Entry]:
 
 
 def entry(connection: Connection, trial_id: int) -> Entry:
-    """Return the trial of that id."""
+    """Return the trial with this id."""
     (found,) = _entries(connection, _trials.c.trial_id == trial_id)
     return found
 
 
 def entries(connection: Connection, study: StudyRef, numbers: Collection[int]) -> list[Entry]:
-    """Return the trials of these numbers, by number."""
+    """Return the trials with these numbers, in order."""
     if not numbers:
         return []
     own = _trials.c.study_id == study.study_id
@@ -111,11 +111,11 @@ def entries(connection: Connection, study: StudyRef, numbers: Collection[int]) -
 def given_values(
     connection: Connection, trial_id: int
 ) -> tuple[Mapping[str, Value], Mapping[str, BaseDistribution]]:
-    """Return the values that an unfinished trial has by now or is to get, and the distributions of
-    those that it has; anyone may have written them.
+    """Return the sampled and enqueued values of an unfinished trial, and the distributions of the
+    sampled ones. Other tools may have written them.
 
     Raises:
-        ValueError: the values that it is to get have no names.
+        ValueError: the enqueued values are not a dict.
     """
     given = select(_system_attributes.c.value_json).where(
         _system_attributes.c.trial_id == trial_id, _system_attributes.c.key == FIXED_PARAMS
@@ -134,10 +134,10 @@ def given_values(
 
 
 def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> list[Place]:
-    """Return the `n` best completed trials, best first; of equals the earlier one.
+    """Return the `n` best completed trials, best first; ties go to the earlier trial.
 
-    `epochs` is after how many of them a trial of the study is complete. What was recorded counts,
-    and not the value that Optuna has, which others may have written.
+    `epochs` is the number of epochs of a complete trial. Trials are ranked by recorded scores, not
+    by the values in Optuna's tables, which other tools may have written.
     """
     query = (
         select(_trials.c.trial_id, _trials.c.number, _epochs.c.score)
@@ -157,8 +157,8 @@ def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> lis
 def standing(
     connection: Connection, study: StudyRef, *, trial: int, epoch: int, accuracy: float
 ) -> tuple[int, int]:
-    """Return how many other trials recorded `epoch` before this one did, and how many of them did
-    better than `accuracy`."""
+    """Return the number of other trials that recorded `epoch` before this one, and how many of them
+    exceed `accuracy`."""
     others = _before(study, trial, epoch)
     n = select(func.count()).where(others).scalar_subquery()
     n_better = select(func.count()).where(others, _epochs.c.score > accuracy).scalar_subquery()
@@ -169,8 +169,8 @@ def standing(
 def accuracies(
     connection: Connection, study: StudyRef, *, trial: int, epoch: int, n: int
 ) -> Sequence[float]:
-    """Return the `n` highest accuracies after `epoch` of other trials that recorded it before this
-    one did, the highest first."""
+    """Return the `n` highest accuracies after `epoch` among other trials that recorded it before
+    this one, highest first."""
     others = _before(study, trial, epoch)
     query = select(_epochs.c.score).where(others).order_by(_epochs.c.score.desc()).limit(n)
     return connection.scalars(query).all()
@@ -181,7 +181,7 @@ def _at(study: StudyRef, epoch: int) -> ColumnElement[bool]:
 
 
 def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
-    """Select what was recorded of `epoch` before `trial` recorded it, as it has."""
+    """Select the rows of `epoch` that were recorded before the row of `trial`."""
     own = _epochs.alias()
     mine = own.c.study_key == study.key, own.c.trial == trial, own.c.number == epoch
     place = select(own.c.id).where(*mine).scalar_subquery()

@@ -1,7 +1,7 @@
-"""How a trial stands among the others on a rung, as the database has recorded them.
+"""Compares a trial on a rung with the trials recorded there before it.
 
-In a time that hardly grows with the study; and only against what was recorded before, so that a
-trial that is asked about again, after it was taken over, gets the answer that it got.
+The time hardly grows with the study. A trial that is taken over is compared with the same rivals
+again, and gets the same answer.
 """
 
 from optuna import Study
@@ -13,7 +13,7 @@ from search.database.queries import StudyRef
 
 
 class Recorded:
-    """The other trials' accuracies after `epoch`."""
+    """The accuracies of the other trials after `epoch`, see `search.study.pruners.Rivals`."""
 
     def __init__(
         self, database: Database, ref: StudyRef, study: Study, trial: FrozenTrial, epoch: int

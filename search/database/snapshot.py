@@ -1,4 +1,4 @@
-"""A study at one moment, as the database has it: what every view and summary is made from."""
+"""A study at one moment, read from the database: the source of every view and summary."""
 
 import copy
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, reada
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """All trials of a study with their recorded epochs and leases; reads, never writes."""
+    """All trials of a study with their recorded epochs and leases."""
 
     trials: list[FrozenTrial]
-    """By number; a trial that was trained to its end here has the value that was recorded."""
+    """By number; a trial that this service completed has its recorded value."""
     values: dict[int, float]
-    """Of the completed trials, by number: what Optuna was told."""
+    """Of the completed trials, by number: the value in Optuna's tables."""
     epochs: dict[int, list[Epoch]]
-    """By the trial's number; a trial without a finished epoch is not in it."""
+    """By trial number; trials without a finished epoch are missing."""
     leases: dict[int, Lease]
-    """By the trial's number."""
+    """By trial number."""
     n_epochs: int
-    """After how many a trial of the study is complete."""
+    """Number of epochs of a complete trial."""
 
     @classmethod
     def of_study(cls, database: Database, name: str) -> "Overview":
-        """Return the study called `name`, which is in the database, as it is now."""
+        """Return the current state of the study called `name`, which must exist."""
         return Observer(
             database, optuna.load_study(study_name=name, storage=database.optuna)
         ).look()
@@ -47,7 +47,7 @@ class Overview:
         n_epochs: int,
         leases: dict[int, Lease] | None = None,
     ) -> "Overview":
-        """Return `trials` of a study, as Optuna has them, with what was recorded of them."""
+        """Return `trials` of a study, read through Optuna, with their recorded epochs."""
         return cls(
             trials=[_measured(readable(t), epochs.get(t.number, ()), n_epochs) for t in trials],
             values={
@@ -61,10 +61,10 @@ class Overview:
         )
 
     def find(self, number: str) -> FrozenTrial:
-        """Return the trial of that number, or the first of the ranked ones for `best`.
+        """Return the trial with this number, or the first ranked one for `best`.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such trial.
         """
         if number == "best":
             if not self.ranked:
@@ -86,7 +86,7 @@ class Overview:
 
     @property
     def running(self) -> list[FrozenTrial]:
-        """The trials that a worker holds a lease of."""
+        """The trials for which a worker holds a lease."""
         return [
             trial
             for trial in self.trials
@@ -95,17 +95,17 @@ class Overview:
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
-        """The trials that were trained to their end here, best first; of equals the earlier one.
+        """The trials that this service completed, best first; ties go to the earlier trial.
 
-        Their values are those that were recorded, whatever Optuna was told.
+        Their values are the recorded ones, even if Optuna's tables differ.
         """
         measured = [trial for trial in self.trials if self.score(trial) is not None]
         return sorted(measured, key=lambda trial: rank(trial.values[0], trial.number))
 
     def score(self, trial: FrozenTrial) -> float | None:
-        """Return the accuracy that ranks a completed trial, as it was recorded.
+        """Return the recorded accuracy that ranks a completed trial.
 
-        None if it is not complete, or was not trained to its end here.
+        None if it is not complete, or was not completed by this service.
         """
         recorded = self.of(trial)
         if trial.state != TrialState.COMPLETE or len(recorded) != self.n_epochs:
@@ -114,16 +114,16 @@ class Overview:
 
     @cached_property
     def told(self) -> dict[int, str]:
-        """What was told of trials from outside, beside what was measured; by the trial's number.
+        """By trial number, what other tools stored of a trial, beside what was measured here.
 
-        Anyone can end a trial with Optuna and its dashboard, and add ended ones.
+        Optuna and its dashboard let anyone finish a trial, or add finished ones.
         """
         ended = [trial for trial in self.trials if trial.state.is_finished()]
         return {trial.number: self._account(trial) for trial in ended if not self._is_ours(trial)}
 
     @property
     def ended_here(self) -> list[FrozenTrial]:
-        """Those of the finished trials that this service trained until they were to end."""
+        """The finished trials that this service completed or pruned."""
         return [
             trial
             for trial in self.finished
@@ -133,9 +133,11 @@ class Overview:
 
     @property
     def variants(self) -> dict[str, FrozenTrial]:
-        """By the variant's name its trial: of several the first that has a score, since others can
-        give theirs that name, else the last of those that nobody else has ended, since those
-        before it failed."""
+        """The trial of each variant, by name.
+
+        Of several, the first with a score, since other tools can give a trial the same name;
+        without a score, the last one that no other tool finished, since those before it failed.
+        """
         found: dict[str, FrozenTrial] = {}
         for trial in sorted(self.trials, key=self._counts_as_variant):
             if VARIANT in trial.user_attrs:
@@ -147,7 +149,7 @@ class Overview:
         return is_scored, trial.number not in self.told, trial.number * (-1 if is_scored else 1)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Return whether a worker of this service ended the trial."""
+        """Return whether a worker of this service finished the trial."""
         if trial.state != TrialState.COMPLETE:
             return REASON in trial.user_attrs
         score = self.score(trial)
@@ -167,7 +169,7 @@ class Overview:
 
 
 class Observer:
-    """Takes overviews of a study; asks the database only for what can have changed."""
+    """Takes overviews of a study; reads only what can have changed from the database."""
 
     def __init__(self, database: Database, joined: optuna.Study) -> None:
         self._database = database
@@ -175,12 +177,12 @@ class Observer:
         self._n_epochs = int(joined.user_attrs[DEFINITION]["epochs"])
         self._epochs: dict[int, list[Epoch]] = {}
         self._settled: set[int] | None = None
-        """Numbers of the trials whose epochs are all known; None before the first look."""
+        """Numbers of the trials whose epochs are all known; None before the first `look`."""
 
     def look(self) -> Overview:
-        # An epoch is recorded under the trial's lease, and before the trial ends. So all epochs of
-        # a trial that has ended and has no lease are found, as long as epochs are read last. One
-        # that somebody else has ended keeps its lease until its worker notices.
+        # Epochs are recorded under the trial's lease, before the trial ends. So a finished trial
+        # without a lease has all its epochs, provided that epochs are read last. A trial that
+        # another tool finished keeps its lease until its worker notices.
         trials = self._database.optuna.get_all_trials(self._ref.study_id, deepcopy=False)
         held = leases(self._database, self._ref.key)
         changed = None
@@ -203,7 +205,7 @@ class Observer:
 
 
 def _measured(trial: FrozenTrial, recorded: Sequence[Epoch], n_epochs: int) -> FrozenTrial:
-    """Return a trial that was trained to its end here with the value that was recorded."""
+    """Return the trial with its recorded value, if this service completed it."""
     if trial.state != TrialState.COMPLETE or len(recorded) != n_epochs:
         return trial
     if trial.values == [recorded[-1].selection_accuracy]:

@@ -1,7 +1,7 @@
-"""How a study comes to be in the database, and who may join it.
+"""Creates studies in the database, and lets processes join them.
 
-The first process creates the study and stores its definition; every other one must bring the same
-definition. Whoever joins enqueues what the study lacks of its fixed trials, under the study's lock.
+The first process creates the study and stores its definition; every other process must have the
+same definition. Each process that joins enqueues missing fixed trials, under the study's lock.
 """
 
 import json
@@ -32,13 +32,13 @@ from search.study.trial_attributes import (
 )
 
 BUDGET = "budget"
-"""User attribute of a study: its budget in trials, and that of the study file when it was set."""
+"""User attribute of a study: its budget in trials, and the study file's budget at that time."""
 
 ORIGIN_KEY = "origin"
 """User attribute of a study of re-runs: the key of the study whose trials they are."""
 
 PUBLISHED = "search:published"
-"""System attribute of a study: the published figures that its own can be compared with."""
+"""System attribute of a study: published figures to compare its metrics with."""
 
 _rows = tables.studies
 
@@ -113,11 +113,11 @@ def agree_on_budget(
     asked: int | None,
     has_enqueued: bool,
 ) -> int:
-    """Return the study's budget of finished trials, and store it for the commands to come.
+    """Return the study's budget of finished trials, and store it for later commands.
 
-    `asked` is what a user gave by `--trials`. Without it the budget stays what it was, unless that
-    of the study file, `of_file`, has changed since. Where a user `has_enqueued` trials, the budget
-    has room for all trials that are there.
+    `asked` is the value of `--trials`. Without it the budget stays the same, unless that of the
+    study file, `of_file`, has changed. If the user `has_enqueued` trials, the budget is raised to
+    make room for all existing trials.
     """
     with database.lock(study_ref(joined).key):
         stored = stored_budget(joined)
@@ -133,7 +133,7 @@ def agree_on_budget(
 
 
 def stored_budget(joined: optuna.Study) -> Mapping[str, int]:
-    """Return what `agree_on_budget` stored; empty where somebody has set the attribute since."""
+    """Return what `agree_on_budget` stored; empty if it was overwritten."""
     stored = joined.user_attrs.get(BUDGET)
     if not isinstance(stored, dict) or not isinstance(stored.get("trials"), int):
         return {}
@@ -141,7 +141,7 @@ def stored_budget(joined: optuna.Study) -> Mapping[str, int]:
 
 
 def stored_definition(database: Database, name: str) -> Definition | None:
-    """Return the definition of the study called `name`; None if the database has no such study.
+    """Return the definition of the study called `name`; None if there is none.
 
     Raises:
         UserError: the study of this name was not made by this service, or is a copy.
@@ -155,8 +155,10 @@ def stored_definition(database: Database, name: str) -> Definition | None:
 
 
 def rerun_study(database: Database, study_key: str) -> str | None:
-    """Return the name of the study that holds the re-runs of a study's best trials; None if there
-    is none. It is found by the study's key, which outlives its name."""
+    """Return the name of the study with the re-runs of a study's best trials; None if there is none.
+
+    It is found by the study's key, which survives renaming.
+    """
     studies, attributes = optuna_internals.studies, optuna_internals.study_user_attributes
     query = (
         select(studies.c.study_name)
@@ -165,14 +167,14 @@ def rerun_study(database: Database, study_key: str) -> str | None:
     )
     with database.engine.connect() as connection:
         for name in connection.scalars(query).all():
-            with suppress(UserError):  # a copy, whose original is another one of them
+            with suppress(UserError):  # a copy; its original is among the names too
                 if identify(connection, name) is not None:
                     return str(name)
     return None
 
 
 def files_of(database: Database, ref: StudyRef) -> str:
-    """Return what begins the ids of all artifacts that the study writes."""
+    """Return the prefix of the ids of all artifacts that the study writes."""
     query = select(_rows.c.files).where(_rows.c.study_key == ref.key)
     with database.engine.connect() as connection:
         return str(connection.execute(query).scalar_one())
@@ -184,10 +186,10 @@ def _identified(database: Database, name: str) -> Identified | None:
 
 
 def _created(database: Database, study: Study, definition: Definition) -> StudyRef:
-    """Return the study of this name, created if need be; only under the name's lock.
+    """Return the study of this name, creating it if necessary; only under the name's lock.
 
-    A process that is killed in between leaves a row without Optuna's id, by which the next one
-    knows the study for its own.
+    A process that is killed in between leaves a row without Optuna's id. The next process completes
+    that study.
     """
     found = _identified(database, study.name)
     if found is not None and found.is_created:
@@ -221,8 +223,8 @@ def _created(database: Database, study: Study, definition: Definition) -> StudyR
 
 
 def _keep_published(database: Database, ref: StudyRef, study: Study) -> None:
-    """Store the published figures that the study's curves can be compared with, by variant and
-    epoch, for whoever draws them without the study's file."""
+    """Store the published figures by variant and epoch, so that curves can be drawn without the
+    study file."""
     now: dict[str, dict[str, Mapping[str, float]]] = {}
     if not study.incomparable:
         for (variant, epoch), figures in study.published_figures.items():
@@ -234,13 +236,13 @@ def _keep_published(database: Database, ref: StudyRef, study: Study) -> None:
 def published_for(
     database: Database, ref: StudyRef, variant: str | None
 ) -> Mapping[int, Mapping[str, float]]:
-    """Return what was stored of the published figures of a variant, by epoch; empty if nothing."""
+    """Return the stored published figures of a variant by epoch; empty if there are none."""
     stored = database.optuna.get_study_system_attrs(ref.study_id).get(PUBLISHED, {})
     return {int(epoch): of for epoch, of in stored.get(variant, {}).items()}
 
 
 def _settle(database: Database, ref: StudyRef, name: str) -> None:
-    """Let the study's rows refer to Optuna's id and name of it."""
+    """Store Optuna's id and name of the study."""
     with database.engine.begin() as connection:
         connection.execute(
             update(_rows)
@@ -252,7 +254,7 @@ def _settle(database: Database, ref: StudyRef, name: str) -> None:
 def _lacking_fixed(
     joined: optuna.Study, fixed: Sequence[Fixed], trials: list[FrozenTrial]
 ) -> list[Fixed]:
-    there: dict[str, list[Mapping[str, Value]]] = {}  # others can give a trial the name of ours
+    there: dict[str, list[Mapping[str, Value]]] = {}  # other tools can reuse a name
     for trial in map(readable, trials):
         params = trial.system_attrs.get(FIXED_PARAMS, trial.params)
         if (name := fixed_name(trial)) is not None and isinstance(params, dict):

@@ -1,9 +1,9 @@
-"""The service's own tables, which stand beside Optuna's in the same database.
+"""The service's own tables, beside Optuna's in the same database.
 
-Rows are keyed by a study's own key and the trial's number, which nothing changes or gives out
-again, and not by Optuna's ids, which SQLite reuses and which change when a study is renamed. There
-are no foreign keys to Optuna's tables, so that Optuna's own tools can delete a study; what is
-recorded of it then stays, and belongs to no other.
+Rows are keyed by the study's key and the trial's number, which never change and are never reused.
+Optuna's ids are reused by SQLite, and change when a study is renamed. There are no foreign keys to
+Optuna's tables, so that Optuna's tools can delete a study; its rows remain, and belong to no other
+study.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 VERSION = 2
-"""Of these tables. Version 1 had no table `search_schema`."""
+"""Version of these tables. Version 1 had no table `search_schema`."""
 
 metadata = MetaData()
 
@@ -34,19 +34,20 @@ schema = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("home", String(200), nullable=False),
 )
-"""One row: the version of the tables, and where the database was when they were made, by which a
-copy of the database is told from the original; see `search.database.database`."""
+"""One row: the version of the tables, and the database's location when they were created, which
+distinguishes a copy from the original; see `search.database.dialects.home_of`."""
 
 studies = Table(
     "search_studies",
     metadata,
     Column("study_key", String(32), primary_key=True),
     Column("study_id", Integer),  # Optuna's; null while the study is being created
-    Column("name", String(512), nullable=False),  # when it was created or last found renamed
+    Column("name", String(512), nullable=False),  # at creation, or when last found renamed
     Column("files", String(32), nullable=False),
 )
-"""The studies that this service made in this database. `files` begins the ids of all artifacts that
-the study writes; it is drawn anew in a copy of the database, which leaves the original's alone."""
+"""The studies that this service created in this database. `files` is the prefix of the ids of all
+artifacts of the study. A copied database gets new prefixes, and so never touches the original's
+files."""
 
 epochs = Table(
     "search_epochs",
@@ -62,8 +63,8 @@ epochs = Table(
     UniqueConstraint("study_key", "trial", "number"),
     Index("ix_search_epochs_rung", "study_key", "number", "score"),
 )
-"""One row for each finished epoch, written once, in the order in which they were recorded. `score`
-is the metric that prunes and ranks: the higher, the better."""
+"""One row for each finished epoch, in recording order, never changed. `score` is the metric that
+prunes and ranks trials; higher is better."""
 
 leases = Table(
     "search_leases",
@@ -72,10 +73,10 @@ leases = Table(
     Column("trial", Integer, primary_key=True, autoincrement=False),
     Column("worker", String(200), nullable=False),
     Column("process", String(200), nullable=False),  # see `search.database.liveness`
-    Column("expires_at", Float(53), nullable=False),  # by the database's clock, see `clock`
+    Column("expires_at", Float(53), nullable=False),  # in the database's time, see `clock`
     Column("batches_per_second", Float(53)),
 )
-"""Which worker runs which trial now, until when, and how fast."""
+"""Which worker runs which trial, until when, and how fast."""
 
 weights = Table(
     "search_weights",
@@ -85,11 +86,11 @@ weights = Table(
     Column("sha256", String(64), nullable=False),
     Column("artifact_id", String(200), nullable=False),
 )
-"""The weights that are kept: the file's SHA-256, and its name in the artifact store."""
+"""Kept weights: the SHA-256 and the artifact id of each file."""
 
 
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions
-    """The database's clock, in seconds since 1970: never a worker's, which may be wrong."""
+    """The database's clock in seconds since 1970; workers' clocks may be wrong."""
 
     type = Float(53)
     inherit_cache = True

@@ -1,7 +1,4 @@
-"""The URL of a database: what it may be, whether it can be used, and how it is opened.
-
-Looks before anything is written; what is made in a database is for `search.database.database`.
-"""
+"""The URL of a database: parsing, checks before anything is written, and connection options."""
 
 import os
 import re
@@ -26,23 +23,23 @@ from search.database.outage import first_line
 from search.errors import UserError
 
 BUSY_SECONDS = 60
-"""How long SQLite waits for another process's write."""
+"""How long SQLite waits for a write of another process."""
 CONNECT_SECONDS = 10
 ROOM_BYTES = 1 << 20
-"""A disk with less is full for SQLite's log."""
+"""A disk with less free space is full for SQLite's log."""
 
 Look = Callable[[Connection], object]
-"""Looks at a database, and raises `UserError` where it is not as it must be."""
+"""Inspects a database; raises `UserError` if it is not acceptable."""
 
 
 def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> None:
-    """See that the database that `url` names can be used; write nothing.
+    """Check that the database at `url` can be used; write nothing.
 
-    A database is accepted if it is empty or holds Optuna's tables, and if `look` does not refuse
-    it. A SQLite file need not exist unless it `must_exist`.
+    It must be empty or hold Optuna's tables, and pass `look`. A SQLite file need not exist unless
+    `must_exist`.
 
     Raises:
-        UserError: the URL is malformed, or what it names cannot be reached or holds other tables.
+        UserError: the URL is malformed, or the database cannot be reached or holds other tables.
     """
     parsed = resolved(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -65,11 +62,12 @@ def check(url: str, *, must_exist: bool = False, look: Look = lambda connection:
 
 
 def resolved(url: str) -> URL:
-    """Return the one URL of the database that `url` names: a SQLite file's is of its real path, so
-    that all names of it have one lock.
+    """Return the canonical URL of the database.
+
+    A SQLite file is named by its real path, so that all its names share one lock.
 
     Raises:
-        UserError: the URL is malformed, or no database can be there.
+        UserError: the URL is malformed, or no database can be at its path.
     """
     try:
         parsed = make_url(url)
@@ -98,10 +96,10 @@ def resolved(url: str) -> URL:
 
 @contextmanager
 def explaining(url: URL) -> Iterator[None]:
-    """Turn what a database at `url` raises while it is opened into one line.
+    """Turn errors from opening the database at `url` into one line.
 
     Raises:
-        UserError: why it cannot be opened.
+        UserError: with the reason.
     """
     try:
         yield
@@ -111,16 +109,16 @@ def explaining(url: URL) -> Iterator[None]:
         raise UserError(
             "--storage: PostgreSQL needs psycopg 3: pip install 'psycopg[binary]>=3.3'"
         ) from error
-    # The last two are of options that the driver does not take.
+    # The last two come from options that the driver does not accept.
     except (SQLAlchemyError, StorageInternalError, OSError, TypeError, ValueError) as error:
         raise UserError(explained(url, error)) from error
 
 
 def refuse_others(connection: Connection, storage: str) -> None:
-    """Refuse tables that are not those of an Optuna of some version.
+    """Refuse a database with other tables than those of some version of Optuna.
 
     Raises:
-        UserError: calling the database `storage`.
+        UserError: naming the database as `storage`.
     """
     if connection.dialect.name == "postgresql":
         lift_limits(connection)
@@ -130,7 +128,7 @@ def refuse_others(connection: Connection, storage: str) -> None:
                 "set it, as by ALTER ROLE … SET search_path = public"
             )
     visible, tables = visible_tables(connection), tables_beside_new_ones(connection)
-    first = ("studies", "version_info")  # a creation that was cut off has left only Optuna's
+    first = ("studies", "version_info")  # an interrupted creation leaves only some of Optuna's
     whole = all(visible.get(name, set()) >= COLUMNS[name] for name in first)
     if not whole and any(COLUMNS.get(name) != columns for name, columns in tables.items()):
         raise UserError(
@@ -140,7 +138,7 @@ def refuse_others(connection: Connection, storage: str) -> None:
 
 
 def shown(url: str) -> str:
-    """Return `url`, which `resolved` has accepted, as it was given, its password masked."""
+    """Return `url`, which `resolved` has accepted, with its password masked."""
     return make_url(url).render_as_string(hide_password=True)
 
 
@@ -192,39 +190,41 @@ def _resolved_file(url: URL) -> URL:
 
 
 def engine_options(url: URL) -> dict[str, Any]:
-    """Return what SQLAlchemy's `create_engine` is told besides `url`."""
+    """Return the arguments of SQLAlchemy's `create_engine` besides `url`."""
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": BUSY_SECONDS, "factory": _WalConnection}}
     return {
         "pool_pre_ping": True,
-        "isolation_level": "READ COMMITTED",  # whatever the server's default is
+        "isolation_level": "READ COMMITTED",  # regardless of the server's default
         "connect_args": {
-            "prepare_threshold": None,  # a pooler may give each transaction to another session
+            "prepare_threshold": None,  # a pooler may run each transaction in another session
             "connect_timeout": CONNECT_SECONDS,
-            "keepalives_idle": 30,  # so that a cut connection gives its lock back in a minute
+            "keepalives_idle": 30,  # so that a lost connection releases its lock within a minute
             "keepalives_interval": 10,
             "keepalives_count": 3,
             "application_name": "search",
-            "client_encoding": "utf8",  # whatever the database's own is
+            "client_encoding": "utf8",  # regardless of the database's encoding
         },
     }
 
 
 class _WalConnection(sqlite3.Connection):
-    """A SQLite connection that readers and one writer can share a file with."""
+    """A SQLite connection with a write-ahead log, for concurrent readers and one writer."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = NORMAL")  # whole after a kill or a crash, as WAL is
+        self.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # consistent after a kill or a crash in WAL mode
 
 
 def explained(url: URL, error: Exception) -> str:
-    """Return one line on why the database at `url` cannot be used, without its password."""
+    """Return in one line why the database at `url` cannot be used, without its password."""
     line = first_line(error) or type(error).__name__
     is_full = "disk is full" in line
     if "disk I/O error" in line and url.database:
-        # So SQLite calls it too when there is no room for the files beside its own.
+        # SQLite reports this too when there is no room for the files beside the database.
         free = shutil.disk_usage(Path(url.database).resolve().parent).free
         if is_full := free < ROOM_BYTES:
             line += f": the disk has {free // 1024} KiB left"

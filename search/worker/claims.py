@@ -1,9 +1,9 @@
-"""Who may run which trial, and end it.
+"""Claims: which worker may run and end which trial.
 
-Every claim and every end is made under the study's one lock, so that each variant runs once and
-the budget is met exactly, however many workers there are. Optuna commits the trial before the
-lease is granted; a process killed in between leaves a running trial without a lease, which the
-next claim takes over.
+Every claim and every end happens under the study's lock, so that each variant runs once and the
+budget is met exactly, with any number of workers. Optuna commits a new trial before its lease is
+granted. A process that is killed in between leaves a running trial without a lease, which the next
+claim takes over.
 """
 
 import traceback
@@ -30,12 +30,13 @@ from search.study.trial_attributes import CRASH, FINISHED, FIXING, REASON, reada
 from search.worker.result import Outcome
 
 LEASE_SECONDS = 120.0
-"""How long a worker may be silent before its trial is taken over. It renews every few seconds; the
-length is for machines that stall, and a killed worker of the same host is noticed at once."""
+"""How long a worker may be silent before its trial is taken over. Leases are renewed every few
+seconds; the rest allows for machines that stall. Workers killed on the same host are noticed at
+once."""
 ATTEMPTS = 3
 """Maximum attempts for a fixed trial that fails."""
 TRACEBACK_CHARACTERS = 4000
-"""What is kept of an error's traceback: its end."""
+"""Maximum length of a stored traceback; its end is kept."""
 
 
 class Standing(Enum):
@@ -54,11 +55,11 @@ class Claim:
 
 
 class StudyGone(Exception):
-    """The study was deleted or renamed while it was being worked on."""
+    """The study was deleted or renamed during the search."""
 
 
 class Claims:
-    """The claims of one worker on one study; it runs one trial at a time."""
+    """The claims of one worker, which runs one trial at a time."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Claims:
         lease_seconds: float = LEASE_SECONDS,
         holder: Holder | None = None,
     ) -> None:
-        """`budget` is as for `limit`; `holder` None stands for this process."""
+        """`budget` is as for `limit`; `holder` is this process by default."""
         self._database = database
         self._study = study
         self._ref = study_ref(study)
@@ -81,28 +82,28 @@ class Claims:
 
     @property
     def worker(self) -> str:
-        """The name that the leases have."""
+        """The worker's name in its leases."""
         return self._holder.worker
 
     def limit(self, *, budget: int | None, wanted: Collection[str] | None = None) -> None:
         """Claim until `budget` trials of the study have finished.
 
-        None: claim what is enqueued and sample nothing; `wanted` are then the names of the fixed
-        trials to claim, None for all.
+        If `budget` is None, only enqueued trials are claimed, and of the fixed ones only those
+        named in `wanted`, if given.
         """
         assert budget is None or wanted is None, "a budget counts every trial"
         self._budget = budget
         self._wanted = wanted
 
     def claim(self) -> Claim | Standing:
-        """Return the trial to run now: one to take over, else a waiting fixed one, else another
-        waiting trial, else a new one; or why there is none.
+        """Return the trial to run: an interrupted one, else a waiting fixed one, else another
+        waiting one, else a new one; or why there is none.
 
-        A fixed trial that failed is enqueued again. A trial that was given values which the study
-        does not have, as anyone can with Optuna alone, is ended as FAIL.
+        A fixed trial that failed is enqueued again. A waiting trial with values outside the study's
+        ranges, which other tools can enqueue, is ended as FAIL.
 
         Raises:
-            StudyGone: Optuna has the study no more.
+            StudyGone: the study no longer exists.
         """
         with self._database.lock(self._ref.key) as connection:
             self._check_study(connection)
@@ -110,7 +111,7 @@ class Claims:
             unfinished = queries.unfinished(connection, self._ref)
             chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
             running = {t.number for t in unfinished if t.state == TrialState.RUNNING}
-            # Of workers killed after the end.
+            # Left by workers that were killed after they ended their trial.
             leases.drop(connection, self._ref.key, leased.keys() - running)
             if isinstance(chosen, Standing):
                 return chosen
@@ -125,7 +126,7 @@ class Claims:
 
     def _check_study(self, connection: Connection) -> None:
         """Raises:
-        StudyGone: Optuna has the study no more.
+        StudyGone: the study no longer exists.
         """
         if not queries.is_there(connection, self._ref):
             raise StudyGone(
@@ -136,30 +137,30 @@ class Claims:
     def record(
         self, claim: Claim, epoch: Epoch, sha256: str | None, listed: Listed | None = None
     ) -> list[str]:
-        """Keep the figures of an epoch; return the files that `listed` replaces in the list.
+        """Record an epoch; return the ids of the files that `listed` removes from the list.
 
         Raises:
-            LeaseLost: another worker has the trial by now; nothing is written.
+            LeaseLost: another worker has the trial; nothing is written.
         """
         return self._database.record(
             self._ref.key, claim.number, self.worker, epoch, sha256, listed
         )
 
     def epochs(self, claim: Claim) -> list[Epoch]:
-        """Return the epochs that are recorded of the trial, by whomever, in order."""
+        """Return the recorded epochs of the trial, in order."""
         return self._database.epochs(self._ref.key, claim.number)
 
     def checkpoint_sha256(self, claim: Claim, number: int) -> str | None:
-        """Return the SHA-256 of the trial's state after epoch `number`; None if it was not kept."""
+        """Return the SHA-256 of the file written after epoch `number`; None if there is none."""
         return self._database.checkpoint_sha256(self._ref.key, claim.number, number)
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
         """End the trial and its lease in one transaction; with `kept`, enter its weights.
 
-        Return the ids of files that nobody needs any more.
+        Return the ids of files that are no longer needed.
 
         Raises:
-            LeaseLost: another worker has the trial by now, or has ended it; nothing is written.
+            LeaseLost: another worker has the trial, or it has been ended; nothing is written.
         """
         with self._database.lock(self._ref.key) as connection:
             self._check_lease(connection, claim)
@@ -177,11 +178,11 @@ class Claims:
         return surplus
 
     def crash(self, claim: Claim, error: Exception, kept: Kept | None = None) -> None:
-        """Note an error that nobody foresaw: leave the trial to one more worker, else end it.
+        """Store an unforeseen error: release the trial for one retry; the second time, end it.
 
         Raises:
-            LeaseLost: another worker has the trial by now; nothing is written.
-            StudyGone: Optuna has the study no more, which is why.
+            LeaseLost: another worker has the trial; nothing is written.
+            StudyGone: the study no longer exists, which explains the error.
         """
         with self._database.engine.connect() as connection:
             self._check_study(connection)
@@ -197,7 +198,7 @@ class Claims:
             leases.drop(connection, self._ref.key, {claim.number})
 
     def renew(self, claim: Claim, batches_per_second: float | None) -> bool:
-        """Extend the lease; return whether it was still ours."""
+        """Extend the lease; return whether this worker still holds it."""
         return leases.renew(
             self._database,
             study_key=self._ref.key,
@@ -208,7 +209,7 @@ class Claims:
         )
 
     def release(self, claim: Claim) -> None:
-        """Give the trial back, so that it can be taken over at once."""
+        """End the lease, so that another worker can take over the trial at once."""
         leases.release(
             self._database, study_key=self._ref.key, trial=claim.number, worker=self.worker
         )
@@ -219,7 +220,7 @@ class Claims:
     def _choose(
         self, connection: Connection, unfinished: list[Entry], leased: dict[int, leases.Lease]
     ) -> Entry | Standing:
-        """Return the trial to run, RUNNING by now, or why there is none."""
+        """Return the trial to run, in state RUNNING, or why there is none."""
         storage = self._database.optuna
         running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
         free = [trial for trial in running if self._is_free(leased.get(trial.number))]
@@ -227,12 +228,12 @@ class Claims:
             counts = queries.counts(connection, self._ref)
             finished = sum(counts[state] for state in FINISHED)
             if self._budget - finished - (len(running) - len(free)) <= 0:
-                # What was interrupted stays as it is, for a higher budget.
+                # Interrupted trials stay as they are, for a larger budget.
                 return Standing.SPENT if finished >= self._budget else Standing.WAIT
         for trial in sorted(free, key=_fixed_first):
             if self._fault(connection, trial) is None:
                 return trial
-            running.remove(trial)  # somebody else's, who asked Optuna for it
+            running.remove(trial)  # another tool's trial
         waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
         if any(trial.state == TrialState.FAIL and trial.name is not None for trial in unfinished):
             waiting += self._enqueue_failed(connection)
@@ -249,7 +250,7 @@ class Claims:
         return queries.entry(connection, storage.create_new_trial(self._ref.study_id))
 
     def _fault(self, connection: Connection, trial: Entry) -> str | None:
-        """Return why the values that the trial was given are not the study's; None if they are."""
+        """Return why the trial's values do not fit the study; None if they do."""
         try:
             values, distributions = queries.given_values(connection, trial.trial_id)
             check_params(values, self._ranges)
@@ -262,11 +263,11 @@ class Claims:
     def _is_free(self, lease: leases.Lease | None) -> bool:
         if lease is None or lease.expired:
             return True
-        # Our own: a trial that was dropped while the database was away.
+        # Our own: this worker dropped the trial during an outage of the database.
         return lease.worker == self.worker or lease.process.is_dead()
 
     def _enqueue_failed(self, connection: Connection) -> list[Entry]:
-        """Enqueue the fixed trials that have only failed so far, and return the new ones."""
+        """Enqueue the fixed trials again that have only failed, and return the new ones."""
         attempts: dict[str | None, list[Entry]] = {}
         for trial in filter(self._is_wanted, queries.fixed(connection, self._ref)):
             attempts.setdefault(trial.name, []).append(trial)
@@ -276,7 +277,7 @@ class Claims:
                 first = readable(self._database.optuna.get_trial(tried[0].trial_id))
                 params = first.system_attrs.get(FIXED_PARAMS)
                 if not isinstance(params, dict):
-                    continue  # somebody else's, who called it so
+                    continue  # another tool's trial of the same name
                 attributes = {
                     key: first.user_attrs[key] for key in FIXING & first.user_attrs.keys()
                 }
@@ -285,7 +286,11 @@ class Claims:
         return [trial for trial in now if trial.trial_id not in before]
 
     def _check_lease(self, connection: Connection, claim: Claim) -> None:
-        """Refuse to go on without the lease; under the lock, so that none takes it after."""
+        """Check that this worker holds the lease; under the lock, so that it stays true.
+
+        Raises:
+            LeaseLost: it does not.
+        """
         lease = leases.seen_by(connection, self._ref.key).get(claim.number)
         if lease is None or lease.worker != self.worker:
             raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")

@@ -1,4 +1,4 @@
-"""What a worker is made from, as a value that can be given to another process or machine."""
+"""The settings of a worker, as a value that can be sent to another process or machine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ class WorkerConfig:
     study: str
     """A name or path for `search.study.load`: a study itself may hold what cannot be pickled."""
     changes: Mapping[str, Any]
-    """Fields of the study that are other than `load` returns them."""
+    """Fields of the study to replace after loading."""
     storage: str = field(repr=False)  # it may hold a password
     data: Path
     artifacts: str
@@ -44,7 +44,7 @@ class WorkerConfig:
         )
 
     def from_any_folder(self) -> "WorkerConfig":
-        """Return the same worker for a process whose working folder is another one."""
+        """Return the same settings with absolute paths, for a process in another folder."""
         url = make_url(self.storage)
         if url.get_backend_name() == "sqlite" and url.database:
             url = url.set(database=str(Path(url.database).absolute()))

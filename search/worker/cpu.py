@@ -1,4 +1,4 @@
-"""The CPU cores of this process: how many it may use, and whether it gets them."""
+"""The CPU cores that this process may use, and the share of them that it gets."""
 
 import math
 import os
@@ -11,16 +11,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 JUDGED_SECONDS = 30.0
-"""Wall time over which a share is measured; less says little on a busy machine."""
+"""Wall time in seconds over which the share is measured."""
 SHARE = 1 / 3
-"""A thread that computes gets all of a core; one that gets less than this is told about."""
+"""A computing thread normally gets a whole core; below this share a warning is printed."""
 
 
 def usable_cores(system: Path = Path("/")) -> int:
-    """Return how many cores this process may use, 1 or more.
+    """Return the number of cores that this process may use, at least 1.
 
-    A batch system limits them by the process's affinity, a container engine by a quota of its
-    control group. `system` is the folder that has `proc` and `sys`.
+    Batch systems limit it by CPU affinity, container engines by a quota of the control group.
+    `system` is the folder that contains `proc` and `sys`.
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files.
     """
     cores = os.cpu_count() or 1
@@ -30,14 +30,14 @@ def usable_cores(system: Path = Path("/")) -> int:
 
 
 def _quotas(system: Path) -> Iterator[float]:
-    """Yield the quota, in cores, of each control group that this process is in."""
+    """Yield the quota, in cores, of each control group of this process."""
     groups = _read(system / "proc/self/cgroup")
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mounted = system / "sys/fs/cgroup" / controllers
-        # A container sees its own group as the root, under whatever name the host gave it.
+        # A container sees its own group as the root, whatever its name on the host.
         inside = Path(path.lstrip("/"))
         for group in (mounted / inside, *(mounted / one for one in inside.parents)):
             if controllers:
@@ -58,7 +58,7 @@ def _read(path: Path) -> str:
 
 
 class Share:
-    """Tells once if the thread that computes gets little of a core."""
+    """Warns once if the computing thread gets a small share of a core."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Share:
         wall: Callable[[], float] = time.perf_counter,
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`cpu` returns the seconds that the calling thread has computed."""
+        """`cpu` returns the CPU seconds of the calling thread."""
         self._say = say
         self._wall, self._cpu = wall, cpu
         self._seconds = self._computed = 0.0
         self._is_told = False
 
     def watched(self, steps: Iterator[T]) -> Iterator[T]:
-        """Yield `steps`; what making one takes is computation, and no wait for others."""
+        """Yield `steps`, and measure the time that each takes to compute."""
         while True:
             began, computed = self._wall(), self._cpu()
             try:

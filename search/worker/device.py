@@ -1,6 +1,6 @@
-"""Which device trains, and what PyTorch is told before it does.
+"""Chooses the training device, and sets PyTorch up for it.
 
-The settings are PyTorch's own globals, so they are made once per process, by a command.
+The settings are global to PyTorch, so a process makes them once.
 """
 
 import torch
@@ -8,14 +8,14 @@ import torch
 from search.errors import UserError
 
 THREADS = 1
-"""Of PyTorch on a CPU, where nobody asks for another number. With one for each core, as PyTorch
-has it, the threads of two workers wait for each other; and figures would depend on the machine."""
+"""Default number of CPU threads. With PyTorch's own default, one for each core, the threads of two
+workers wait for each other, and metrics depend on the machine."""
 TYPES = ("cuda", "mps", "cpu")
-"""Of devices; `auto` takes the first that is there."""
+"""Device types; `auto` takes the first available one."""
 
 
 def is_there(kind: str) -> bool:
-    """Return whether PyTorch can use a device of that type here."""
+    """Return whether PyTorch can use a device of this type on this machine."""
     match kind:
         case "cuda":
             return torch.cuda.is_available()
@@ -28,7 +28,7 @@ def choose(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, else MPS, else the CPU.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none.
+        UserError: the name is not a device, or this machine does not have it.
     """
     if name == "auto":
         name = next(kind for kind in TYPES if is_there(kind))
@@ -57,11 +57,10 @@ def choose(name: str) -> torch.device:
 def prepare(device: torch.device, threads: int | None = None) -> None:
     """Set PyTorch up for `device`, before the first tensor of the process is computed.
 
-    On a CPU: `threads` threads, `THREADS` for None, and numbers below the smallest normal one are
-    flushed to zero, since weights and optimizers fill with them, and on some processors each costs
-    a hundred times a normal one; threads take the setting over from the one that starts them. On
-    CUDA: TF32 where autocast leaves float32, and deterministic convolutions, so that the same trial
-    gives the same figures again.
+    On a CPU: `threads` threads (default `THREADS`), and subnormal numbers are flushed to zero.
+    Weights and optimizer states fill with them, and on some processors each costs a hundred times
+    as much as a normal number. New threads inherit the setting. On CUDA: TF32 where autocast leaves
+    float32, and deterministic convolutions, so that a replay gives the same metrics.
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(THREADS if threads is None else threads)
@@ -82,7 +81,7 @@ def describe(device: torch.device) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that the device, or this machine, has no memory left."""
+    """Return whether `error` means that the device or this machine is out of memory."""
     # The CPU's allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError)

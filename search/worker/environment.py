@@ -1,6 +1,6 @@
-"""What a trial's figures depend on besides its seed: machine, precision, and versions.
+"""What a trial's metrics depend on besides its seed: machine, precision and versions.
 
-Two runs with the same environment give the same figures bit for bit.
+Two runs with the same seed and environment give the same metrics bit for bit.
 """
 
 import platform
@@ -16,7 +16,7 @@ Environment = dict[str, str | int | None]
 
 
 def environment(device: torch.device, data_digest: str) -> Environment:
-    """Return this process's environment as JSON values."""
+    """Return the environment of this process as JSON values."""
     return {
         "device": _device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
@@ -37,7 +37,7 @@ def device_type(of: Environment) -> str:
 
 
 def threads(of: Environment) -> int | None:
-    """Return an environment's number of CPU threads; None if its device is no CPU."""
+    """Return an environment's number of CPU threads; None if its device is not a CPU."""
     return None if of["threads"] is None else int(of["threads"])
 
 
@@ -49,7 +49,7 @@ def described(of: Environment) -> str:
 
 
 def differences(then: Environment, now: Environment) -> list[str]:
-    """Return in words each entry in which two environments differ."""
+    """Return one line for each entry in which two environments differ."""
     return [
         f"{name}: {then.get(name)} then, {now.get(name)} now"
         for name in {**then, **now}
@@ -61,18 +61,18 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        # The kernels are chosen by what the processor can do, not by its name.
+        # PyTorch chooses kernels by the processor's capability, not by its name.
         return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
     return device.type
 
 
 def _code_version() -> str:
-    """Return the commit of this checkout, `+` for changes since; else the package's version."""
+    """Return the commit of this checkout, with `+` if it was changed; else the package version."""
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"]
     tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", __file__]
     try:
-        for call in (tracked, command):  # an installed copy may lie within some other repository
+        for call in (tracked, command):  # an installed copy may be inside another repository
             done = subprocess.run(call, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return version("search-service")

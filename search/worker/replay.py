@@ -1,7 +1,7 @@
-"""A stored trial trained again, and its figures compared with the stored ones bit for bit.
+"""Replay: trains a stored trial again, and compares its metrics with the stored ones bit for bit.
 
-They are the same on the same kind of device, in the same precision, with as many threads: those
-that are stored with the trial, unless the user asks for others.
+They are equal on the same kind of device, in the same precision, with the same number of threads. A
+replay uses those that are stored with the trial, unless the user asks for others.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("num
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A trial's stored figures against those of now."""
+    """The stored metrics of a trial compared with those of its replay."""
 
     apart: dict[str, float]
-    """By figure: how far the two are apart at most, over the epochs; only those that differ."""
+    """Largest difference over the epochs, by metric; only metrics that differ."""
     differences: list[str]
-    """What differs in the environment."""
+    """Differences between the environments."""
     epochs: int
 
     @property
@@ -47,10 +47,10 @@ class Comparison:
 
 
 def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:
-    """Refuse a trial that cannot be trained again and compared.
+    """Refuse a trial that cannot be replayed.
 
     Raises:
-        UserError: the trial has not ended, or has no epoch to compare.
+        UserError: the trial has not finished, or has no epoch to compare.
     """
     if trial.state not in FINISHED or not (stored or DIVERGED in trial.user_attrs):
         raise UserError(
@@ -62,8 +62,8 @@ def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:
 def place(trial: FrozenTrial, device_name: str, threads: int | None) -> tuple[str, int | None]:
     """Return the device and the number of CPU threads to replay `trial` with.
 
-    They are those that it was last trained with, as far as this machine has the device and the user
-    asks for nothing else: `device_name` is then `auto`, and `threads` None.
+    They are those of its last environment, if this machine has the device and the user does not ask
+    for others (`device_name` is `auto`, `threads` is None).
     """
     then = _last(trial)
     if then is None:
@@ -77,9 +77,9 @@ def place(trial: FrozenTrial, device_name: str, threads: int | None) -> tuple[st
 
 
 def told(trial: FrozenTrial, now: Environment, asked: Sequence[str]) -> str:
-    """Return in a line what `trial` is replayed with, and whether it was trained with the same.
+    """Return in one line how `trial` is replayed, and whether it was trained in the same way.
 
-    `asked` are the options by which the user asked for something else.
+    `asked` are the options with which the user asked for something else.
     """
     line = f"Replaying trial {trial.number} {environment.described(now)}"
     then = _last(trial)
@@ -102,9 +102,9 @@ def train_again(
     say: Callable[[str], None],
     after_batch: Callable[[int], None],
 ) -> Comparison:
-    """Train `trial` from its seed for as many epochs as are `stored`, and compare.
+    """Train `trial` from its seed for as many epochs as are `stored`, and compare the metrics.
 
-    A trial that diverged is trained into the epoch in which it did. Nothing is written.
+    A diverged trial is trained into the epoch in which it diverged. Nothing is written.
 
     Raises:
         UserError: as `check` does.
@@ -143,7 +143,7 @@ def train_again(
 
 
 def _last(trial: FrozenTrial) -> Environment | None:
-    """Return where the trial was last trained; None if that is not recorded."""
+    """Return the environment in which the trial was last trained; None if not recorded."""
     found: Sequence[Environment] = trial.user_attrs.get(ENVIRONMENTS, [])
     return found[-1] if found else None
 

@@ -1,7 +1,7 @@
-"""What of a study can be trained again, and what is said of it.
+"""The three tasks of `search.reproduce`.
 
-The variants over several seeds, beside the published figures; a stored trial from its own seed, bit
-for bit; the best trials with fresh seeds, beside each other. `search.reproduce` is the command.
+Train the variants with several seeds and compare them with the published figures; replay a stored
+trial; retrain the best trials with fresh seeds and compare them with each other.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from search.worker.stop import Stop, Stopped
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """Of one study, on this machine."""
+    """Reproduces trials of one study on this machine."""
 
     study: Study
-    """As its file has it, under the name that it has in the database."""
+    """From its file, with its name in the database."""
     database: Database
     config: WorkerConfig
-    """Its device `auto` and its threads None stand, in a replay, for those of the trial."""
+    """In a replay, device `auto` and threads None mean those of the trial."""
     out: Console
     stop: Stop
 
@@ -55,11 +55,11 @@ class Reproduction:
     ) -> None:
         """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
 
-        They are trained as those before them were, or as the search is where there are none, but
-        for `options`, fields of the study; `file` is one to write the figures to.
+        The settings are those of earlier re-runs, else those of the search, with the fields in
+        `options` replaced. The metrics are written to `file`, if given.
 
         Raises:
-            UserError: the study has no such variant, or the re-runs' has another definition.
+            UserError: the study has no such variant, or the re-runs have another definition.
             KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
         """
         variants = self.study.variants
@@ -85,7 +85,7 @@ class Reproduction:
         self.out.print(comparison(repeats(overview), study))
 
     def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
-        """Train a trial, or the best `which` ones, with so many fresh seeds, and compare them.
+        """Train a trial, or the best `which` trials, with `n_repeats` fresh seeds; compare them.
 
         Raises:
             UserError: there is no such trial, or it is not complete.
@@ -113,10 +113,10 @@ class Reproduction:
         self.out.print(rerun_table(found, {trial.number: trial for trial in best}))
 
     def again(self, number: str) -> int:
-        """Train a trial from its own seed and compare; return the exit status.
+        """Replay a trial, and return the exit status.
 
         Raises:
-            UserError: there is no such trial, or it has no figures to compare.
+            UserError: there is no such trial, or it has no metrics to compare.
         """
         study, search, digest = self._search()
         trial = self._find(search, number)
@@ -149,7 +149,7 @@ class Reproduction:
         return 0 if compared.is_same else 1
 
     def _find(self, search: Overview, number: str) -> FrozenTrial:
-        """Return the trial of that number; `best` is the best by re-run mean, if there are any."""
+        """Return the trial with this number; `best` is the best by re-runs, if there are any."""
         best = answer(self.database, search, self.study.name).best
         return best if number == "best" and best is not None else search.find(number)
 
@@ -160,7 +160,7 @@ class Reproduction:
         return found.ref.key
 
     def _search(self) -> tuple[Study, Overview, object]:
-        """Return the study as the database has it, its trials, and the digest of its images."""
+        """Return the study as defined in the database, its trials, and the digest of its images."""
         name = self.study.name
         definition = stored_definition(self.database, name)
         if definition is None:
@@ -184,7 +184,7 @@ class Reproduction:
         )
 
     def _machine(self, config: WorkerConfig, study: Study, digest: object) -> Machine:
-        """Return the machine with the images; they are those of `digest`, if it is given."""
+        """Return this machine with the images, which must have the `digest`, if it is given."""
         machine = config.machine(study, self._say)
         if digest not in (None, machine.data_digest):
             raise UserError(f"--data {config.data}: these are not the images that the study has")
@@ -194,7 +194,7 @@ class Reproduction:
         if file is not None:
             write(overview, file, study)
         if self.stop.is_asked():
-            self.out.print(f"Stopped by {self.stop}; the same command goes on where it was.")
+            self.out.print(f"Stopped by {self.stop}; run the same command to resume.")
 
     def _say(self, line: str) -> None:
         self.out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Variants and trials trained again with other seeds, in a study of their own.
+"""Re-runs: variants and trials retrained with other seeds, in a separate study.
 
-The study they come from is left untouched. Repeat k has the same seed whatever is trained, so that
-two of them can be compared in pairs.
+The original study is not changed. Repeat k has the same seed for every trial, so that trials can be
+compared in pairs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +29,10 @@ from search.worker.worker import Worker
 
 @dataclass(frozen=True, kw_only=True)
 class Reruns:
-    """Where re-runs are recorded and trained."""
+    """Trains and records re-runs."""
 
     study: Study
-    """The study of the re-runs; it has no variants of its own."""
+    """The study of the re-runs, without variants."""
     config: WorkerConfig
     machine: Machine
     out: Console
@@ -40,15 +40,15 @@ class Reruns:
     """The key of the study whose trials are run again; None for a study's variants."""
 
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
-        """Return re-run `repeat` of what the attributes `origin` name."""
+        """Return re-run number `repeat` of the variant or trial that `origin` names."""
         seed = self.study.repeat_seed(repeat)
         return Fixed(params=params, attributes={**origin, REPEAT: repeat, SEED: seed})
 
     def train_best(self, best: Sequence[FrozenTrial], n_repeats: int, stop: Stop) -> Overview:
-        """Train each of `best`, trials of another study, with so many seeds.
+        """Train each of `best`, trials of another study, with `n_repeats` seeds, seed by seed.
 
-        Seed by seed, without those that `search.analysis.ranking.RULE` leaves out. Returns and
-        raises as `train` does.
+        Trials that `search.analysis.ranking.RULE` excludes are dropped. Returns and raises like
+        `train`.
         """
         params = {trial.number: trial.params for trial in best}
         with self._opened() as worker:
@@ -65,7 +65,7 @@ class Reruns:
         return overview
 
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
-        """Train those of `wanted` that have not ended, and return the study as it is then.
+        """Train those of `wanted` that have not finished, and return the study's new state.
 
         Raises:
             UserError: the study of the re-runs has another definition.
@@ -92,7 +92,11 @@ class Reruns:
         return observer.look()
 
     def _adopt(self, joined: optuna.Study, origin: str) -> None:
-        """Let the study hold re-runs of trials of the study of that key, unless it has others."""
+        """Reserve the study for re-runs of the study with the key `origin`.
+
+        Raises:
+            UserError: it has other trials.
+        """
         there = joined.user_attrs.get(ORIGIN_KEY)
         if there == origin:
             return

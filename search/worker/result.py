@@ -1,4 +1,4 @@
-"""How a trial ended, and which of its user attributes say so."""
+"""How a trial ended, and the user attributes that store it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ class Outcome:
 
     state: TrialState
     value: float | None = None
-    """Of a completed trial: the accuracy that ranks it; of a pruned one: the last accuracy."""
+    """The accuracy that ranks a completed trial; the last accuracy of a pruned one."""
     reason: str = ""
-    """In one line why it was pruned or failed; empty for a completed one."""
+    """Why it was pruned or failed, in one line; empty for a completed trial."""
     rung: int | None = None
-    """Of one that was pruned for its accuracy: the epoch."""
+    """The epoch at which it was pruned for its accuracy."""
     cutoff: float | None = None
-    """Of one that was pruned on a rung: the accuracy that it would have needed."""
+    """The accuracy that it would have needed on the rung."""
     diverged: int | None = None
-    """Of a trial whose loss was not finite: the epoch."""
+    """The epoch in which its loss was not finite."""
     traceback: str = ""
-    """Of a failed one: that of the error."""
+    """The traceback of a failed trial."""
     weights_sha256: str | None = None
-    """Of a completed one: the sum of its weights; None if they were not written."""
+    """SHA-256 of a completed trial's weights; None if they were not written."""
     seconds_per_epoch: float | None = None
-    """Mean wall time of its epochs; None if it has none."""
+    """Mean wall time of its epochs in seconds; None without epochs."""
 
     @classmethod
     def complete(cls, last: Epoch, *, weights_sha256: str | None) -> Self:
@@ -47,7 +47,7 @@ class Outcome:
 
     @property
     def attributes(self) -> Mapping[str, str | int | float]:
-        """The user attributes that tell of it; those that say nothing are left out."""
+        """The user attributes that store the outcome; empty ones are left out."""
         told = {
             REASON: self.reason or None,
             TRACEBACK: self.traceback or None,

@@ -1,4 +1,4 @@
-"""A worker as another process or machine runs it, which made from a `WorkerConfig` alone."""
+"""Runs a worker in another process or on another machine, from its `WorkerConfig`."""
 
 import logging
 import traceback
@@ -53,12 +53,12 @@ def _work(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> None:
         except Exception as error:
             if not is_outage(error):
                 raise
-            outage.goes_on(error)
+            outage.note(error)
             stop.wait(WAIT_SECONDS)
 
 
 class _Telling(logging.Handler):
-    """Tells what is logged to whoever has the terminal."""
+    """Passes log messages on to the process that owns the terminal."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a command trains on: a device, and a study's images on it; and what is trained there."""
+"""The device and the images of a study, loaded once per process; starts trainings on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ class Machine:
         root: Path,
         say: Callable[[str], None],
     ) -> "Machine":
-        """Set PyTorch up for the device, and bring the images there; fetch them if need be.
+        """Set PyTorch up for the device, and load the images, downloading them if necessary.
 
         Raises:
-            UserError: there is no such device, or the images are not to be had or too few, or there
-                is no folder for temporary files.
+            UserError: the device does not exist, the images are unavailable or too few, or there is
+                no temporary folder.
         """
         temporary_folder()  # PyTorch looks for it when it makes its first optimizer
         where = device.choose(device_name)
         device.prepare(where, threads)
         known = DatasetName.parse(study.dataset).n_train
         if known is not None:
-            study.n_train(known)  # so that what does not fit is refused before any fetching
+            study.n_train(known)  # refused before downloading
         dataset = load_dataset(study.dataset, root, say)
         total = len(dataset.train)
         splits = Splits.of(
@@ -72,7 +72,7 @@ class Machine:
         after_batch: Callable[[int], None],
         change: Callable[[Network], None] = lambda network: None,
     ) -> Training:
-        """Return the training of `choices` as `study` has it, at its start.
+        """Return a new training of `choices` with the settings of `study`.
 
         `change` may alter the network before the optimizer takes its parameters.
         """

@@ -12,17 +12,17 @@ from search import signals
 
 
 class Stopped(BaseException):
-    """The worker was asked to stop; its trial stays for another. Not an error."""
+    """The worker was asked to stop. Another worker can resume its trial."""
 
 
 @dataclass
 class Stop:
-    """When a worker is to stop: on a signal, or at a time."""
+    """A request to stop: by a signal, or by a time limit."""
 
     deadline: float | None = None
-    """In `time.monotonic()`; None for no time limit."""
+    """In terms of `time.monotonic()`; None for no time limit."""
     signal: int | None = None
-    """The first signal that asked, such as `SIGTERM`; None if none did."""
+    """The first signal, such as `SIGTERM`; None without a signal."""
     _asked: threading.Event = field(default_factory=threading.Event)
 
     def is_asked(self) -> bool:
@@ -33,7 +33,7 @@ class Stop:
 
     @property
     def exit_status(self) -> int:
-        """128 and the signal's number, as shells have it; 0 for the time limit."""
+        """128 plus the signal's number, as in shells; 0 for the time limit."""
         return 128 + self.signal if self.signal else 0
 
     def __str__(self) -> str:
@@ -43,18 +43,18 @@ class Stop:
         self._asked.set()
 
     def wait(self, seconds: float) -> None:
-        """Wait so long, or until something but the deadline asks to stop."""
+        """Wait until the time is over or a stop is requested (not by the deadline)."""
         self._asked.wait(seconds)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Let the signals of `search.signals` ask to stop; the same one again ends the process at
-        once, but for SIGHUP."""
+        """Stop on the signals of `search.signals`; a second one ends the process at once, except
+        SIGHUP."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             self.signal = self.signal or number
             self.ask()
-            if number != signal.SIGHUP:  # which comes twice where a shell and its terminal end
+            if number != signal.SIGHUP:  # sent twice when a shell and its terminal end
                 signal.signal(number, signal.SIG_DFL)
 
         with signals.handled(ask):

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class KeepsFailing(Exception):
-    """Trial after trial has failed; the message names the last one's reason."""
+    """Several trials in a row have failed; the message names the last reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +143,14 @@ class Worker:
                 outcome = self._run(claim, stop)
                 notes.update_if_due()
             except LeaseLost as error:
-                log.warning("%s; going on with another", error)
+                log.warning("%s; claiming another", error)
                 continue
             except Stopped:
                 break
             except Exception as error:
                 if not is_outage(error):
                     raise
-                outage.goes_on(error)
+                outage.note(error)
                 stop.wait(WAIT_SECONDS)
                 continue
             failures = failures + 1 if outcome.state == TrialState.FAIL else 0
@@ -237,7 +237,7 @@ def _is_spared(trial: FrozenTrial) -> bool:
 
 @contextmanager
 def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
-    """Renew the lease in a thread; yield what is to be told the batches trained in the epoch."""
+    """Renew the lease in a thread; yield a function to call after each batch."""
     ended, left = threading.Event(), threading.Event()
     rate = _Rate()
 
@@ -246,21 +246,21 @@ def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
             while not ended.wait(RENEW_SECONDS):
                 with tolerating_outage():
                     if not claims.renew(claim, rate.per_second()):
-                        return  # lost: the trial's next epoch will notice
+                        return  # lost: noticed at the next epoch
         finally:
             left.set()
 
-    # `Thread.start` would wait for ever for a thread that dies for want of memory as it begins.
+    # `Thread.start` blocks forever if the new thread runs out of memory before it has started.
     _thread.start_new_thread(renew, ())
     try:
         yield rate.count
     finally:
         ended.set()
-        left.wait(RENEW_SECONDS)  # a late renewal finds no lease, or this worker's own
+        left.wait(RENEW_SECONDS)  # a later renewal finds no lease, or this worker's own
 
 
 class _Rate:
-    """Batches trained per second since the last question."""
+    """Counts trained batches per second."""
 
     def __init__(self) -> None:
         self._batches = 0
@@ -272,7 +272,7 @@ class _Rate:
             self._batches += 1
 
     def per_second(self) -> float | None:
-        """Return the rate; the last known one while nothing is trained, as in evaluation."""
+        """Return the rate since the last call; during evaluation the last known rate."""
         now, batches = time.monotonic(), self._batches
         since, before = self._asked
         self._asked = now, batches
