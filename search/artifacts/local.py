@@ -8,11 +8,11 @@ from optuna.artifacts import FileSystemArtifactStore
 from search.files import check_folder, remove, write_whole
 
 FILES = "files"
-"""In the folder: that of `optuna-dashboard --artifact-dir`."""
+"""The subfolder, as for `optuna-dashboard --artifact-dir`."""
 
 
 class Folder:
-    """A folder as the place of `search.artifacts.store.Artifacts`; machines may share it."""
+    """A folder as a place for artifacts; several machines may share it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -27,7 +27,7 @@ class Folder:
             check_folder(folder, "--artifacts")
 
     def write(self, artifact_id: str, content: bytes) -> None:
-        # Optuna's own writing leaves half a file when the disk is full or the process killed.
+        # Optuna's store leaves a partial file when the disk is full or the process is killed.
         self.files.mkdir(parents=True, exist_ok=True)
         write_whole(self.files / artifact_id, content)
 
@@ -48,7 +48,7 @@ class Folder:
 
 
 class _Store(FileSystemArtifactStore):
-    """Optuna's, for a folder that need not be there yet, and files that are written whole."""
+    """Optuna's store, which also creates the folder and writes files atomically."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         self._base_path.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Artifacts in a bucket of S3, or of a server that speaks its protocol.
+"""Artifacts in an S3 bucket, or on a server with the same protocol.
 
-Credentials, region and endpoint are what boto3 finds: in the environment, in its own files, or from
-the machine's role. Nothing of them is shown.
+boto3 finds credentials, region and endpoint in the environment, in its files, or from the machine's
+role. They never appear in output.
 """
 
 import io
@@ -24,11 +24,11 @@ from search.files import file_sha256, folder_of_machine, remove, write_whole
 PATIENCE = Config(
     connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3}
 )
-"""In seconds; a trial waits no longer for a file that only saves time."""
+"""Timeouts in seconds: a trial does not wait longer for a file that only saves time."""
 
 
 class Bucket:
-    """The place of `search.artifacts.store.Artifacts` that is a bucket."""
+    """A bucket as a place for artifacts."""
 
     def __init__(self, name: str, prefix: str) -> None:
         parts = [part for part in prefix.split("/") if part]
@@ -38,7 +38,7 @@ class Bucket:
             self._client = boto3.session.Session().client("s3", config=PATIENCE)
         except BotoCoreError as error:
             raise UserError(f"--artifacts {self}: {_cause(error)}") from error
-        except ValueError as error:  # which shows what was given
+        except ValueError as error:  # whose message contains the endpoint
             raise UserError(
                 f"--artifacts {self}: the endpoint is no URL; see AWS_ENDPOINT_URL"
             ) from error
@@ -92,22 +92,21 @@ class Bucket:
 
 
 class _Prefixed(Boto3ArtifactStore):
-    """Optuna's store, of the objects whose keys begin with a prefix; where the bucket does not
-    answer, it raises OSError, as a folder does."""
+    """Optuna's store with a prefix for all keys, and OSError for a bucket that does not answer."""
 
     def __init__(self, bucket: str, client: Any, prefix: str) -> None:
         super().__init__(bucket, client)
         self._prefix = prefix
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        # Whole: the dashboard's server sends what it can seek in without keeping a thread, and a
-        # connection that breaks in the middle is told before anything was sent.
+        # Read completely: the dashboard's server sends seekable content without keeping a thread,
+        # and a broken connection is noticed before anything is sent.
         with _answering(), closing(super().open_reader(self._prefix + artifact_id)) as body:
             return io.BytesIO(body.read())
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        # In one request: the parts that Optuna's store uploads stay, unseen and paid for, when the
-        # process is killed between them. What is read to the end of an `io.BytesIO` is no copy.
+        # In one request: the parts of a multipart upload would remain, invisible and billed, if the
+        # process is killed in between. Reading an `io.BytesIO` to its end makes no copy.
         body = content_body.read()
         with _answering():
             self.client.put_object(Bucket=self.bucket, Key=self._prefix + artifact_id, Body=body)
@@ -119,7 +118,7 @@ class _Prefixed(Boto3ArtifactStore):
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Turn what boto3 raises into OSError, as of a file."""
+    """Turn errors of boto3 into OSError."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
@@ -127,7 +126,7 @@ def _answering() -> Iterator[None]:
 
 
 def _cause(error: BotoCoreError | ClientError) -> str:
-    """Return one line, without a password that stands in an endpoint's URL."""
+    """Return one line, without a password from the endpoint's URL."""
     told = error.response.get("Error", {}) if isinstance(error, ClientError) else {}
     cause = f"{told['Message']} ({told.get('Code')})" if "Message" in told else str(error)
     return re.sub(r"//[^/@\s]*@", "//***@", " ".join(cause.split()))

@@ -1,8 +1,7 @@
-"""Where the files of all studies are: a folder, or a bucket of S3.
+"""The place for the files of all studies: a folder, or an S3 bucket.
 
-Checkpoints and weights lie side by side in one artifact store of Optuna's, since a dashboard reads
-a single one, and takes only hexadecimal digits and hyphens in an id. What the ids mean is for
-`search.artifacts.study_files`.
+Checkpoints and weights share one artifact store, since the dashboard reads a single one. It accepts
+only hexadecimal digits and hyphens in ids; see `search.artifacts.study_files` for their meaning.
 """
 
 import re
@@ -33,53 +32,54 @@ class ArtifactStore(Protocol):
 
 
 class Artifacts(Protocol):
-    """A place for files. Any number of processes may use it at once."""
+    """A place for files, which any number of processes may use at once."""
 
     @property
     def store(self) -> ArtifactStore:
-        """The same files for Optuna and its dashboard."""
+        """The same files as a store of Optuna's."""
 
     def check(self) -> None:
-        """Leave nothing behind.
+        """Check that the place can be used; leave nothing behind.
 
         Raises:
-            UserError: there is no such place, or it cannot be written to.
+            UserError: the place does not exist, or it cannot be written to.
         """
 
     def write(self, artifact_id: str, content: bytes) -> None:
         """Raises:
-        OSError: there is no room or no answer; nothing of the file is left.
+        OSError: there is no space or no answer; no part of the file remains.
         """
 
     def read(self, artifact_id: str) -> bytes | None:
         """Return the file; None if there is none.
 
         Raises:
-            OSError: it cannot be read, or there is no answer.
+            OSError: the file cannot be read, or there is no answer.
         """
 
     def remove(self, artifact_id: str) -> None:
-        """Remove the file if it is there; one that cannot be removed costs only its space."""
+        """Remove the file if it exists; errors are ignored, since they only cost space."""
 
     def ids(self, prefix: str) -> list[str]:
-        """Return the ids that begin so, and the names of files that were written in part.
+        """Return the ids with this prefix, and the names of partly written files.
 
         Raises:
             OSError: there is no answer.
         """
 
     def fetch(self, artifact_id: str, sha256: str) -> Path:
-        """Return where the file is on this machine, copied here if need be; whether it is there,
-        and of this sum, is the caller's to see.
+        """Return the local path, downloading the file if necessary.
+
+        The caller must check that the file exists and matches `sha256`.
 
         Raises:
-            OSError: there is no answer, or no room for the copy.
-            UserError: the folder for copies is another user's.
+            OSError: there is no answer, or no space for the copy.
+            UserError: the folder for copies belongs to another user.
         """
 
 
 def open_artifacts(where: str) -> Artifacts:
-    """Return the place that `--artifacts` names; whether it can be used is for its `check`.
+    """Return the place that `--artifacts` names; call its `check` before using it.
 
     Raises:
         UserError: the URL is malformed, or boto3 is not installed.
@@ -90,7 +90,7 @@ def open_artifacts(where: str) -> Artifacts:
     if url[1] != "s3":
         raise UserError(f"--artifacts: a folder and s3://BUCKET/PREFIX are known, not {url[1]!r}")
     named = _BUCKET.fullmatch(where)
-    if named is None:  # what was given may hold a secret
+    if named is None:  # the value may contain a secret
         raise UserError(
             "--artifacts: a bucket is s3://BUCKET/PREFIX, without anything else; boto3 finds "
             "credentials and endpoint, as in AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
@@ -105,5 +105,5 @@ def open_artifacts(where: str) -> Artifacts:
 
 
 def from_any_folder(where: str) -> str:
-    """Return the same place for a process whose working folder is another one."""
+    """Return the place with an absolute path, for a process in another folder."""
     return where if _URL.fullmatch(where) else str(Path(where).absolute())

@@ -155,7 +155,7 @@ def stored_definition(database: Database, name: str) -> Definition | None:
 
 
 def rerun_study(database: Database, study_key: str) -> str | None:
-    """Return the name of the study with the re-runs of a study's best trials; None if there is none.
+    """Return the name of the study with the re-runs of a study's best trials, or None.
 
     It is found by the study's key, which survives renaming.
     """

@@ -1,4 +1,4 @@
-"""Who works on a search: this process itself, processes beside it, or a Ray cluster."""
+"""Starts the workers of a search: this process, other processes, or a Ray cluster."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +18,16 @@ from search.worker.stop import Stop
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
+    """The workers that the options of `search.run` ask for."""
+
     device: str
-    """Where this process itself computes; workers elsewhere leave it the CPU."""
+    """The device of this process; the CPU if the workers are elsewhere."""
     threads: int
     places: Sequence[Place] = ()
-    """Of the workers elsewhere; empty if this process is the worker."""
+    """The places of the workers elsewhere; empty if this process is the worker."""
     start: Callable[[WorkerConfig], Worker] = Process
     where: str = ""
-    """Of the workers elsewhere, in words."""
+    """Describes the workers elsewhere."""
 
     def work(
         self,
@@ -37,7 +39,7 @@ class Crew:
     ) -> None:
         """Run trials until the budget is spent, `stop` asks for an end, or all workers have failed.
 
-        `here` is this process's worker; workers elsewhere are made like it, but for their places.
+        `here` is the worker of this process; workers elsewhere get its settings, and their places.
 
         Raises:
             KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
@@ -67,7 +69,7 @@ def hired(options: argparse.Namespace) -> Iterator[Crew]:
     """Return the crew that the options of `search.run` ask for.
 
     Raises:
-        UserError: there is no such device or cluster, or it lacks what was asked for.
+        UserError: the device or cluster does not exist, or is too small for the options.
     """
     if options.ray is not None:
         with _on_ray(options) as crew:
@@ -77,7 +79,7 @@ def hired(options: argparse.Namespace) -> Iterator[Crew]:
     elif len(places := deal(options.device, options.workers, threads=options.threads)) == 1:
         yield Crew(device=options.device, threads=places[0].threads)
     else:
-        warm_up()  # while this process has other things to do
+        warm_up()  # while this process does other things
         yield Crew(
             device="cpu",
             threads=places[0].threads,

@@ -1,7 +1,7 @@
 """Workers as processes of this machine.
 
-They are forked from a server process that has imported PyTorch once, so that one more starts in a
-moment and shares its memory; that server never computes anything.
+They are forked from a server process that has imported PyTorch, so that each starts quickly and
+shares its memory. The server never computes anything.
 """
 
 import multiprocessing
@@ -26,31 +26,31 @@ from search.worker.serve import serve
 from search.worker.stop import Stop
 
 PRELOAD = (serve.__module__, "torch._dynamo", "alembic.command")
-"""What the server imports; the latter two are what a worker's first optimizer and its database
-would import, which takes a second."""
+"""Modules that the server imports. A worker's first optimizer and its database would import the last
+two, which takes a second."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
-"""Keeps Python from looking into the current folder first, where a user's random.py would hide the
-library's from the server."""
+"""Keeps Python from importing modules of the current folder first: a user's random.py would hide
+that of the library."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def warm_up() -> None:
-    """Start the server, without waiting for its imports; else the first worker does.
+    """Start the server without waiting for its imports; otherwise the first worker starts it.
 
     Raises:
-        UserError: there is no temporary folder, or its path is too long for a socket in it.
+        UserError: there is no temporary folder, or its path is too long for a socket.
     """
     folder = temporary_folder()
     _CONTEXT.set_forkserver_preload([*PRELOAD])
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
     try:
-        # What a terminal sends to all its processes is for this one alone to pass on: the server
-        # inherits the mask, and so does each worker, until it has handlers.
+        # A terminal sends signals to all its processes, but only this one is to pass them on. The
+        # server inherits the mask, and so does each worker until it has installed handlers.
         with _blocked():
-            resource_tracker.ensure_running()  # which lifts a part of the mask from this process
+            resource_tracker.ensure_running()  # which unblocks some signals in this process
         with _blocked():
             forkserver.ensure_running()
     except OSError as error:
@@ -66,14 +66,14 @@ def warm_up() -> None:
 
 
 class Process:
-    """A worker in a process of its own, which does not outlive this one by more than a batch."""
+    """A worker in another process, which outlives this one by at most a batch."""
 
     def __init__(self, config: WorkerConfig) -> None:
         warm_up()
         self._lines, lines = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_serve, args=(config, lines), daemon=True)
         self._process.start()
-        lines.close()  # ours, so that the end of the other's can be seen
+        lines.close()  # so that the end of the worker's side is noticed
 
     def told(self) -> list[str]:
         lines = []
@@ -108,7 +108,7 @@ def _died_of(status: int) -> str:
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    """Put off the signals that ask to stop."""
+    """Block the signals that ask to stop."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -117,14 +117,14 @@ def _blocked() -> Iterator[None]:
 
 
 def _serve(config: WorkerConfig, lines: "Connection[str, str]") -> None:
-    """Be a worker; exit with status 1 after an error, else with SIGTERM's if that stopped it."""
+    """Run a worker; exit with status 1 after an error, and with 143 if SIGTERM stopped it."""
     stop = Stop()
 
     def terminate(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         stop.ask()
 
-    # The parent passes on what a terminal sends to all, as SIGTERM.
+    # The parent passes on signals of the terminal as SIGTERM.
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)

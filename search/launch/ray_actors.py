@@ -1,7 +1,7 @@
-"""Workers on a Ray cluster: each an actor, placed by Ray on a machine that has room for it.
+"""Workers on a Ray cluster: actors that Ray places on machines with room for them.
 
-Every machine needs this package, reaches the database, and finds or fetches the images under the
-same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
+Every machine needs this package, must reach the database, and finds or downloads the images under
+the same path. Source: https://docs.ray.io/en/latest/ray-core/actors.html.
 """
 
 import logging
@@ -23,15 +23,15 @@ from search.worker.serve import serve
 from search.worker.stop import Stop
 
 TELL_SECONDS = 5.0
-"""How long an ended worker's last words are waited for."""
+"""How long to wait for the last messages of a worker that has ended."""
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect to the cluster at `address`; `local` starts one here, and ends it with the block.
+    """Connect to the cluster at `address`; `local` starts one, and stops it after the block.
 
     Raises:
-        UserError: there is no cluster at the address.
+        UserError: there is no cluster at `address`.
     """
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -55,18 +55,17 @@ def connected(address: str) -> Iterator[None]:
 
 
 def n_machines() -> int:
-    """Return how many machines the cluster has; several nodes may be on one."""
+    """Return the number of machines of the cluster; several nodes may be on one machine."""
     return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
 
 def room(n_workers: int | None, *, threads: int, gpus: float | None) -> tuple[int, float]:
-    """Return how many workers there are to be, and the GPUs of each.
+    """Return the number of workers and the GPUs of each.
 
-    None workers stands for as many as the cluster has room for at once. Without `gpus` each gets
-    one if the cluster has any.
+    By default, as many workers as the cluster can run at once, each with one GPU if there are any.
 
     Raises:
-        UserError: no machine of the cluster has so many threads or GPUs.
+        UserError: no machine of the cluster has enough threads or GPUs.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = [int(node.get("CPU", 0)) for node in nodes]
@@ -87,13 +86,13 @@ def room(n_workers: int | None, *, threads: int, gpus: float | None) -> tuple[in
 
 
 def _n_fitting(node: Mapping[str, float], *, threads: int, gpus: float) -> int:
-    """Return how many workers a machine has room for at once."""
+    """Return the number of workers that a machine can run at once."""
     by_cores = int(node.get("CPU", 0.0)) // threads
     return min(by_cores, int(node.get("GPU", 0.0) / gpus)) if gpus else by_cores
 
 
 class RayWorker:
-    """A worker somewhere in the cluster; it waits until a machine has room for it."""
+    """A worker in the cluster; it starts when a machine has room for it."""
 
     def __init__(self, config: WorkerConfig, *, gpus: float) -> None:
         made: Any = ray.remote(_Actor)
@@ -106,7 +105,9 @@ class RayWorker:
     def told(self) -> list[str]:
         if not _is_ready(self._end):
             return self._answer(seconds=0)
-        return self._answer(TELL_SECONDS) + self._answer(TELL_SECONDS)  # an open question's first
+        return self._answer(TELL_SECONDS) + self._answer(
+            TELL_SECONDS
+        )  # the first answers an earlier request
 
     def end(self) -> End | None:
         if not _is_ready(self._end):
@@ -118,12 +119,12 @@ class RayWorker:
         return end
 
     def _answer(self, seconds: float) -> list[str]:
-        """Ask for its words, if that was not done before, and wait so long for them."""
+        """Request its messages, unless a request is pending, and wait for the answer."""
         if self._asked_for_words is None:
             self._asked_for_words = self._actor.told.remote()
         try:
             lines: list[str] = ray.get(self._asked_for_words, timeout=seconds)
-        except RayError:  # one of them: not within the time
+        except RayError:  # among others, a timeout
             return []
         self._asked_for_words = None
         self._has_begun = True
@@ -142,12 +143,12 @@ def _is_ready(reference: Any) -> bool:
 
 
 class _Actor:
-    """What runs on a machine of the cluster."""
+    """Runs on a machine of the cluster."""
 
     def __init__(self) -> None:
         self._stop = Stop()
         self._lines: list[str] = []
-        # Ray's main thread is not in Python, where a handler would run, until the process ends.
+        # Ray's main thread runs no Python until the process ends, so a signal handler would not run.
         told, tells = os.pipe()
         os.set_blocking(tells, False)
         signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -155,14 +156,14 @@ class _Actor:
         threading.Thread(target=self._heed, args=(told,), daemon=True).start()
 
     def _heed(self, told: int) -> None:
-        """Stop the work on SIGTERM, which a machine that is to go sends to all."""
+        """Stop on SIGTERM, which a machine sends to all processes before it shuts down."""
         while signal.SIGTERM not in os.read(told, 64):
             pass
         self._stop.signal = signal.SIGTERM
         self._stop.ask()
 
     def work(self, config: WorkerConfig) -> End:
-        """Be a worker; return how it ended."""
+        """Run a worker; return how it ended."""
         if not serve(config, self._stop, self._lines.append):
             return End(fate=Fate.FAILED)
         if self._stop.signal is not None:  # another machine may have room

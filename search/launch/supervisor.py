@@ -1,7 +1,7 @@
-"""Many workers of one search, wherever they run: started, watched, replaced and stopped.
+"""Starts, watches, replaces and stops the workers of a search, wherever they run.
 
-A worker that is killed loses nothing, since the database has all of it; here another is put in its
-place. How one is started is for `search.launch.processes` and `search.launch.ray_actors`.
+A killed worker loses nothing, since everything is in the database; it is replaced here. See
+`search.launch.processes` and `search.launch.ray_actors` for the two kinds of workers.
 """
 
 import itertools
@@ -22,16 +22,16 @@ from search.worker.stop import Stop
 
 POLL_SECONDS = 0.1
 DEATHS = 3
-"""So many times every worker may die before the search has recorded another epoch."""
+"""How often each worker may die before the search records another epoch."""
 
 
 class KeepsDying(Exception):
-    """Workers are killed before they get anything done; the message says by what."""
+    """Workers are killed before they record an epoch; the message names the cause."""
 
 
 class Fate(Enum):
     DONE = "the budget is spent, or it was asked to stop"
-    FAILED = "it met an error, which it has told"
+    FAILED = "it met an error, which it has reported"
     DIED = "its process or machine is gone"
 
 
@@ -39,25 +39,25 @@ class Fate(Enum):
 class End:
     fate: Fate
     why: str = ""
-    """Of one that died or was stopped: by what."""
+    """What killed or stopped it."""
 
 
 class Worker(Protocol):
-    """A worker that has been started somewhere."""
+    """A started worker."""
 
     def told(self) -> list[str]:
-        """Return what it has said since the last question."""
+        """Return its messages since the last call."""
 
     def end(self) -> End | None:
-        """Return how it ended; None while it works."""
+        """Return how it ended; None while it is working."""
 
     def ask_to_stop(self) -> None:
-        """Ask it, without waiting, to stop within a batch; it may have ended."""
+        """Ask it to stop within a batch, without waiting; it may already have ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What one worker of a machine has to itself."""
+    """The resources of one worker."""
 
     device: str
     threads: int
@@ -69,14 +69,12 @@ class Place:
 
 
 def deal(device_name: str, n_workers: int | None, *, threads: int | None) -> list[Place]:
-    """Return a place for each worker, CUDA devices in turn.
+    """Return a place for each worker, cycling through the CUDA devices.
 
-    None workers stands for one on each device, or on a CPU for as many as there are cores for the
-    threads of each.
+    By default one worker for each device, or on a CPU as many as there are cores for their threads.
 
     Raises:
-        UserError: PyTorch knows no such device, or this machine has none, or fewer cores than
-            `threads`.
+        UserError: the device does not exist, or this machine has fewer cores than `threads`.
     """
     chosen = device.choose(device_name)
     each, cores = threads or device.THREADS, usable_cores()
@@ -101,13 +99,13 @@ def supervise(
     progress: Callable[[], int],
     say: Callable[[str], None],
 ) -> int:
-    """Keep one worker of each of `start` at work until all have ended; return how many failed.
+    """Run one worker for each entry of `start` until all have ended; return how many failed.
 
-    One that dies is replaced, one that fails is not. `progress` returns a number that grows with
-    each epoch that the search records, whoever does. What asks `stop` asks all of them.
+    A worker that dies is replaced, a worker that fails is not. `progress` returns the number of
+    epochs that the search has recorded. A request to `stop` is passed on to all workers.
 
     Raises:
-        KeepsDying: they die and get nothing done; the others have been stopped.
+        KeepsDying: workers keep dying without recording an epoch; the others have been stopped.
     """
     at_work = {number: begin() for number, begin in enumerate(start, start=1)}
     deaths = _Deaths(limit=DEATHS * len(start), progress=progress)
@@ -120,7 +118,7 @@ def supervise(
             for worker in at_work.values():
                 worker.ask_to_stop()
         for number, worker in list(at_work.items()):
-            end = worker.end()  # asked first, so that all that an ended one has said is read
+            end = worker.end()  # asked first, so that all messages of an ended worker are read
             for line in worker.told():
                 say(f"worker {number}: {line}")
             if end is None:
@@ -128,7 +126,7 @@ def supervise(
             del at_work[number]
             failed += end.fate is Fate.FAILED
             if end.why and end.fate is Fate.DONE and not (stopping or stop.is_asked()):
-                # Somebody has asked this one alone.
+                # Only this worker was asked to stop.
                 say(f"worker {number} {end.why}; no other takes its place")
             if end.fate is not Fate.DIED or stopping:
                 continue
@@ -147,7 +145,7 @@ def supervise(
 
 
 class _Deaths:
-    """Counts deaths since the search last got on."""
+    """Counts deaths since the last recorded epoch."""
 
     def __init__(self, *, limit: int, progress: Callable[[], int]) -> None:
         self._limit = limit
@@ -156,7 +154,7 @@ class _Deaths:
         self._count = 0
 
     def are_too_many(self) -> bool:
-        """Count one more."""
+        """Count another death; return whether there are too many."""
         with tolerating_outage():
             if (now := self._progress()) > self._before:
                 self._before, self._count = now, 0
