@@ -104,6 +104,7 @@ def test_characters_that_an_encoding_lacks_are_replaced(encoding: str, expected:
     assert buffer.getvalue().decode(encoding) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "status", "said"),
     [
@@ -122,6 +123,7 @@ def test_help_that_cannot_be_printed_is_a_failure_told_in_one_line(
     assert done.stderr.removeprefix(b"python -m search.report: ") == said
 
 
+@pytest.mark.slow
 def test_a_report_is_utf_8_on_any_terminal_and_a_failure_if_it_cannot_be_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_report_is_utf_8_on_any_terminal_and_a_failure_if_it_cannot_be_printed
     assert _run([*report[:-1], "link.md"], tmp_path).stdout == done.stdout  # and nothing else
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["> /dev/full 2>&1", "<&- >&- 2>&-"])
 def test_a_search_that_nobody_can_listen_to_goes_on_to_its_end(tmp_path: Path, shell: str) -> None:
     done = _run(["search.run", *QUICK], tmp_path, shell)
@@ -160,6 +163,7 @@ def test_a_search_that_nobody_can_listen_to_goes_on_to_its_end(tmp_path: Path, s
     assert _states(tmp_path) == ["COMPLETE"]
 
 
+@pytest.mark.slow
 def test_a_search_does_not_wait_for_a_terminal_that_is_stopped(tmp_path: Path) -> None:
     """As Ctrl-S stops it; and the terminal has its cursor and the summary in the end."""
     with _on_terminal(["search.run", *QUICK[:-1], "3"], tmp_path) as (process, main):
@@ -173,6 +177,7 @@ def test_a_search_does_not_wait_for_a_terminal_that_is_stopped(tmp_path: Path) -
     assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_closed", [True, False])
 def test_a_search_whose_terminal_closes_or_is_stopped_stops_at_once_when_it_is_asked(
     tmp_path: Path, is_closed: bool

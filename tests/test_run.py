@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import QUICK, Command
 from tests.support.databases import states
 
@@ -105,6 +107,7 @@ def test_help_explains_every_option(search: Command) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None:
     options = [*map(str, QUICK[:-1]), "7"]
     shown = "".join(_on_terminal(["run", *options], tmp_path))

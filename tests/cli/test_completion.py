@@ -9,6 +9,8 @@ import pytest
 
 from search.cli.completion import devices
 
+pytestmark = pytest.mark.slow
+
 ASK = """
 eval "$(activate-global-python-argcomplete --dest=-)"
 COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9

@@ -34,6 +34,7 @@ def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", COMMANDS)
 def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[], Parser]) -> None:
     name = parser.__module__

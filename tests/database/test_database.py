@@ -132,6 +132,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_processes_open_an_empty_database_together_and_lock_each_other_out(
     url: str, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_processes_open_an_empty_database_together_and_lock_each_other_out(
     assert count.read_text() == "160"
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_the_lock_back(url: str) -> None:
     code = (
         "import sys, time\nfrom search.database.database import Database\n"
@@ -298,6 +300,7 @@ with Database(sys.argv[1]).lock("study"):
 """
 
 
+@pytest.mark.slow
 def test_all_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "folder").symlink_to("real")

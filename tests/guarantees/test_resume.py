@@ -125,6 +125,7 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
     assert train_again(study, trial, recorded, machine, print, lambda batches: None).is_same
 
 
+@pytest.mark.slow
 def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "search.run", *map(str, QUICK), "--epochs", "500"]
     shown = ""
@@ -166,6 +167,7 @@ def _started(url: str, folder: Path) -> Run:
     return Run(folder, "run", *OPTIONS, "--storage", url)
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
     url: str, tmp_path: Path
 ) -> None:

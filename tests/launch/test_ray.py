@@ -18,7 +18,12 @@ from tests.support.commands import Command
 from tests.support.databases import leased_pids
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.xdist_group("test_ray"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning"),
+]
 
 
 class Nodes:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = {
     "anywhere": "os.kill(os.getpid(), number)",
     "where an exception is lost": (

