@@ -23,6 +23,7 @@ from search.errors import UserError
 from search.vision.classifier import load
 from search.vision.images import load_dataset
 from search.weights import find
+from tests.support.commands import run_command
 from tests.support.kept_weights import check, expected_numbers, stored_sums
 from tests.support.wsgi import get
 
@@ -32,15 +33,11 @@ OPTIONS = ("--study", "digits", "--name", "cifar", "--images", "160", "--epochs"
            "--threads", "1", "--trials", "20")  # fmt: skip
 
 
-def _command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "search.run", *OPTIONS, *options]
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search; its name and database are those of the README's lines."""
     folder = tmp_path_factory.mktemp("searched")
-    done = subprocess.run(_command(), cwd=folder, capture_output=True, text=True, timeout=250)
+    done = run_command(folder, "run", *OPTIONS)
     assert (done.returncode, done.stderr) == (0, "")
     return folder
 

@@ -30,6 +30,8 @@ from search.study.study import Study
 from search.weights import find
 from tests.support.commands import run_command
 
+pytestmark = pytest.mark.slow
+
 STUDY = ("--study", "digits", "--threads", "1")
 SEARCH = (*STUDY, "--images", "100", "--epochs", "2", "--trials", "7")
 INVENTED = 0.99

@@ -45,7 +45,7 @@ from tests.support.databases import PASSWORD
         (["--study", "digits", "--select", "train"], "--select: invalid choice: 'train'"),
         (
             ["--study", "digits", "--device", "cuda:7"],
-            "no such device that PyTorch can use; nvidia-smi",
+            "this machine has no such device",
         ),
         (["--study", "digits", "--device", "gpu"], "give auto, cuda, cuda:1, mps or cpu"),
         (["--study", "digits", "--enqueue", "momentum=1"], "unknown parameter 'momentum'"),

@@ -5,11 +5,11 @@ Without its checkpoint it starts again and comes to the same figures.
 
 import dataclasses
 import hashlib
+import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -126,26 +126,23 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
 
 
 @pytest.mark.slow
-def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "search.run", *map(str, QUICK), "--epochs", "500"]
+def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
+    search: Command, tmp_path: Path
+) -> None:
+    options = (*QUICK, "--epochs", 500)
     shown = ""
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in iter(process.stdout.readline, ""):
-                shown += line
-                if "EPOCH" in line:
-                    break
-            process.send_signal(number)
+        with Run(tmp_path, "run", *options) as run:
+            run.until("EPOCH")
+            os.kill(run.pid, number)
             asked = time.monotonic()
-            rest = process.stdout.read()
-            assert process.wait(timeout=120) == status
-        assert time.monotonic() - asked < 10
-        assert f"Stopped by {number.name}; the same command goes on where it was." in rest
+            assert run.end() == status
+            assert time.monotonic() - asked < 10
+            assert f"Stopped by {number.name}; the same command goes on where it" in run.output
+            shown += run.output
         assert states(tmp_path)[0] == "RUNNING"
-        shown += rest
     (checkpoint,) = (tmp_path / "artifacts" / "files").iterdir()
-    assert subprocess.run([*command, "--timeout", "0.001"], cwd=tmp_path).returncode == 0
+    assert search("run", *options, "--timeout", 0.001).returncode == 0
     assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
     assert numbers == list(range(1, len(numbers) + 1))

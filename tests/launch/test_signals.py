@@ -1,4 +1,5 @@
-"""Signals at any moment of a command's life; those of a search at work are in test_run."""
+"""Signals at any moment of a command's life; those of a search at work are in
+`tests/guarantees/test_resume.py` and `test_launch.py`."""
 
 import os
 import signal

@@ -111,6 +111,7 @@ def test_samplers_of_optuna_are_repeatable_after_a_kill_with_any_seed(
     assert len({tuple(params.items()) for params in undisturbed}) > TRIALS // 2
 
 
+@pytest.mark.slow
 def test_the_gaussian_process_is_repeatable_after_a_kill() -> None:
     """Optuna's counts what a killed process has drawn for a trial as another trial that runs."""
     factory = partial(GPSampler, n_startup_trials=TRIALS - 2)

@@ -92,6 +92,7 @@ def _batches(
         yield batch, splits.train.labels[found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_twenty_steps_give_the_weights_of_a_plain_loop(
@@ -114,6 +115,7 @@ def test_twenty_steps_give_the_weights_of_a_plain_loop(
         torch.testing.assert_close(ours, theirs[name], rtol=0, atol=1e-8, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_in_float32_are_those_of_a_plain_loop(variant: str, few: Splits) -> None:
     choices = VARIANTS[variant]
@@ -134,6 +136,7 @@ def test_every_image_is_trained_on_once_an_epoch_in_a_new_order(few: Splits) -> 
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     optimizer: OptimizerName, digits: Dataset
@@ -146,6 +149,7 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     assert runs[0] != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", [1, 4])
 def test_training_that_goes_on_after_an_epoch_gives_the_figures_it_would_have(
