@@ -79,7 +79,7 @@ def _environment(service: dict[str, Any], url: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_file(
+def test_commands_run_with_the_environment_of_the_compose_file(
     compose: dict[str, Any], url: str, tmp_path: Path
 ) -> None:
     worker = compose["services"]["worker"]

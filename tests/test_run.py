@@ -59,7 +59,7 @@ def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
     assert set(states(tmp_path)) == set(range(10))
 
 
-def test_a_finished_study_has_room_for_a_trial_that_is_enqueued_and_keeps_it(
+def test_a_finished_study_has_room_for_an_enqueued_trial(
     search: Command,
 ) -> None:
     options = (*QUICK[:-1], 2, "--no-variants")

@@ -145,7 +145,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
         ({"artifacts": "elsewhere"}, "its weights are not in elsewhere/files; give `artifacts`"),
     ],
 )
-def test_what_is_not_there_is_refused_in_one_line(
+def test_missing_weights_are_refused(
     searched: Path, change: dict[str, Any], complaint: str
 ) -> None:
     asked: dict[str, Any] = {

@@ -58,7 +58,7 @@ from tests.support.databases import PASSWORD
         (["--study", "cifar", "--data", "text"], "--data text: "),
     ],
 )
-def test_bad_input_gets_one_line_status_2_and_nothing_is_written(
+def test_bad_input_is_refused_and_nothing_is_written(
     search: Command, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
     (tmp_path / "text").write_text("no database, no folder" * 50)

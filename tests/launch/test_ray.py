@@ -128,7 +128,7 @@ def test_ctrl_c_stops_workers_and_those_that_wait_for_room(nodes: Nodes, tmp_pat
         (("--threads", 9), "--threads 9: no machine of the Ray cluster has more than 1"),
     ],
 )
-def test_what_the_cluster_lacks_is_refused(
+def test_resources_that_the_cluster_lacks_are_refused(
     nodes: Nodes, search: Command, options: tuple[object, ...], complaint: str, tmp_path: Path
 ) -> None:
     done = search("run", *QUICK, "--ray", nodes.address, "--workers", 2, *options)

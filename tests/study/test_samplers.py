@@ -79,7 +79,7 @@ def _goodness(choices: Choices) -> float:
     return -abs(choices.lr - 0.01) + 0.1 * (choices.optimizer == "Adam")
 
 
-def test_a_search_interrupted_between_suggestions_samples_what_it_would_have() -> None:
+def test_an_interrupted_search_samples_what_it_would_have() -> None:
     undisturbed = _search({})
     # Two while parameters are drawn alone at random, two while TPE draws them together.
     assert _search({2: 1, 5: 8, 12: 4, 20: 7}) == undisturbed
@@ -154,7 +154,7 @@ def _no_seed() -> RandomSampler:
         ),
     ],
 )
-def test_what_makes_no_repeatable_sampler_is_refused_by_name(
+def test_a_sampler_that_is_not_repeatable_is_refused_by_name(
     study: Study, factory: Any, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=rf"^sampler: .*{complaint}") as error:

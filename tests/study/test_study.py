@@ -134,7 +134,7 @@ def test_the_reports_best_accuracies_are_kept() -> None:
         ({"images": 500, "published": None}, None),
     ],
 )
-def test_published_figures_compare_with_trials_on_all_images_of_their_dataset(
+def test_published_figures_compare_with_trials_on_all_images(
     changes: dict[str, Any], reason: str | None
 ) -> None:
     assert dataclasses.replace(load("cifar"), **changes).incomparable == reason
@@ -279,7 +279,7 @@ def test_a_study_file_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.M
         assert load(str(path)).trials == trials
 
 
-def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown study; known: cifar, digits"):
         load("cifra")
     with pytest.raises(UserError, match="no such file"):
@@ -315,7 +315,7 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
     ],
 )
-def test_what_is_wrong_in_a_file_of_ones_own_is_told_with_its_line(
+def test_an_error_in_a_study_file_is_named_with_its_line(
     tmp_path: Path, call: str, complaint: str
 ) -> None:
     path = tmp_path / "mine.py"
@@ -357,9 +357,7 @@ def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", 1, "best", "17"])
-def test_a_variants_name_is_that_of_no_other_trial_and_a_text_in_one_line(
-    study: Study, name: Any
-) -> None:
+def test_a_variants_name_is_unlike_those_of_other_trials(study: Study, name: Any) -> None:
     with pytest.raises(UserError, match="a variant's name is"):
         dataclasses.replace(study, variants={name: study.variants["question-1"]})
 

@@ -152,7 +152,7 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", [1, 4])
-def test_training_that_goes_on_after_an_epoch_gives_the_figures_it_would_have(
+def test_a_resumed_training_gives_the_figures_it_would_have(
     optimizer: OptimizerName, after: int, digits: Dataset
 ) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
@@ -206,7 +206,7 @@ def test_a_quick_look_is_held_out_and_tested_on_as_few_images(digits: Dataset) -
     assert torch.equal(splits.test.parts[0], digits.test.parts[0][:64])
 
 
-def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_only(
+def test_validation_leaves_test_images_for_the_last_epoch(
     digits: Dataset,
 ) -> None:
     splits = Splits.of(digits, n_train=1438 - 143, n_held_out=143, device=CPU)
@@ -241,7 +241,7 @@ def test_a_diverging_network_ends_within_its_epoch(digits: Dataset) -> None:
         next(_training(wild, splits).fit())
 
 
-def test_what_after_batch_raises_ends_the_training_there(digits: Dataset) -> None:
+def test_an_error_of_after_batch_ends_the_training(digits: Dataset) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
     counts: list[int] = []
 
