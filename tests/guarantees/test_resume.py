@@ -13,6 +13,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -152,8 +153,9 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
         assert f"[0 base] EPOCH: {int(after) + 1} " in then
 
 
-OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
-           "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
+OPTIONS = (*QUICK, "--images", 96, "--epochs", 5, "--trials", 20,
+           "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
+"""The last four trials are TPE's own suggestions."""
 BEGUN = "an epoch takes about"
 """What a search prints when its work begins."""
 KILLS = 5
@@ -164,16 +166,25 @@ def _started(url: str, folder: Path) -> Run:
     return Run(folder, "run", *OPTIONS, "--storage", url)
 
 
-@pytest.mark.slow
-def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
-    url: str, tmp_path: Path
-) -> None:
-    undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
-    with _started(undisturbed, tmp_path / "undisturbed") as whole:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], float]:
+    """The rows of a search that nobody killed, and the seconds that its work took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    url = f"sqlite:///{folder / 'search.db'}"
+    with _started(url, folder) as whole:
         whole.until(BEGUN)
         began = time.monotonic()
         assert whole.end() == 0
-    stretch = (time.monotonic() - began) / KILLS
+        seconds = time.monotonic() - began
+    return rows(url), seconds
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("test_resume")
+def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
+    url: str, undisturbed: tuple[list[dict[str, Any]], float], tmp_path: Path
+) -> None:
+    expected, seconds = undisturbed
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
     moments = random.Random(seed)
@@ -184,14 +195,13 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
             if number > 0:
                 run.until(BEGUN)
             with suppress(subprocess.TimeoutExpired):
-                run.end(moments.uniform(0, stretch if number else 1))
+                run.end(moments.uniform(0, seconds / KILLS if number else 1))
             run.kill()
             killed += run.end() == -signal.SIGKILL
     with _started(url, tmp_path / "killed") as last:
         assert last.end() == 0
     assert killed >= KILLS - 1
-    expected = rows(undisturbed)
-    assert len(expected) == 22
+    assert len(expected) == 20
     assert {row["state"] for row in expected} == {"COMPLETE", "PRUNED"}
     for ours, theirs in zip(rows(url), expected, strict=True):
         assert ours == theirs
@@ -205,9 +215,10 @@ def test_a_search_killed_in_a_bucket_ends_as_one_in_a_folder(
     search: Command, bucket: str, s3: S3, tmp_path: Path
 ) -> None:
     undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
-    assert search("run", *OPTIONS, "--storage", undisturbed).returncode == 0
+    options = (*QUICK, "--epochs", 4, "--trials", 9)
+    assert search("run", *options, "--storage", undisturbed).returncode == 0
     (tmp_path / "artifacts").rename(tmp_path / "undisturbed")
-    disturbed = [*OPTIONS, "--artifacts", bucket]
+    disturbed = [*options, "--artifacts", bucket]
     with Run(tmp_path, "run", *disturbed) as killed:
         killed.until("[1 question-1] EPOCH: 2")
         killed.kill()
