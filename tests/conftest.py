@@ -51,31 +51,16 @@ def _a_machine_without_cuda() -> Iterator[None]:
         yield
 
 
-PROCESSES = (
-    "test_database",
-    "test_claims",
-    "test_weights",
-    "test_s3",
-    "test_completion",
-    "test_pages",
-    "test_output",
-    "test_batchnorm",
-    "test_signals",
-    "test_report",
-    "test_dashboard",
-    "test_run",
-    "test_your_own",
-    "test_reproduce",
-    "test_docker",
-    "test_launch",
-    "test_cuda",
-    "test_ray",
-    "test_faults",
-)
-"""Files whose tests start processes of their own, which takes seconds each."""
-TOGETHER = ("test_dashboard", "test_batchnorm_measure", "test_ray", "test_report", "test_training",
-            "test_weights")  # fmt: skip
-"""Files whose tests share what is slow to make; one process runs them all."""
+MARKS = {
+    "search": "slow",
+    "server": "postgres",
+    "postgresql": "postgres",
+    "s3": "s3",
+    "bucket": "s3",
+    "browser": "browser",
+}
+"""Marks of tests by the name of a fixture, or by a parameter of `url` or `artifacts`, which ask for
+fixtures too."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,14 +68,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, metavar="DIR", help="folder for pictures of pages")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the quick tests first, and tell which of them one process is to run."""
+    """Mark tests by their fixtures, and put the quick ones first."""
     for item in items:
-        if item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    last = {name: place for place, name in enumerate(PROCESSES, start=1)}
-    items.sort(key=lambda item: last.get(item.path.stem, 0))
+        used = [*getattr(item, "fixturenames", ())]
+        if callspec := getattr(item, "callspec", None):
+            used += [value for value in callspec.params.values() if isinstance(value, str)]
+        for mark in {MARKS[name] for name in used if name in MARKS}:
+            item.add_marker(mark)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def compose() -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_the_dockerfile_and_the_compose_file_are_without_fault() -> None:
     tools = Path(sys.executable).parent
     for command in (
@@ -76,8 +77,9 @@ def _environment(service: dict[str, Any], url: str) -> dict[str, str]:
     return os.environ | {name: here[name] for name in service["environment"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_file(
+def test_commands_run_with_the_environment_of_the_compose_file(
     compose: dict[str, Any], url: str, tmp_path: Path
 ) -> None:
     worker = compose["services"]["worker"]
@@ -119,6 +121,7 @@ def test_the_workers_and_the_dashboard_run_with_the_environment_of_the_compose_f
         assert process.wait(timeout=120) == 143
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_container_that_is_stopped_leaves_cleanly(
     compose: dict[str, Any], url: str, tmp_path: Path

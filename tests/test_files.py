@@ -121,9 +121,7 @@ def test_a_folder_called_fd_is_a_folder_like_others(tmp_path: Path) -> None:
         ("n" * 256, "name too long"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_and_at_the_writing(
-    tmp_path: Path, name: str, fault: str
-) -> None:
+def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, fault: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
@@ -141,6 +139,7 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
     assert path.read_bytes() == b"content"
 
 
+@pytest.mark.slow
 def test_a_file_that_the_user_may_not_write_is_not_replaced() -> None:
     """Even if its folder would let him."""
     attempt = (
@@ -197,8 +196,9 @@ def test_writers_with_the_same_process_id_do_not_share_a_scratch_file(
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "report", "reproduce", "dashboard"])
-def test_a_current_folder_that_was_deleted_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_deleted_current_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "gone").mkdir()
     study = [] if name == "dashboard" else ["--study", "digits"]
     line = ["bash", "-c", 'rmdir "$PWD" && exec "$@"', "bash"]

@@ -33,7 +33,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def test_what_is_written_arrives_in_order(pipe: tuple[int, int]) -> None:
+def test_writes_arrive_in_order(pipe: tuple[int, int]) -> None:
     channel = Channel(pipe[1])
     for number in range(100):
         channel.write(f"{number}\n".encode())
@@ -42,7 +42,7 @@ def test_what_is_written_arrives_in_order(pipe: tuple[int, int]) -> None:
     assert channel.error is None
 
 
-def test_a_reader_that_does_not_read_is_waited_for_once_and_gets_all_in_the_end(
+def test_a_slow_reader_is_waited_for_once_and_gets_everything(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channel = Channel(pipe[1])
@@ -61,7 +61,7 @@ def test_a_reader_that_does_not_read_is_waited_for_once_and_gets_all_in_the_end(
     assert not channel.is_stuck
 
 
-def test_a_descriptor_that_another_process_has_made_non_blocking_gets_everything(
+def test_a_non_blocking_descriptor_gets_everything(
     pipe: tuple[int, int],
 ) -> None:
     os.set_blocking(pipe[1], False)
@@ -75,7 +75,7 @@ def test_a_descriptor_that_another_process_has_made_non_blocking_gets_everything
     assert channel.error is None
 
 
-def test_what_cannot_be_written_is_dropped_and_the_reason_kept(pipe: tuple[int, int]) -> None:
+def test_output_that_cannot_be_written_is_dropped(pipe: tuple[int, int]) -> None:
     os.close(pipe[0])
     gone = Channel(pipe[1])
     with open("/dev/full", "wb") as file:  # noqa: PTH123
@@ -104,6 +104,7 @@ def test_characters_that_an_encoding_lacks_are_replaced(encoding: str, expected:
     assert buffer.getvalue().decode(encoding) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "status", "said"),
     [
@@ -113,7 +114,7 @@ def test_characters_that_an_encoding_lacks_are_replaced(encoding: str, expected:
         (">&0", 1, b""),  # a pipe whose reader is gone
     ],
 )
-def test_help_that_cannot_be_printed_is_a_failure_told_in_one_line(
+def test_help_that_cannot_be_printed_is_a_failure(
     tmp_path: Path, pipe: tuple[int, int], shell: str, status: int, said: bytes
 ) -> None:
     os.close(pipe[0])
@@ -122,9 +123,8 @@ def test_help_that_cannot_be_printed_is_a_failure_told_in_one_line(
     assert done.stderr.removeprefix(b"python -m search.report: ") == said
 
 
-def test_a_report_is_utf_8_on_any_terminal_and_a_failure_if_it_cannot_be_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_report_is_utf_8_on_any_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "from dataclasses import replace\n"
         "from studies.digits import study\n"
@@ -153,6 +153,7 @@ def test_a_report_is_utf_8_on_any_terminal_and_a_failure_if_it_cannot_be_printed
     assert _run([*report[:-1], "link.md"], tmp_path).stdout == done.stdout  # and nothing else
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["> /dev/full 2>&1", "<&- >&- 2>&-"])
 def test_a_search_that_nobody_can_listen_to_goes_on_to_its_end(tmp_path: Path, shell: str) -> None:
     done = _run(["search.run", *QUICK], tmp_path, shell)
@@ -160,6 +161,7 @@ def test_a_search_that_nobody_can_listen_to_goes_on_to_its_end(tmp_path: Path, s
     assert _states(tmp_path) == ["COMPLETE"]
 
 
+@pytest.mark.slow
 def test_a_search_does_not_wait_for_a_terminal_that_is_stopped(tmp_path: Path) -> None:
     """As Ctrl-S stops it; and the terminal has its cursor and the summary in the end."""
     with _on_terminal(["search.run", *QUICK[:-1], "3"], tmp_path) as (process, main):
@@ -173,8 +175,9 @@ def test_a_search_does_not_wait_for_a_terminal_that_is_stopped(tmp_path: Path) -
     assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_closed", [True, False])
-def test_a_search_whose_terminal_closes_or_is_stopped_stops_at_once_when_it_is_asked(
+def test_a_search_whose_terminal_closes_or_is_stopped_ends_at_once(
     tmp_path: Path, is_closed: bool
 ) -> None:
     endless = ["search.run", *QUICK, "--epochs", "500"]

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import QUICK, Command
 from tests.support.databases import states
 
@@ -58,7 +60,7 @@ def test_a_finished_study_is_shown_at_once_and_extended_by_a_higher_budget(
     assert set(states(tmp_path)) == set(range(10))
 
 
-def test_a_finished_study_has_room_for_a_trial_that_is_enqueued_and_keeps_it(
+def test_a_finished_study_has_room_for_an_enqueued_trial(
     search: Command,
 ) -> None:
     options = (*QUICK[:-1], 2, "--no-variants")
@@ -106,6 +108,7 @@ def test_help_explains_every_option(search: Command) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None:
     options = [*map(str, QUICK[:-1]), "7"]
     shown = "".join(_on_terminal(["run", *options], tmp_path))

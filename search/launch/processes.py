@@ -26,8 +26,8 @@ from search.worker.serve import serve
 from search.worker.stop import Stop
 
 PRELOAD = (serve.__module__, "torch._dynamo", "alembic.command")
-"""Modules that the server imports. A worker's first optimizer and its database would import the last
-two, which takes a second."""
+"""Modules that the server imports; the last two would be imported by a worker's first optimizer and
+its database, which takes a second."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Keeps Python from importing modules of the current folder first: a user's random.py would hide

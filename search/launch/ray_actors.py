@@ -148,7 +148,7 @@ class _Actor:
     def __init__(self) -> None:
         self._stop = Stop()
         self._lines: list[str] = []
-        # Ray's main thread runs no Python until the process ends, so a signal handler would not run.
+        # Ray's main thread runs no Python, and so no signal handler, until the process ends.
         told, tells = os.pipe()
         os.set_blocking(tells, False)
         signal.signal(signal.SIGTERM, lambda number, frame: None)

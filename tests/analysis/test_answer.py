@@ -97,7 +97,7 @@ def test_re_runs_of_several_trials_decide_and_those_of_one_do_not(
     assert "With 2 fresh seeds the best is trial 1: test accuracy 0.6050 ± " in both.text
 
 
-def test_a_trial_with_fewer_re_runs_can_be_the_best_and_is_not_called_left_out(
+def test_a_trial_with_fewer_re_runs_can_be_the_best(
     database: Database, small: Study, searched: optuna.Study
 ) -> None:
     _run_again(database, small, {2: (0.50, 0.51, 0.52, 0.80, 0.80), 1: (0.60, 0.62, 0.61)})

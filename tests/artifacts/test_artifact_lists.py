@@ -60,7 +60,7 @@ def test_a_running_trials_newest_checkpoint_is_offered_and_handed_out(
     assert set(artifacts.ids("")) == set(after.values())
 
 
-def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
+def test_a_trials_list_is_cleared_before_it_ends(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A dashboard keeps for good what it has read of an ended trial.
@@ -73,7 +73,7 @@ def test_what_is_listed_of_a_trial_is_gone_before_it_ends(
     assert TrialState.PRUNED in {trial.state for trial in process.trials}
 
 
-def test_what_a_user_uploads_stays_listed(
+def test_a_users_upload_stays_listed(
     process: Process, artifacts: Artifacts, tmp_path: Path
 ) -> None:
     (tmp_path / "note.txt").write_text("mine")

@@ -80,7 +80,7 @@ def test_a_check_leaves_nothing_behind(artifacts: Artifacts, tmp_path: Path) -> 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_nobody_needs_of_one_study_is_told_from_the_rest(artifacts: Artifacts) -> None:
+def test_only_files_of_the_study_that_nobody_needs_are_unneeded(artifacts: Artifacts) -> None:
     store, other = Store(artifacts, "0a"), Store(artifacts, "0b")
     for one in (store, other):
         for number in (3, 4, 33):
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         "s3://bucket/a b",
     ],
 )
-def test_what_is_no_place_is_refused_in_one_line_without_its_secret(where: str) -> None:
+def test_a_place_that_is_none_is_refused_without_its_secret(where: str) -> None:
     with pytest.raises(UserError, match=r"^--artifacts: .*s3://BUCKET/PREFIX") as refused:
         open_artifacts(where)
     assert SECRET not in str(refused.value)
@@ -152,7 +152,7 @@ def test_a_bucket_that_may_not_be_used_is_refused(bucket: str) -> None:
     open_artifacts(bucket).check()
 
 
-def test_a_server_that_is_away_is_told_without_a_password(
+def test_a_server_that_is_away_is_named_without_a_password(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://me:{SECRET}@127.0.0.1:9")

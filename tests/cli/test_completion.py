@@ -9,6 +9,8 @@ import pytest
 
 from search.cli.completion import devices
 
+pytestmark = pytest.mark.slow
+
 ASK = """
 eval "$(activate-global-python-argcomplete --dest=-)"
 COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
@@ -62,7 +64,7 @@ def test_devices_are_those_of_the_machine(tmp_path: Path) -> None:
     assert devices(tmp_path) == ["auto", "cpu", "cuda", "mps", "cuda:0", "cuda:1"]
 
 
-def test_without_the_extra_help_and_commands_are_as_ever_and_a_shell_gets_no_answer() -> None:
+def test_without_the_extra_a_shell_gets_no_answer() -> None:
     code = "import sys; sys.modules['argcomplete'] = None\nimport search.run\n"
     command = [sys.executable, "-c", code + "sys.exit(search.run.main())", "--study", "cifra"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -20,7 +20,7 @@ COMMANDS = [run.parser, reproduce.parser, report.parser, dashboard.parser]
 
 
 @pytest.mark.parametrize("parser", [*COMMANDS, batchnorm.parser])
-def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
+def test_help_has_defaults_examples_and_exit_statuses(
     parser: Callable[[], Parser], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -34,6 +34,7 @@ def test_help_has_defaults_examples_and_exit_statuses_within_a_terminals_width(
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parser", COMMANDS)
 def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[], Parser]) -> None:
     name = parser.__module__
@@ -62,7 +63,7 @@ def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[],
         (reproduce.main, ["--study", "digits", "--top", "3"], "no such file in {folder}"),
     ],
 )
-def test_what_is_mistyped_or_missing_gets_one_line_with_the_way_out_and_status_2(
+def test_mistyped_or_missing_options_are_refused(
     main: Callable[[], int],
     options: list[str],
     complaint: str,
@@ -147,7 +148,7 @@ def test_a_python_that_lacks_the_packages_is_named(
     )
 
 
-def test_a_python_that_is_too_old_is_told_which_is_needed(
+def test_a_python_that_is_too_old_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))

@@ -111,7 +111,7 @@ def test_the_databases_clock_is_in_seconds(database: Database) -> None:
     assert first == pytest.approx(time.time(), abs=2)
 
 
-def test_what_the_lock_writes_is_there_whole_or_not_at_all(database: Database) -> None:
+def test_a_write_under_the_lock_is_whole_or_not_there(database: Database) -> None:
     with suppress(InterruptedError), database.lock("study") as connection:
         leases.grant(connection, study_key=STUDY, trial=7, holder=Holder(), seconds=60)
         raise InterruptedError
@@ -132,6 +132,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 def test_processes_open_an_empty_database_together_and_lock_each_other_out(
     url: str, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_processes_open_an_empty_database_together_and_lock_each_other_out(
     assert count.read_text() == "160"
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_the_lock_back(url: str) -> None:
     code = (
         "import sys, time\nfrom search.database.database import Database\n"
@@ -168,7 +170,7 @@ def test_sqlite_keeps_a_write_ahead_log(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_full_disk_is_told_with_the_way_out() -> None:
+def test_a_full_disk_is_named_with_the_way_out() -> None:
     error = sqlite3.OperationalError("database or disk is full")
     line = explained(make_url("sqlite:///search.db"), error)
     assert line.endswith("disk is full; free some space, or name a file on another disk")
@@ -181,7 +183,7 @@ def test_a_full_disk_is_told_with_the_way_out() -> None:
         (1 << 30, ""),
     ],
 )
-def test_an_error_of_the_disk_is_told_as_a_full_disk_if_it_is_one(
+def test_an_error_of_a_full_disk_is_named_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, cause: str
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
@@ -298,6 +300,7 @@ with Database(sys.argv[1]).lock("study"):
 """
 
 
+@pytest.mark.slow
 def test_all_names_of_a_file_have_one_lock(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "folder").symlink_to("real")

@@ -79,7 +79,7 @@ def test_a_study_renamed_in_the_database_is_whole(searched: Path, search: Comman
 
 
 @pytest.mark.parametrize("to", ["sqlite:///other.db", "sqlite:///search.db"])
-def test_a_copied_study_is_refused_by_every_command_and_keeps_the_originals_files(
+def test_a_copied_study_is_refused_by_every_command(
     searched: Path, search: Command, monkeypatch: pytest.MonkeyPatch, to: str
 ) -> None:
     monkeypatch.chdir(searched)
@@ -106,7 +106,7 @@ def test_a_copied_study_is_refused_by_every_command_and_keeps_the_originals_file
     assert (_epochs(searched, "digits"), _files(searched)) == (before, files)
 
 
-def test_deleting_a_copy_with_its_files_in_the_dashboard_keeps_the_originals(
+def test_deleting_a_copy_in_the_dashboard_keeps_the_originals_files(
     searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(searched)
@@ -130,9 +130,7 @@ def test_deleting_a_copy_with_its_files_in_the_dashboard_keeps_the_originals(
         assert _files(searched) == files
 
 
-def test_a_copied_database_goes_on_by_itself_and_leaves_the_originals_files(
-    searched: Path, search: Command
-) -> None:
+def test_a_copied_database_leaves_the_originals_files(searched: Path, search: Command) -> None:
     files, before = _files(searched), _epochs(searched, "digits")
     shutil.copy(searched / "search.db", searched / "copy.db")
     # In the copy, better trials push the original's out of the best five.

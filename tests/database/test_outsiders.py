@@ -30,6 +30,8 @@ from search.study.study import Study
 from search.weights import find
 from tests.support.commands import run_command
 
+pytestmark = pytest.mark.slow
+
 STUDY = ("--study", "digits", "--threads", "1")
 SEARCH = (*STUDY, "--images", "100", "--epochs", "2", "--trials", "7")
 INVENTED = 0.99
@@ -93,7 +95,7 @@ def test_trials_rank_by_what_was_recorded_alone(overview: Overview) -> None:
     assert max(scores) < INVENTED
 
 
-def test_what_was_told_stands_beside_what_was_measured(overview: Overview) -> None:
+def test_values_from_outside_stand_beside_measured_ones(overview: Overview) -> None:
     outsiders = {trial.number for trial in overview.trials if trial.number >= 7}
     ended = {trial.number for trial in overview.trials if trial.state.is_finished()}
     assert overview.told.keys() == {3} | (outsiders & ended)

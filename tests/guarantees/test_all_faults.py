@@ -7,6 +7,8 @@ import pytest
 
 from tests.faults import Ordeal
 
+pytestmark = pytest.mark.slow
+
 
 def test_many_workers_lose_nothing_by_any_fault(
     url: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -78,6 +78,7 @@ while (claim := claims.claim()) is not Standing.SPENT:
 """
 
 
+@pytest.mark.slow
 def test_processes_started_together_meet_the_budget(
     url: str,
 ) -> None:

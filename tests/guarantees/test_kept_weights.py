@@ -3,6 +3,7 @@
 A full disk costs the weights, with a warning, and not the trial.
 """
 
+import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import Connection, Engine, event
 
 from search.artifacts import retention, study_files
 from search.database import artifact_lists, optuna_internals, queries
@@ -22,6 +24,9 @@ from search.worker import claims, trial_files
 from tests.support.commands import QUICK, Command
 from tests.support.kept_weights import check, expected_numbers, file_sum, stored_sums
 from tests.support.process import Killed, Process, Start
+
+Line = tuple[str, int]
+"""A file and a line's number."""
 
 
 class Tracer:
@@ -39,37 +44,54 @@ class Tracer:
         )
     )
 
-    def __init__(self, last: tuple[str, int] | None = None) -> None:
-        self.lines: dict[tuple[str, int], None] = {}
-        self.functions: set[str] = set()
-        self._last = last
+    def __init__(self, folder: Path, last: Line | None = None) -> None:
+        self.lines: dict[Line, tuple[int, frozenset[str]]] = {}
+        """What was there when a line was met first: so many commits, and these files."""
+        self._folder, self._last = folder, last
+        self._commits = 0
 
     def run(self, process: Process) -> None:
         def trace_the_end(batches: int) -> None:
             if batches == 0:  # an image to evaluate: all has been trained
                 sys.settrace(self._trace)
 
+        def commit(connection: Connection) -> None:
+            self._commits += 1
+
         claim = process.claim()
+        event.listen(Engine, "commit", commit)
         try:
             process.run(claim, trace_the_end)
         finally:
             sys.settrace(None)
+            event.remove(Engine, "commit", commit)
+
+    def moments(self) -> list[Line]:
+        """Return the first and the last line of each stretch without a commit or a change of files:
+        a kill between them leaves the same behind."""
+        stretches = itertools.groupby(self.lines, key=lambda line: self.lines[line])
+        ends = ((lines[0], lines[-1]) for lines in ([*stretch] for _, stretch in stretches))
+        return list(dict.fromkeys(itertools.chain.from_iterable(ends)))
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
         if frame.f_code.co_filename not in self.FILES:
             return None
         if event == "line":
             line = (frame.f_code.co_filename, frame.f_lineno)
-            self.lines[line] = None
-            self.functions.add(frame.f_code.co_name)
+            if line not in self.lines:
+                self.lines[line] = (
+                    self._commits,
+                    frozenset(path.name for path in self._folder.iterdir()),
+                )
             if line == self._last:
                 sys.settrace(None)
                 raise Killed
         return self._trace
 
 
-def test_a_kill_at_any_line_leaves_no_weights_astray(
-    start: Start, tiny: Study, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_no_weights_astray(
+    start: Start, tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The later trial is the better one: each is kept, and pushes out the fifth before it.
     by_accuracy = queries.best
@@ -83,15 +105,14 @@ def test_a_kill_at_any_line_leaves_no_weights_astray(
     process = start(tiny)
     for _ in range(5):
         process.run(process.claim())
-    noted = Tracer()
-    noted.run(process)
-    lines = list(noted.lines)
-    assert {"save", "write", "finish", "end_trial", "enter", "drop_others"} <= noted.functions
     folder = tmp_path / "files"
-    step = 1 if url.startswith("sqlite") else 4  # the order of the steps is the same on both
-    for number, line in enumerate(lines[::step], start=6):
+    noted = Tracer(folder)
+    noted.run(process)
+    moments = noted.moments()
+    assert len(moments) >= 8, moments
+    for number, line in enumerate(moments, start=6):
         with pytest.raises(Killed):
-            Tracer(line).run(process)
+            Tracer(folder, line).run(process)
         _no_end_without_weights(process, folder)
         process.kept.sweep()  # as the same command does when it begins
         if process.database.optuna.get_all_trials(1)[number].state == TrialState.RUNNING:

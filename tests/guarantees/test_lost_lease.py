@@ -76,6 +76,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_is_free_at_once_on_the_same_host(
     url: str, workers: Workers
 ) -> None:

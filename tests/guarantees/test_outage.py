@@ -23,6 +23,7 @@ from search.errors import UserError
 from tests.support.process import Start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_connections_cut_at_any_statement_cost_no_figure(
     start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -73,6 +74,7 @@ def test_a_locked_file_is_an_outage_and_a_missing_column_is_not(
     assert is_outage(locked.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_process_stopped_with_the_lock_loses_it(url: str) -> None:
     code = (

@@ -5,14 +5,15 @@ Without its checkpoint it starts again and comes to the same figures.
 
 import dataclasses
 import hashlib
+import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -126,26 +127,24 @@ def test_a_trial_is_measured_as_it_was_begun_whoever_takes_it_over(
     assert train_again(study, trial, recorded, machine, print, lambda batches: None).is_same
 
 
-def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "search.run", *map(str, QUICK), "--epochs", "500"]
+@pytest.mark.slow
+def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
+    search: Command, tmp_path: Path
+) -> None:
+    options = (*QUICK, "--epochs", 500)
     shown = ""
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in iter(process.stdout.readline, ""):
-                shown += line
-                if "EPOCH" in line:
-                    break
-            process.send_signal(number)
+        with Run(tmp_path, "run", *options) as run:
+            run.until("EPOCH")
+            os.kill(run.pid, number)
             asked = time.monotonic()
-            rest = process.stdout.read()
-            assert process.wait(timeout=120) == status
-        assert time.monotonic() - asked < 10
-        assert f"Stopped by {number.name}; run the same command to resume." in rest
+            assert run.end() == status
+            assert time.monotonic() - asked < 10
+            assert f"Stopped by {number.name}; run the same command to resume" in run.output
+            shown += run.output
         assert states(tmp_path)[0] == "RUNNING"
-        shown += rest
     (checkpoint,) = (tmp_path / "artifacts" / "files").iterdir()
-    assert subprocess.run([*command, "--timeout", "0.001"], cwd=tmp_path).returncode == 0
+    assert search("run", *options, "--timeout", 0.001).returncode == 0
     assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -155,8 +154,9 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Pa
         assert f"[0 base] EPOCH: {int(after) + 1} " in then
 
 
-OPTIONS = ("--study", "digits", "--images", "160", "--epochs", "5", "--trials", "22",
-           "--threads", "1", "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
+OPTIONS = (*QUICK, "--images", 96, "--epochs", 5, "--trials", 20,
+           "--enqueue", "optimizer=SGD lr=0.02")  # fmt: skip
+"""The last four trials are TPE's own suggestions."""
 BEGUN = "On CPU"
 """What a search prints when its work begins."""
 KILLS = 5
@@ -167,15 +167,25 @@ def _started(url: str, folder: Path) -> Run:
     return Run(folder, "run", *OPTIONS, "--storage", url)
 
 
-def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
-    url: str, tmp_path: Path
-) -> None:
-    undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
-    with _started(undisturbed, tmp_path / "undisturbed") as whole:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], float]:
+    """The rows of a search that nobody killed, and the seconds that its work took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    url = f"sqlite:///{folder / 'search.db'}"
+    with _started(url, folder) as whole:
         whole.until(BEGUN)
         began = time.monotonic()
         assert whole.end() == 0
-    stretch = (time.monotonic() - began) / KILLS
+        seconds = time.monotonic() - began
+    return rows(url), seconds
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("test_resume")
+def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
+    url: str, undisturbed: tuple[list[dict[str, Any]], float], tmp_path: Path
+) -> None:
+    expected, seconds = undisturbed
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
     moments = random.Random(seed)
@@ -186,14 +196,13 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(
             if number > 0:
                 run.until(BEGUN)
             with suppress(subprocess.TimeoutExpired):
-                run.end(moments.uniform(0, stretch if number else 1))
+                run.end(moments.uniform(0, seconds / KILLS if number else 1))
             run.kill()
             killed += run.end() == -signal.SIGKILL
     with _started(url, tmp_path / "killed") as last:
         assert last.end() == 0
     assert killed >= KILLS - 1
-    expected = rows(undisturbed)
-    assert len(expected) == 22
+    assert len(expected) == 20
     assert {row["state"] for row in expected} == {"COMPLETE", "PRUNED"}
     for ours, theirs in zip(rows(url), expected, strict=True):
         assert ours == theirs
@@ -207,9 +216,10 @@ def test_a_search_killed_in_a_bucket_ends_as_one_in_a_folder(
     search: Command, bucket: str, s3: S3, tmp_path: Path
 ) -> None:
     undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
-    assert search("run", *OPTIONS, "--storage", undisturbed).returncode == 0
+    options = (*QUICK, "--epochs", 4, "--trials", 9)
+    assert search("run", *options, "--storage", undisturbed).returncode == 0
     (tmp_path / "artifacts").rename(tmp_path / "undisturbed")
-    disturbed = [*OPTIONS, "--artifacts", bucket]
+    disturbed = [*options, "--artifacts", bucket]
     with Run(tmp_path, "run", *disturbed) as killed:
         killed.until("[1 question-1] EPOCH: 2")
         killed.kill()

@@ -1,4 +1,5 @@
-"""Signals at any moment of a command's life; those of a search at work are in test_run."""
+"""Signals at any moment of a command's life; those of a search at work are in
+`tests/guarantees/test_resume.py` and `test_launch.py`."""
 
 import os
 import signal
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 MOMENTS = {
     "anywhere": "os.kill(os.getpid(), number)",

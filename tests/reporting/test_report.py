@@ -21,6 +21,8 @@ from search.study.study import load
 from tests.support.commands import Command, run_command
 from tests.support.made_up import made_up
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_report")]
+
 ROOT = Path(__file__).parents[2]
 QUICK = ("--study", "digits", "--threads", 1)
 EPOCHS = (

@@ -26,9 +26,7 @@ def test_the_command_trains_what_its_file_lacks(search: Command, tmp_path: Path)
         assert f"--variant {variant}: {fault}; known with one: question-1" in refused.stderr
 
 
-def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_trained_alike(
-    search: Command, tmp_path: Path
-) -> None:
+def test_figures_are_put_together_only_if_trained_alike(search: Command, tmp_path: Path) -> None:
     def probe(*options: object) -> str:
         done = search(
             COMMAND, "--study", "digits", "--variant", "question-1", "--threads", 1, *options
@@ -52,7 +50,7 @@ def test_figures_are_shown_with_what_they_depend_on_and_put_together_only_if_tra
     assert "there are runs of digits, and the study's are of cifar10" in refused.stderr
 
 
-def test_a_file_that_does_not_say_what_its_runs_were_trained_on_is_left_alone(
+def test_a_file_that_does_not_name_its_images_is_left_alone(
     search: Command, tmp_path: Path
 ) -> None:
     lines = (Path(batchnorm.__file__).parent / "runs.csv").read_text().splitlines()

@@ -21,6 +21,8 @@ from studies.cifar.batchnorm.changes import CHANGES
 from studies.cifar.batchnorm.measure import Batches, Watch
 from studies.cifar.batchnorm.records import ProbedEpoch, append, collapsed, read
 
+pytestmark = pytest.mark.xdist_group("test_batchnorm_measure")
+
 CPU = torch.device("cpu")
 WHICH = {
     "variant": "question-1",

@@ -81,7 +81,7 @@ def _goodness(choices: Choices) -> float:
     return -abs(choices.lr - 0.01) + 0.1 * (choices.optimizer == "Adam")
 
 
-def test_a_search_interrupted_between_suggestions_samples_what_it_would_have() -> None:
+def test_an_interrupted_search_samples_what_it_would_have() -> None:
     undisturbed = _search({})
     # Two while parameters are drawn alone at random, two while TPE draws them together.
     assert _search({2: 1, 5: 8, 12: 4, 20: 7}) == undisturbed
@@ -113,6 +113,7 @@ def test_samplers_of_optuna_are_repeatable_after_a_kill_with_any_seed(
     assert len({tuple(params.items()) for params in undisturbed}) > TRIALS // 2
 
 
+@pytest.mark.slow
 def test_the_gaussian_process_is_repeatable_after_a_kill() -> None:
     """Optuna's counts what a killed process has drawn for a trial as another trial that runs."""
     factory = partial(GPSampler, n_startup_trials=TRIALS - 2)
@@ -155,7 +156,7 @@ def _no_seed() -> RandomSampler:
         ),
     ],
 )
-def test_what_makes_no_repeatable_sampler_is_refused_by_name(
+def test_a_sampler_that_is_not_repeatable_is_refused_by_name(
     study: Study, factory: Any, complaint: str
 ) -> None:
     with pytest.raises(UserError, match=rf"^sampler: .*{complaint}") as error:

@@ -8,6 +8,7 @@ Tests that are about a command's start, its terminal or its signals start Python
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from search.launch.processes import warm_up
+from search.signals import STOPPING
 
 TIMEOUT_SECONDS = 250
 QUICK = ("--study", "digits", "--images", 160, "--epochs", 3, "--threads", 1, "--trials", 8)
@@ -50,6 +52,12 @@ class Run:
         self.kill()
         self._process.join()
         self._told.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Of its process, and of the group of processes that it and its workers are."""
+        assert self._process.pid is not None
+        return self._process.pid
 
     def kill(self) -> None:
         self._process.kill()
@@ -91,6 +99,8 @@ def run_command(folder: Path, name: str, *options: object) -> "subprocess.Comple
 def _be(
     command: list[str], folder: Path, environment: Mapping[str, str], output: Path, errors: Path
 ) -> None:
+    os.setsid()  # a group of its own, as a shell gives to each command
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # which the server blocks
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # what the server found with its own environment

@@ -114,7 +114,7 @@ def test_a_corrupt_picture_is_blamed_on_its_dataset(tmp_path: Path) -> None:
         load_dataset("torchvision:RenderedSST2", tmp_path, print)
 
 
-def test_without_a_network_the_way_by_hand_is_told_in_one_line(tmp_path: Path) -> None:
+def test_without_a_network_the_way_by_hand_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_dataset("torchvision:FashionMNIST", tmp_path, print)
     message = str(error.value)
@@ -154,7 +154,7 @@ def test_a_source_that_falls_silent_after_its_answer_is_given_up(
     assert time.monotonic() - began < 8
 
 
-def test_a_source_whose_answer_is_cut_off_is_told_in_one_line(
+def test_a_source_whose_answer_is_cut_off_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(Cut, tmp_path, monkeypatch) as url:
@@ -164,9 +164,7 @@ def test_a_source_whose_answer_is_cut_off_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_each_known_class_has_its_splits_downloads_itself_and_says_what_it_lacks(
-    name: str, tmp_path: Path
-) -> None:
+def test_each_known_class_has_its_splits_and_downloads_itself(name: str, tmp_path: Path) -> None:
     parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
     assert {SPLITS[name], "download"} <= parameters.keys()
     with pytest.raises(UserError, match=f"dataset torchvision:{name} is neither in --data"):

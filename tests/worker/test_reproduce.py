@@ -85,9 +85,7 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     database.close()
 
 
-def test_variants_are_repeated_as_the_search_has_them_unless_something_else_is_asked(
-    search: Command, tmp_path: Path
-) -> None:
+def test_variants_are_repeated_as_the_search_has_them(search: Command, tmp_path: Path) -> None:
     options = ("--images", 100, "--epochs", 1, "--seed", 5)
     assert search("run", *QUICK, *options, "--trials", 1).returncode == 0
     done = search("reproduce", *QUICK, "--variant", "base", "--epochs", 2, "--out", "runs.csv")
@@ -102,9 +100,7 @@ def test_variants_are_repeated_as_the_search_has_them_unless_something_else_is_a
     assert row.endswith(",digits,100,2,32,test")
 
 
-def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
-    search: Command, tmp_path: Path
-) -> None:
+def test_the_best_are_trained_with_the_same_fresh_seeds(search: Command, tmp_path: Path) -> None:
     assert search("run", *SEARCH, "--trials", 4).returncode == 0
     before = overview(tmp_path, "digits")
     best = before.ranked[:2]
@@ -142,7 +138,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds_in_a_study_of_their_own(
         (["--compare", "none.csv"], "--compare none.csv: no file that --out wrote"),
     ],
 )
-def test_what_cannot_be_reproduced_is_said_in_one_line(
+def test_a_trial_that_cannot_be_reproduced_is_refused(
     search: Command, tmp_path: Path, options: list[str], complaint: str
 ) -> None:
     Database(f"sqlite:///{tmp_path / 'search.db'}").close()
