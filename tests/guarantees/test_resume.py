@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.artifacts.store import open_artifacts
 from search.errors import UserError
 from search.study.study import Study
 from search.vision.classifier import load
@@ -60,7 +59,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_in_a_bucket(
 ) -> None:
     whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
     whole.run(whole.claim())
-    killed, heir = start(artifacts=bucket), start(artifacts=open_artifacts(bucket))
+    killed, heir = start(artifacts=bucket), start(artifacts=bucket)
     with pytest.raises(Killed):
         killed.run(killed.claim(), killed_at(calls))
     begun = len(killed.figures()[0])
