@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS = 60
 """PostgreSQL ends a session that is idle in a transaction for this long, which frees its lock.
 Locks are normally held for milliseconds."""
+POLL_SECONDS = 0.002
+"""How often SQLite's lock file is tried; locks are held for milliseconds."""
 POOL_SECONDS = 600
 """Time that a thread waits for a free connection of its process."""
 
@@ -269,7 +271,9 @@ def _file_lock(url: URL) -> FileLock:
         with suppress(PermissionError):  # the file belongs to another user
             lock.chmod(path.stat().st_mode & 0o777)
     # No soft lock: it would stay behind when its holder is killed.
-    return FileLock(lock, fallback_to_soft=False, preserve_lock_file=True)
+    return FileLock(
+        lock, poll_interval=POLL_SECONDS, fallback_to_soft=False, preserve_lock_file=True
+    )
 
 
 def _lock_key(name: str) -> int:

@@ -124,7 +124,7 @@ class Worker:
             DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
             StudyGone: somebody has deleted or renamed the study.
         """
-        notes = Notes(database=self.database, study=self.study, joined=self.joined)
+        notes = Notes.of(self.database, self.study)
         with tolerating_outage():
             self.kept.sweep()
             notes.update()
