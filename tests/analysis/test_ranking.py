@@ -30,7 +30,7 @@ def _apart(differences: list[float]) -> dict[int, float]:
         ([-0.10, -0.12, -0.20], "worse"),  # p = 0.02: worse, but not clearly
         ([-0.10, 0.02, -0.20], "tie"),
         ([-0.01, -0.01, -0.01], "worse"),
-        ([-0.01, -0.01 - 1e-16, -0.01], "worse"),  # the same but for rounding
+        ([-0.3, -0.3, -0.3], "worse"),  # equal but for rounding
         ([0.0, 0.0, 0.0], "tie"),
     ],
 )
