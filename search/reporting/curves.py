@@ -1,66 +1,44 @@
 """The learning curves of one trial as a picture: loss and accuracy, train and test in one plot.
 
-An SVG file of a few kilobytes, drawn in a millisecond or two, when somebody looks at the trial. The
-drawing is for `templates/curves.svg`; here is what it shows and where.
+An SVG file of some 30 KB, drawn in 0.2 s, when somebody looks at the trial. The first takes a
+second more, to import matplotlib.
 """
 
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from search.reporting.rendering import template
 from search.study.epoch import Epoch
 
-WIDTH, HEIGHT = 520, 480
-"""In pixels; of a shape that a dashboard's thumbnail fills."""
-MARGIN, TOP, BOTTOM = 60, 70, 64
-GAP = 56
-TICKS = 5
-"""About so many lines of the grid."""
+SIZE = 520 / 96, 480 / 96
+"""In inches of 96 pixels; of a shape that a dashboard's thumbnail fills."""
 LEAST = 0.05
 """Least height of a panel, in nats or as a fraction: a single epoch is no drama."""
 LEAST_SHARE = 1e-9
 """And as a share of the highest value, beside which a float can have no less."""
 MOST = {"accuracy": 1.0, "loss": math.inf}
 """What a figure can be at most; none is below zero."""
-DIGITS = 1e4
-"""From here on, a level of the grid is told in three digits, which the margin has room for."""
-LABELS = 12
-"""So many epochs at most have their number below."""
 COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
 """Of the palette of Okabe and Ito, which the colour-blind can tell apart. `batch` stands for the
 train loss where that was not measured, as for most sampled trials."""
-GREY = "#666666"
+STYLE = {
+    "svg.fonttype": "none",  # texts, not their outlines
+    "svg.hashsalt": "curves",  # the same ids for the same picture
+    "text.parse_math": False,
+    "axes.formatter.limits": (-4, 4),  # longer numbers do not fit beside a panel
+    "axes.grid": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+}
+_drawing = threading.Lock()
+"""matplotlib and its settings are for one thread at a time."""
 
 Published = Mapping[int, Mapping[str, float]]
 """By epoch: figures that somebody else published for the same choices."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tick:
-    at: float
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    split: str
-    color: str
-    dashed: bool
-    """Somebody else's."""
-    points: Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    name: str
-    left: float
-    top: float
-    width: float
-    height: float
-    ticks: Sequence[Tick]
-    epochs: Sequence[Tick]
-    lines: Sequence[Line]
 
 
 def curves_id(files: str, number: int) -> str:
@@ -70,59 +48,46 @@ def curves_id(files: str, number: int) -> str:
 
 
 def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
-    """Return the curves of a trial with one epoch at least, published ones dashed beside them."""
-    height = (HEIGHT - TOP - BOTTOM - GAP) / 2
-    panels = [
-        _panel(figure, TOP + place * (height + GAP), height, epochs, published)
-        for place, figure in enumerate(("accuracy", "loss"))
-    ]
-    text = template("curves.svg").render(
-        title=title,
-        width=WIDTH,
-        height=HEIGHT,
-        margin=MARGIN,
-        panels=panels,
-        legend=list(_legend(panels)),
-    )
-    return text.encode()
+    """Return the curves of a trial with one epoch at least, published ones dashed beside them.
 
+    The id of a curve is such as `test_loss`, and `published_test_loss`.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
-def _panel(
-    figure: str, top: float, height: float, epochs: Sequence[Epoch], published: Published
-) -> Panel:
-    curves = dict(_curves(figure, epochs, published))
-    values = [value for curve in curves.values() for value in curve.values()]
-    step, low, high = _grid(values, MOST[figure])
-    width = WIDTH - 1.5 * MARGIN
-    last = max(max(curve) for curve in curves.values()) if curves else 1
-
-    def x(number: int) -> float:
-        return round((number - 1) / max(last - 1, 1) * width, 1)
-
-    def y(value: float) -> float:
-        return round((high - value) / (high - low) * height, 1)
-
-    form = ".3g" if high >= DIGITS else f".{max(0, -math.floor(math.log10(step)))}f"
-    levels = [low + place * step for place in range(round((high - low) / step) + 1)]
-    every = math.ceil(last / LABELS)
-    return Panel(
-        name=f"{figure} by epoch",
-        left=MARGIN,
-        top=top,
-        width=width,
-        height=height,
-        ticks=[Tick(at=y(level), text=f"{level:{form}}") for level in levels],
-        epochs=[Tick(at=x(number), text=str(number)) for number in range(1, last + 1, every)],
-        lines=[
-            Line(
-                split=split,
-                color=COLORS[split],
-                dashed=dashed,
-                points=[(x(number), y(value)) for number, value in curve.items()],
-            )
-            for (split, dashed), curve in curves.items()
-        ],
-    )
+    written = io.BytesIO()
+    warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser will have it
+    with _drawing, style.context(["default", STYLE]):
+        figure = Figure(figsize=SIZE)
+        entries = {}
+        for name, axes in zip(MOST, figure.subplots(2, sharex=True), strict=True):
+            axes.set_title(f"{name} by epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.tick_params(labelbottom=True)
+            curves = dict(_curves(name, epochs, published))
+            for (split, dashed), curve in curves.items():
+                axes.plot(
+                    list(curve.keys()),
+                    list(curve.values()),
+                    "--" if dashed else "o-",
+                    color=COLORS[split],
+                    markersize=3.5,
+                    clip_on=False,
+                    gid=f"{'published_' * dashed}{split}_{name}",
+                )
+                entries[split] = Line2D([], [], color=COLORS[split], label=split)
+            if curves:
+                values = [value for curve in curves.values() for value in curve.values()]
+                axes.set_ylim(_limits(values, MOST[name]))
+        if published:
+            entries["published"] = Line2D([], [], color="grey", linestyle="--", label="published")
+        figure.suptitle(title, x=0.02, ha="left")
+        figure.legend(handles=list(entries.values()), loc="lower left", ncols=len(entries))
+        figure.subplots_adjust(left=0.1, right=0.96, top=0.86, bottom=0.13, hspace=0.35)
+        figure.savefig(written, format="svg", metadata={"Title": title, "Date": None})
+    return written.getvalue()
 
 
 def _curves(
@@ -141,25 +106,9 @@ def _curves(
                 yield (split, dashed), curve
 
 
-def _grid(values: Sequence[float], most: float) -> tuple[float, float, float]:
-    """Return a round step, and the lowest and highest multiple of it that enclose the values."""
-    lowest, highest = min(values, default=0.0), max(values, default=0.0)
-    span = max(highest - lowest, LEAST, highest * LEAST_SHARE)
-    if span > highest - lowest:  # as much above as below, but nothing that no figure can be
-        lowest = min(max((lowest + highest - span) / 2, 0.0), max(most, highest) - span)
-        highest = lowest + span
-    power = 10.0 ** math.floor(math.log10(span / TICKS))
-    step = next(power * n for n in (1, 2, 5, 10) if span <= power * n * TICKS)
-    low = math.floor(round(lowest / step, 6)) * step
-    return step, low, math.ceil(round(highest / step, 6)) * step
-
-
-def _legend(panels: Sequence[Panel]) -> Iterator[Mapping[str, object]]:
-    lines = [line for panel in panels for line in panel.lines]
-    entries = [(split, color, False) for split, color in {x.split: x.color for x in lines}.items()]
-    if any(line.dashed for line in lines):
-        entries.append(("published", GREY, True))
-    left = MARGIN
-    for text, color, dashed in entries:
-        yield {"left": left, "color": color, "dashed": dashed, "text": text}
-        left += 42 + 8 * len(text)
+def _limits(values: Collection[float], most: float) -> tuple[float, float]:
+    """Return the ends of an axis around the values, but nothing that no figure can be."""
+    lowest, highest = min(values), max(values)
+    middle = (lowest + highest) / 2
+    half = max((highest - lowest) * 1.1, LEAST, highest * LEAST_SHARE) / 2
+    return max(middle - half, 0.0), min(middle + half, max(most, highest))

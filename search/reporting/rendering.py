@@ -1,4 +1,4 @@
-"""The templates of what the service writes for readers: pages, notes and pictures."""
+"""The templates of what the service writes for readers: pages and notes."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 
 def template(name: str) -> Template:
-    """Return a template of the folder `templates`; what HTML and SVG are given is escaped."""
+    """Return a template of the folder `templates`; what HTML is given is escaped."""
     return _environment().get_template(name)
 
 
@@ -14,7 +14,7 @@ def template(name: str) -> Template:
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("search.reporting"),
-        autoescape=select_autoescape(("html", "svg")),
+        autoescape=select_autoescape(("html",)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
