@@ -137,7 +137,7 @@ def test_a_container_that_is_stopped_leaves_cleanly(
         rest = process.stdout.read()
         assert process.wait(timeout=120) == 143
     assert worker["stop_grace_period"] == "2m"
-    assert "the same command goes on where it was" in rest
+    assert "the same command resumes the study" in rest
 
 
 def _answer(address: str, token: str) -> str:

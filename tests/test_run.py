@@ -21,7 +21,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
-    assert lines[1] == "Look at it with: python -m search.dashboard"
+    assert lines[1] == "View it with: python -m search.dashboard"
     assert lines[2] == "On CPU, 1 thread."
     assert re.search(r"^An epoch takes about [0-9.]+ seconds.$", done.stdout, re.MULTILINE)
     figure = r"\d\.\d{5}"
@@ -90,7 +90,7 @@ def test_selecting_on_validation_says_so(search: Command) -> None:
 def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None:
     done = search("run", *QUICK, "--timeout", 0.001)
     assert done.returncode == 0
-    assert "Stopped by --timeout; the same command goes on where it was." in done.stdout
+    assert "Stopped by --timeout; the same command resumes the study." in done.stdout
     assert "6 waiting" in done.stdout
 
 

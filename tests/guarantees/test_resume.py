@@ -141,7 +141,7 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(tmp_path: Pa
             rest = process.stdout.read()
             assert process.wait(timeout=120) == status
         assert time.monotonic() - asked < 10
-        assert f"Stopped by {number.name}; the same command goes on where it was." in rest
+        assert f"Stopped by {number.name}; the same command resumes the study." in rest
         assert states(tmp_path)[0] == "RUNNING"
         shown += rest
     (checkpoint,) = (tmp_path / "artifacts" / "files").iterdir()

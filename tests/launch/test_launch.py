@@ -184,7 +184,7 @@ def test_what_a_terminal_or_a_service_manager_sends_to_all_stops_all_workers_wit
         rest = "".join(_lines(process))
         assert process.wait(timeout=120) == 128 + signal.Signals[signals[0]]
         assert time.monotonic() - asked < 10
-    assert f"Stopped by {signals[0]}; the same command goes on where it was." in rest
+    assert f"Stopped by {signals[0]}; the same command resumes the study." in rest
     assert "worker" not in rest
     assert not any(map(psutil.pid_exists, pids))
     assert leased_pids(tmp_path) == []

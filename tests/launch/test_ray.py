@@ -112,7 +112,7 @@ def test_ctrl_c_stops_workers_on_ray_and_those_that_wait_for_room(
     process.send_signal(signal.SIGINT)
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 130, shown
-    assert "Stopped by SIGINT; the same command goes on where it was." in shown
+    assert "Stopped by SIGINT; the same command resumes the study." in shown
     assert leased_pids(tmp_path) == []
 
 
