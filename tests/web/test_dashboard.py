@@ -271,7 +271,7 @@ def test_read_only_nothing_is_changed(
     page.get_by_label("delete study").click()
     page.get_by_role("button", name="Yes").click()
     page.get_by_text(f"Failed to delete study (id={study_id})").wait_for()
-    assert "read-only; started with --allow-edits it is not" in complaints[-1]
+    assert "read-only; --allow-edits allows edits" in complaints[-1]
     assert served.studies() == ["digits"]
     assert "mine" not in str(shown.optuna.get_study_system_attrs(study_id))
 
@@ -572,6 +572,6 @@ def test_a_port_that_is_taken_is_told_with_status_2(search: Command, tmp_path: P
         done = search("dashboard", "--port", port)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"python -m search.dashboard: error: --port {port}: the port is taken "
+        f"python -m search.dashboard: error: --port {port}: the port is in use "
         "(Address already in use); give another --port\n"
     )

@@ -237,7 +237,7 @@ def _figures(runs: list[Run]) -> RenderableType:
     images = "all images" if of.images is None else f"the first {of.images} images"
     table = FittedTable(
         title=f"{of.variant}, change: {of.change}",
-        columns=["figure", *states],
+        columns=["metric", *states],
         rows=[
             [
                 name.replace("_", " "),
