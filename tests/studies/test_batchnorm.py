@@ -61,7 +61,5 @@ def test_a_file_that_does_not_say_what_its_runs_were_trained_on_is_left_alone(
     for options in (("--variant", "question-1"), ("--show", "probes.csv")):
         refused = search(COMMAND, "--study", "digits", *options)
         assert refused.returncode == 2
-        assert (
-            "probes.csv: not a file written by --out, or one of an earlier" in refused.stderr
-        )
+        assert "probes.csv: not a file written by --out, or one of an earlier" in refused.stderr
     assert (tmp_path / "probes.csv").read_text() == earlier
