@@ -183,7 +183,7 @@ def folder_of_machine() -> Path:
     folder = temporary_folder() / f"search-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder}: it belongs to another user; give a TMPDIR of your own")
+        raise UserError(f"{folder}: it belongs to another user; set TMPDIR to another folder")
     return folder
 
 
