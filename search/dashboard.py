@@ -1,7 +1,7 @@
-"""Look at studies in a browser: `python -m search.dashboard`.
+"""View studies in a browser: `python -m search.dashboard`.
 
-Optuna's dashboard over the same database and files as the other commands. It is safe to leave
-running: read-only unless told otherwise, for this machine alone unless there is a token.
+Serves Optuna's dashboard from the same database and files as the other commands. It is safe to
+leave running: read-only by default, and reachable only from this machine unless there is a token.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "SEARCH_DASHBOARD_TOKEN"
 TOKEN_LENGTH = 16
-"""So many characters a token has at the least; half of what `openssl rand -hex 16` makes."""
+"""Minimum length of a token in characters; `openssl rand -hex 16` makes twice as many."""
 CONNECTIONS = 8
-"""To the database, one for each request that is being answered."""
+"""Database connections, one for each request being answered."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY_BYTES = 2**20
 MAX_UPLOAD_BYTES = 2**27
-"""What Optuna's dashboard takes."""
+"""The upload limit of Optuna's dashboard."""
 
 EPILOG = f"""\
 examples:
   python -m search.dashboard                   http://127.0.0.1:8080/, read-only
   python -m search.dashboard --port 0          on any free port, which it prints
-  python -m search.dashboard --allow-edits     notes, artifacts, renaming and deleting too
+  python -m search.dashboard --allow-edits     edit notes and artifacts, rename and delete studies
   {TOKEN_VARIABLE}=... python -m search.dashboard --host 0.0.0.0
 
-exit status: 1 the database went away at the start, 2 what was asked cannot be done,
+exit status: 1 the database went away at the start, 2 invalid request,
 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM
 """
 
@@ -46,8 +46,8 @@ exit status: 1 the database went away at the start, 2 what was asked cannot be d
 def parser() -> Parser:
     made = Parser(
         "search.dashboard",
-        "Show the studies of a database in a browser, with Optuna's dashboard: read-only and for "
-        "this machine alone, unless told otherwise.",
+        "Show the studies of a database in a browser, with Optuna's dashboard. By default it is "
+        "read-only and reachable only from this machine.",
     )
     made.epilog = EPILOG
     add_storage(made)
@@ -57,8 +57,8 @@ def parser() -> Parser:
         metavar="NAME",
         default=LOOPBACK[0],
         help="name or address of this machine to listen on, such as 0.0.0.0 for all of its "
-        f"addresses; where others can reach it, a token is asked for: ${TOKEN_VARIABLE}, the "
-        "password of any user name, sent without encryption unless a proxy adds it "
+        f"addresses; if others can reach it, ${TOKEN_VARIABLE} must hold a token, which clients "
+        "send as the password of any user name, unencrypted unless a proxy adds encryption "
         f"(default: {LOOPBACK[0]})",
     )
     made.add_argument(
@@ -71,8 +71,8 @@ def parser() -> Parser:
     made.add_argument(
         "--allow-edits",
         action="store_true",
-        help="let those who reach it change and delete studies; a note that somebody edits is left "
-        "as it is from then on (default: read-only)",
+        help="allow its users to change and delete studies; an edited note is no longer updated "
+        "(default: read-only)",
     )
     made.add_argument(
         "--allowed-host",
@@ -80,14 +80,14 @@ def parser() -> Parser:
         action="append",
         metavar="NAME",
         default=[],
-        help="a further name that it is reached by, such as a proxy's; can be given several times "
+        help="another host name that it answers to, such as a proxy's; can be given several times "
         "(default: the names of this machine, and --host)",
     )
     return made
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until a signal; nothing is written before all of what was asked is known to fit."""
+    """Check all options, then serve until a signal."""
     from search.artifacts.store import open_artifacts
     from search.database import url as storage_url
     from search.web.server import Address, serve
@@ -96,8 +96,8 @@ def run(options: argparse.Namespace) -> int:
     address = Address.of(options.host.strip("[]"), options.port)
     if token is None and not address.is_loopback:
         raise UserError(
-            f"--host {options.host}: others can reach it there, so it needs a token in "
-            f"{TOKEN_VARIABLE}, such as `openssl rand -hex 16` makes; or leave out --host"
+            f"--host {options.host}: others can reach this address, so a token is needed in "
+            f"{TOKEN_VARIABLE}; `openssl rand -hex 16` makes one, or leave out --host"
         )
     storage_url.check(options.storage, must_exist=True)
     artifacts = open_artifacts(options.artifacts)
@@ -138,26 +138,26 @@ def _token() -> str | None:
             f"{TOKEN_VARIABLE}: a token of {TOKEN_LENGTH} or more characters is needed, not "
             f"{len(token)}; `openssl rand -hex 16` makes one"
         )
-    if token and not token.isprintable():  # as bytes are not that are no UTF-8
+    if token and not token.isprintable():  # undecodable bytes are not printable either
         raise UserError(
-            f"{TOKEN_VARIABLE}: a token is text in UTF-8, without control characters; `openssl "
+            f"{TOKEN_VARIABLE}: a token must be UTF-8 text without control characters; `openssl "
             "rand -hex 16` makes one"
         )
     return token or None
 
 
 def _names(address: "Address", allowed: list[str]) -> frozenset[str]:
-    """Return the names it may be asked for as."""
+    """Return the host names that the dashboard answers to."""
     own = () if address.is_loopback else (socket.gethostname().lower(),)
     return frozenset({*LOOPBACK, address.host.lower(), *own, *allowed})
 
 
 def _host(text: str) -> str:
-    """Return a host's name in lower case."""
+    """Return a host name in lower case."""
     name = text.strip("[]").lower()
     if not re.fullmatch(r"[0-9a-z._-]+|[0-9a-f:.]+", name):
         raise argparse.ArgumentTypeError(
-            f"a name or an address alone is needed, such as search.example.org, not {text!r}"
+            f"a bare name or address is needed, such as search.example.org, not {text!r}"
         )
     return name
 

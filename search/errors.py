@@ -1,4 +1,4 @@
-"""The error that a user can cause and mend.
+"""The error for a mistake that the user can correct.
 
 Every command prints it as one line on standard error and exits with status 2; see
 `search.cli.parser.command`.
@@ -6,7 +6,7 @@ Every command prints it as one line on standard error and exits with status 2; s
 
 
 class UserError(ValueError):
-    """What was asked cannot be done; the message holds the rule, the value received, the way out.
+    """A request cannot be met; the message names the rule, the value received and the way out.
 
     The message is one line and never holds a password.
     """
@@ -16,6 +16,6 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Return `text` in one line, and as a terminal can show it: a file's name may hold line ends,
-    escape sequences, and bytes that are no characters."""
+    """Return `text` as one line that a terminal can show, with line ends, escape sequences and
+    undecodable bytes escaped; a file name may hold any of them."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and removed without a fuss; and where to."""
+"""Atomic writes, removal of files without errors, and the folder for temporary files."""
 
 import errno
 import hashlib
@@ -14,17 +14,18 @@ from pathlib import Path
 from search.errors import UserError
 
 _DESCRIPTORS = re.compile(r"/proc/(?P<process>\d+)(/task/\d+)?/fd|/dev/fd")
-"""Folders whose entries are open files: of one process, and of the one that looks."""
+"""Folders whose entries are open files: those of one process, and of the reading process."""
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Give the file at `path` this content, or leave it as it was; processes may do so at once.
+    """Replace the content of the file at `path`, or leave it unchanged, atomically.
 
-    A file keeps its mode, and a new one gets the umask's. A symbolic link stays, and its target is
-    written. What `is_stream` is written to, and not replaced.
+    Several processes may write at once. An existing file keeps its mode; a new one gets the mode of
+    the umask. Symbolic links are followed. A stream, see `is_stream`, is written to, not replaced.
 
     Raises:
-        OSError: the folder is full or not writable, or the file is not; nothing new is left.
+        OSError: the file or its folder is not writable, or the disk is full. No scratch file is
+            left.
     """
     if (descriptor := _descriptor(path)) is not None:
         write_all(descriptor, content)
@@ -36,10 +37,10 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Refuse what `write_out` would, before any work is done; leave nothing behind.
+    """Check, before any work is done, that `write_out` can write the file; leave nothing behind.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     with _blaming_out(path):
         if not is_stream(path):
@@ -50,10 +51,10 @@ def check_out(path: Path) -> None:
 
 
 def write_out(path: Path, content: bytes) -> bool:
-    """Write what `--out` names, as `write_whole` does; return whether it `is_stream`.
+    """Write the file of `--out` with `write_whole`; return whether it `is_stream`.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     with _blaming_out(path):
         has_reader = is_stream(path)
@@ -71,14 +72,14 @@ def _blaming_out(path: Path) -> Iterator[None]:
 
 def _replace(path: Path, content: bytes | memoryview) -> None:
     there = _replaceable(path)
-    # The process's id would not do: processes of several containers may have the same. Shortened,
-    # since the name may be as long as names can be.
+    # Not the process id: processes in several containers may share it. The name is shortened,
+    # since it may have the maximum length already.
     scratch = path.with_name(f"{path.name[:55]}.{secrets.token_hex(8)}.tmp")
     try:
         with scratch.open("xb", buffering=0) as file:
             write_all(file.fileno(), content)
             if there is not None:
-                with suppress(PermissionError):  # only root may give files away
+                with suppress(PermissionError):  # only root may change the owner
                     os.fchown(file.fileno(), there.st_uid, there.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
         scratch.replace(path)
@@ -88,10 +89,10 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
 
 
 def _replaceable(path: Path) -> os.stat_result | None:
-    """Return the status of the file at `path`; None if there is none.
+    """Return the status of the file at `path`; None if there is no file.
 
     Raises:
-        OSError: it is no file, or one that may not be written.
+        OSError: it is not a regular file, or not writable.
     """
     there = _status(path)
     if there is not None:
@@ -104,11 +105,11 @@ def _replaceable(path: Path) -> os.stat_result | None:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether `path` leads to a pipe, a terminal or the like, or to an open file of this
-    process, as /dev/stdout does: somebody reads there what is written.
+    """Return whether `path` is a pipe, a terminal or another device that has a reader, or an open
+    file of this process, such as /dev/stdout.
 
     Raises:
-        OSError: that cannot be told.
+        OSError: the status of the path cannot be read.
     """
     there = _status(path)
     kinds = (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISSOCK)
@@ -118,8 +119,8 @@ def is_stream(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """Return which open file of this process `path` leads to; None if to none."""
-    for _ in range(40):  # so many links the kernel follows
+    """Return the descriptor of this process that `path` resolves to; None if there is none."""
+    for _ in range(40):  # as many links as the kernel follows
         folder = _DESCRIPTORS.fullmatch(os.path.realpath(path.parent))
         if folder is not None and path.name.isdecimal():
             return int(path.name) if folder["process"] in (None, str(os.getpid())) else None
@@ -130,7 +131,7 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Return the status of what `path` leads to; None if there is nothing."""
+    """Return the status of `path`, links followed; None if it does not exist."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -138,14 +139,14 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def write_all(descriptor: int, content: bytes | memoryview) -> None:
-    """Write all of it, which a full disk or a pipe may take in parts."""
+    """Write all of `content`, also where a single write takes only a part of it."""
     left = memoryview(content).cast("B")
     while left:
         left = left[os.write(descriptor, left) :]
 
 
 def remove(path: Path) -> None:
-    """Remove a file that nobody needs; one that cannot be removed costs only its space."""
+    """Remove an unneeded file; one that cannot be removed is left, which costs only space."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -165,24 +166,24 @@ def temporary_folder() -> Path:
     """Return the folder for temporary files.
 
     Raises:
-        UserError: this machine has none that can be written to.
+        UserError: this machine has no writable one.
     """
     try:
         return Path(tempfile.gettempdir())
     except OSError as error:
-        raise UserError(f"{error.strerror}; name one, as by `export TMPDIR=FOLDER`") from error
+        raise UserError(f"{error.strerror}; name one, as with `export TMPDIR=FOLDER`") from error
 
 
 def folder_of_machine() -> Path:
-    """Return a folder that all processes of this user on this machine have, and nobody else.
+    """Return a folder shared by this user's processes on this machine, and closed to other users.
 
     Raises:
-        UserError: another user has made it, or there is no place for it.
+        UserError: it belongs to another user, or there is no folder for temporary files.
     """
     folder = temporary_folder() / f"search-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder}: it belongs to another user; give a TMPDIR of your own")
+        raise UserError(f"{folder}: it belongs to another user; set TMPDIR to another folder")
     return folder
 
 
@@ -190,11 +191,12 @@ def check_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be made or written to; leave nothing behind.
 
     Raises:
-        UserError: naming the option and the cause.
+        UserError: the folder cannot be made or written to; the message names the option and the
+            cause.
     """
     try:
         paths = folder, *folder.absolute().parents
-        # A link that leads nowhere is there too, and nothing can be made in its place.
+        # A dangling link counts as existing: no folder can be made in its place.
         there = next(path for path in paths if path.is_symlink() or _status(path))
         with tempfile.TemporaryFile(dir=there):
             pass

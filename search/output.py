@@ -1,8 +1,9 @@
 """Standard output and standard error of a command, which may be closed, full, hung up or stopped.
 
-A command whose work is elsewhere goes on when nobody can listen: what cannot be written is dropped,
-and a reader that does not read, as a terminal after Ctrl-S, is not waited for. Characters that the
-reader's encoding lacks are replaced. A command whose work is what it prints uses `deliver`.
+A command whose result is elsewhere continues without a reader: output that cannot be written is
+dropped, and a reader that has stopped, such as a terminal after Ctrl-S, does not block it.
+Characters missing from the encoding are replaced. A command whose result is its output uses
+`deliver`.
 """
 
 import codecs
@@ -17,25 +18,25 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 PATIENCE_SECONDS = 0.2
-"""So long a writer waits for a reader, and then no more until it has read everything."""
+"""How long a write waits for a slow reader. Later writes do not wait until it has caught up."""
 END_SECONDS = 2.0
-"""So long a command that was asked to stop waits for its readers at the end."""
+"""How long a command waits for its readers at the end."""
 CHUNK_BYTES = 65536
 PLAIN = {"±": "+/-", "…": "...", "×": "x", "–": "-", "—": "-", "−": "-", "√": "sqrt "}
-"""What stands for characters of our own in an encoding that lacks them."""
+"""Replacements for characters that this service prints, in encodings without them."""
 
 
 class NotDelivered(Exception):
-    """What a command was asked for could not be printed; raised from the system's error."""
+    """The output of a command could not be written; raised from the system's error."""
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    assert isinstance(error, UnicodeEncodeError), "it is for writing"
+    assert isinstance(error, UnicodeEncodeError), "used for encoding only"
     if plain := PLAIN.get(error.object[error.start]):
         return plain, error.start + 1
     end = next(
         (i for i in range(error.start, error.end) if error.object[i] in PLAIN), error.end
-    )  # an error may be of several characters
+    )  # an error may span several characters
     escaped = UnicodeEncodeError(error.encoding, error.object, error.start, end, error.reason)
     return codecs.backslashreplace_errors(escaped)
 
@@ -46,21 +47,21 @@ codecs.register_error(PLAINLY, _plainly)
 
 
 class Channel(io.BufferedIOBase):
-    """A file descriptor that takes everything at once, and writes it in a thread of its own."""
+    """A file descriptor that buffers everything written to it, and writes it in a thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._pending = bytearray()
         self._changed = threading.Condition()
         self.error: OSError | None = None
-        """Of what could not be written, the first."""
+        """The first error of a write."""
         self.is_stuck = False
-        """Whether the reader does not read."""
+        """Whether the reader has stopped reading."""
         threading.Thread(target=self._pass_on, name="output", daemon=True).start()
 
     @property
     def name(self) -> int:
-        """As of any file that was opened by its descriptor."""
+        """The descriptor, as for any file opened by descriptor."""
         return self._descriptor
 
     def writable(self) -> bool:
@@ -81,7 +82,8 @@ class Channel(io.BufferedIOBase):
         return len(data)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until everything is written or dropped, for ever if None; return whether it is."""
+        """Wait until everything is written or dropped, without limit if None; return whether it
+        is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending, seconds)
 
@@ -98,10 +100,10 @@ class Channel(io.BufferedIOBase):
                     self._changed.notify_all()
 
     def _written(self, chunk: bytes) -> int:
-        """Write some of the chunk; return how much is dealt with."""
+        """Write part of the chunk; return the number of bytes written or dropped."""
         try:
             return os.write(self._descriptor, chunk)
-        except BlockingIOError:  # another process has made the terminal so
+        except BlockingIOError:  # another process made the terminal non-blocking
             select.select((), (self._descriptor,), ())
             return 0
         except OSError as error:
@@ -111,10 +113,10 @@ class Channel(io.BufferedIOBase):
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Let nothing that happens to standard output or standard error end what is done within.
+    """Keep the block running whatever happens to standard output and standard error.
 
-    Streams that somebody has put in their place are left as they are. At the end the readers are
-    waited for, but not for long.
+    Streams that were replaced before are left as they are. At the end, wait up to `END_SECONDS`
+    for the readers.
     """
     closed = _fill_closed_descriptors()
     before = sys.stdout, sys.stderr
@@ -130,7 +132,7 @@ def kept() -> Iterator[None]:
 
 
 def finish(seconds: float | None = None) -> None:
-    """Wait until the readers have everything, as long as they take if None."""
+    """Wait until the readers have read everything, without limit if None."""
     for stream in (sys.stdout, sys.stderr):
         if channel := _channel(stream):
             stream.flush()
@@ -138,16 +140,16 @@ def finish(seconds: float | None = None) -> None:
 
 
 def is_stuck() -> bool:
-    """Return whether standard output has a reader that does not read."""
+    """Return whether the reader of standard output has stopped reading."""
     channel = _channel(sys.stdout)
     return channel is not None and channel.is_stuck
 
 
 def deliver(content: bytes | str) -> None:
-    """Print what the command was asked for; wait until its reader has it.
+    """Print the output of a command, and wait until its reader has read it.
 
     Raises:
-        NotDelivered: it cannot be written.
+        NotDelivered: the output cannot be written.
     """
     if isinstance(content, str):
         sys.stdout.write(content)
@@ -161,14 +163,14 @@ def deliver(content: bytes | str) -> None:
 
 
 def _fill_closed_descriptors() -> set[int]:
-    """Open the null device in place of the standard streams that are closed, which a database
-    might be opened as; return which they were."""
+    """Open the null device for each closed standard stream, so that no database gets its
+    descriptor; return the descriptors that were closed."""
     closed = set()
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor
             closed.add(descriptor)
     return closed
 

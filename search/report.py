@@ -1,6 +1,6 @@
-"""Tell what a study has found: `python -m search.report --study cifar`.
+"""Write a report on a study: `python -m search.report --study cifar`.
 
-One page that needs no network, or Markdown, CSV or JSON; made from the database alone.
+The report is a self-contained HTML page, Markdown, CSV or JSON, made from the database alone.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.reporting.report_data import Findings
 
 FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
-"""With the ending of the file's name."""
+"""The file name extension of each format."""
 
 EPILOG = """\
 examples:
@@ -31,15 +31,15 @@ examples:
   python -m search.report --study cifar --format markdown      writes report-cifar.md
   python -m search.report --study cifar --format json --out -  to standard output
 
-exit status: 0 done, 1 the database or standard output fails, 2 what was asked cannot be done
+exit status: 0 done, 1 the database or standard output failed, 2 invalid request
 """
 
 
 def parser() -> Parser:
     made = Parser(
         "search.report",
-        "Write what a study has found: the best trial, the variants beside their published "
-        "figures, what the search tried and saved. Reads the database alone.",
+        "Write a report on a study: the best trials, the variants beside their published figures, "
+        "what was searched, and what pruning saved. Reads only the database.",
     )
     made.epilog = EPILOG
     add_study(made)
@@ -47,20 +47,20 @@ def parser() -> Parser:
         "--format",
         choices=FORMATS,
         default="html",
-        help="a page for people, with charts, which needs the extra `report`; or, for programs, "
-        "markdown, csv with a line for each trial, json with everything (default: html)",
+        help="html, a page with charts, which needs the extra `report`; markdown; csv, with a line "
+        "for each trial; or json, with everything (default: html)",
     )
     made.add_argument(
         "--out",
         metavar="FILE",
         help="file to write, or - for standard output (default: report-NAME.html, .md, .csv or "
-        ".json, of the study's name)",
+        ".json, with the study's name)",
     )
     return made
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read the study, then write the report, whole or not at all."""
+    """Read the study, then write the report atomically."""
     from search.database import url as storage_url
     from search.database.identity import identify
     from search.study.study import load
@@ -89,10 +89,10 @@ def run(options: argparse.Namespace) -> int:
 def _written(findings: "Findings", form: str) -> str:
     if form == "html":
         try:
-            import plotly  # noqa: F401  # so that its absence is known from other errors
+            import plotly  # noqa: F401  # to tell its absence from other errors
         except ModuleNotFoundError:
             raise UserError(
-                "--format html: the charts need plotly, of the extra `report`; "
+                "--format html: the charts need plotly, which the extra `report` installs; "
                 "pip install '.[report]', or choose another --format"
             ) from None
         from search.reporting.html import html
@@ -104,7 +104,7 @@ def _written(findings: "Findings", form: str) -> str:
 
 
 def _named(options: argparse.Namespace) -> str:
-    """Return the options that name the study; the database's URL may hold a password."""
+    """Return the options that name the study, without the storage URL: it may hold a password."""
     named = {"--study": options.study, "--name": options.name}
     return " ".join(f"{option} {shlex.quote(v)}" for option, v in named.items() if v is not None)
 

@@ -1,8 +1,8 @@
 """Train variants and trials again: `python -m search.reproduce --study cifar`.
 
-The variants over several seeds, beside the figures that were published for them; a stored trial
-from its own seed, bit for bit; or the best trials with fresh seeds. The search is left untouched:
-re-runs with other seeds are recorded in studies of their own.
+Trains the variants over several seeds and compares them with the published figures; replays a
+stored trial from its own seed, bit for bit; or re-runs the best trials with fresh seeds. The search
+is unchanged: re-runs with other seeds are recorded in separate studies.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   python -m search.reproduce --study cifar --repeats 3           all variants, three seeds each
-  python -m search.reproduce --study cifar --variant question-3  one of them
-  python -m search.reproduce --study cifar --trial 17            the same figures again?
-  python -m search.reproduce --study cifar --trial best --repeats 5   what it really reaches
-  python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best, over seeds?
+  python -m search.reproduce --study cifar --variant question-3  one variant
+  python -m search.reproduce --study cifar --trial 17            replay: are the metrics the same?
+  python -m search.reproduce --study cifar --trial best --repeats 5   re-run with fresh seeds
+  python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best over seeds?
 
-exit status: 0 done, with --trial the same figures; 1 the work failed, or other figures; 2 what
-was asked cannot be done; 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command
-goes on)
+exit status: 0 done, with --trial the same metrics, 1 training failed, or the metrics differ,
+2 invalid request, 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command
+resumes)
 """
 
 
@@ -51,8 +51,8 @@ def parser() -> Parser:
     made = Parser(
         "search.reproduce",
         "Train the variants of a study over several seeds and compare them with the published "
-        "figures; train a trial of the study again and compare it with itself; or train the best "
-        "trials with fresh seeds, and compare them with each other.",
+        "figures; replay a trial and compare its metrics with the stored ones; or train the best "
+        "trials with fresh seeds and compare them with each other.",
     )
     made.epilog = EPILOG
     add_study(made)
@@ -69,25 +69,24 @@ def parser() -> Parser:
     what.add_argument(
         "--trial",
         metavar="N",
-        help="a trial of the study by its number, or `best`: train it again from its own seed, as "
-        "the study has it, and compare every figure; on the device and with the threads that it "
-        "was trained with, unless --device or --threads is given; with --repeats, train it with "
-        "fresh seeds "
+        help="replay a trial, by its number or `best`: train it again from its own seed with the "
+        "stored settings, and compare every metric; uses the trial's device and threads unless "
+        "--device or --threads is given; with --repeats, train it with fresh seeds instead "
         "(default: none)",
     )
     what.add_argument(
         "--top",
         type=whole(1, 100),
         metavar="N",
-        help="the best N trials of the study, each with the same fresh seeds, clear losers left "
-        "out of further ones (default: none)",
+        help="train the best N trials of the study with the same fresh seeds; clear losers skip "
+        "later seeds (default: none)",
     )
     what.add_argument(
         "--compare",
         action="append",
         type=Path,
         metavar="FILE",
-        help="train nothing, and compare the figures of a file that --out wrote; can be given "
+        help="train nothing, and compare the metrics in a file written by --out; can be given "
         "several times (default: none)",
     )
     add_repeats(made, "1 for variants, 5 for --top")
@@ -101,7 +100,7 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check what was asked, then train it again, or compare what was trained before."""
+    """Check all options, then train, or compare recorded runs."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
     from search.database import url as storage_url
@@ -116,11 +115,11 @@ def run(options: argparse.Namespace) -> int:
     of_search = options.trial is not None or options.top is not None
     if trained and of_search:
         mode = "--trial" if options.trial is not None else "--top"
-        raise UserError(f"--{next(iter(trained))}: with {mode} it is what the study has")
+        raise UserError(f"--{next(iter(trained))}: {mode} uses the study's value; leave it out")
     look = partial(identify, name=study.name)
     storage_url.check(options.storage, must_exist=of_search, look=look)
     artifacts = open_artifacts(options.artifacts)
-    if options.trial is None or options.repeats is not None:  # else nothing is kept
+    if options.trial is None or options.repeats is not None:  # a replay stores no artifacts
         artifacts.check()
     if options.out is not None:
         check_out(options.out)

@@ -1,6 +1,6 @@
 """Run or resume a search: `python -m search.run --study cifar`.
 
-Everything is in the database: run the same command to resume, however it was stopped.
+Everything is in the database: the same command resumes a search, however it was stopped.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   python -m search.run --study digits                     quick start: 20 trials, a minute or two
-  python -m search.run --study cifar                      run, or go on where it was
+  python -m search.run --study cifar                      run or resume
   python -m search.run --study cifar --workers auto       a trial on each core, or each GPU
   python -m search.run --study cifar --trials 120         extend a finished study
   python -m search.run --study cifar --enqueue "optimizer=SGD lr=0.02"
-  python -m search.run --study my/flowers.py              a study of your own
+  python -m search.run --study my/flowers.py              a custom study
   python -m search.run --study cifar --storage postgresql://me:secret@host/db
 
-exit status: 0 done, 1 the work failed, 2 what was asked cannot be done,
-129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command goes on)
+exit status: 0 done, 1 the search failed, 2 invalid request,
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command resumes)
 """
 
 
@@ -51,7 +51,7 @@ def parser() -> Parser:
     made = Parser(
         "search.run",
         "Run or resume a study: the fixed variants first, then sampled trials, pruned on accuracy, "
-        "until the study holds its budget of finished trials.",
+        "until the study has as many finished trials as its budget.",
     )
     made.epilog = EPILOG
     add_study(made)
@@ -62,18 +62,18 @@ def parser() -> Parser:
         "--trials",
         type=whole(1),
         metavar="N",
-        help="budget: finished trials of the study in all, pruned ones and variants among them; "
-        "kept with the study (default: what it was before, at first the study's; 60 for cifar, 20 "
-        "for digits)",
+        help="budget: the total number of finished trials, including pruned ones and variants; "
+        "stored with the study (default: the stored one, at first that of the study's file; 60 for "
+        "cifar, 20 for digits)",
     )
     made.add_argument(
         "--enqueue",
         action="append",
         default=[],
         metavar="PARAMS",
-        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; what is not named '
-        "of bn1, bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule is "
-        "sampled; it is never pruned, and the budget is raised if it has no room; can be given "
+        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others of bn1, '
+        "bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule are sampled; "
+        "the trial is never pruned, and raises a budget that is too small for it; can be given "
         "several times (default: none)",
     )
     made.add_argument(
@@ -81,29 +81,29 @@ def parser() -> Parser:
         type=workers,
         default=1,
         metavar="N",
-        help="workers, each a process that runs one trial at a time, CUDA devices dealt out in "
-        "turn; `auto` starts one for each CUDA device, or for each CPU core that this process may "
-        "use (default: 1)",
+        help="number of workers, processes that run one trial at a time each; CUDA devices are "
+        "assigned in turn; `auto` starts one for each CUDA device, or for each CPU core that this "
+        "process may use (default: 1)",
     )
     made.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="place the workers on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; `auto` finds "
-        "the one that this machine belongs to, `local` starts one; needs the extra `cluster` "
-        "(default: processes of this machine)",
+        help="run the workers on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; `auto` finds "
+        "this machine's cluster, `local` starts one; needs the extra `cluster` (default: processes "
+        "on this machine)",
     )
     made.add_argument(
         "--gpus-per-worker",
         type=_gpus,
         metavar="F",
-        help="with --ray: GPUs of each worker, a whole number, or a fraction for several workers "
-        "on one (default: 1 if the cluster has any, else 0)",
+        help="with --ray: GPUs for each worker, a whole number, or a fraction to share a GPU "
+        "(default: 1 if the cluster has any, else 0)",
     )
     made.add_argument(
         "--measure-train",
         action="store_true",
-        help="measure train loss and accuracy of sampled trials too, which costs a third of an "
-        "epoch; variants always have them (default: no)",
+        help="also measure the train loss and accuracy of sampled trials, which takes a third of "
+        "an epoch; those of variants are always measured (default: no)",
     )
     made.add_argument(
         "--variants",
@@ -116,7 +116,7 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check what was asked, then search; nothing is written before all of it is known to fit."""
+    """Check all options, then search; nothing is written before the checks pass."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
     from search.database import url as storage_url
@@ -179,7 +179,7 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, worker.joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
-        _say(out, f"Look at it with: {_dashboard(options, database)}")
+        _say(out, f"View it with: {_dashboard(options, database)}")
         if done < budget:
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
@@ -204,11 +204,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:
-    """Return the command that shows the study in a browser, the database's password masked."""
+    """Return the command that shows the study in a browser, without the database's password."""
     words, usual = ["python -m search.dashboard"], parser()
     if options.storage != usual.get_default("storage"):
         url = shlex.quote(str(database))
-        if database.url.password:  # other users see the options of a process
+        if database.url.password:  # other users can see a process's options
             words.insert(0, f"{STORAGE_VARIABLE}={url}")
         else:
             words.append(f"--storage {url}")
@@ -222,7 +222,7 @@ def _say(out: "Console", line: str) -> None:
 
 
 def _gpus(text: str) -> float:
-    """Return a number of GPUs as Ray takes it: whole, or a fraction of one."""
+    """Return a number of GPUs that Ray accepts: a whole number, or a fraction of one GPU."""
     number = decimal_number(text)
     if number is None or number < 0 or (number > 1 and number != int(number)):
         raise argparse.ArgumentTypeError(

@@ -1,6 +1,6 @@
-"""The signals that ask a process to stop: Ctrl-C, a service manager's, and a terminal that closes.
+"""The signals that ask a process to stop: from Ctrl-C, a service manager or a closing terminal.
 
-One that is ignored when the process starts stays ignored, as `nohup` has it.
+A signal that is ignored when the process starts stays ignored, as with `nohup`.
 """
 
 import atexit
@@ -17,12 +17,12 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks to stop."""
+    """A signal asked the process to stop."""
 
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Call `handler` on each signal of `STOPPING` that is not ignored."""
+    """Call `handler` on each signal in `STOPPING` that is not ignored."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     heeded = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
     try:
@@ -35,8 +35,10 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
 
 
 def interruptible(work: Callable[[], int]) -> int:
-    """Return the status that `work` returns, or 128 and the number of the signal that stops it, as
-    `Interrupted`. Another signal ends the process at once."""
+    """Return the status of `work`, or 128 plus the number of the signal that stopped it.
+
+    The signal raises `Interrupted` in `work`. A second signal ends the process at once.
+    """
     first: list[int] = []
     at_work = False
     hook = sys.unraisablehook
@@ -45,16 +47,16 @@ def interruptible(work: Callable[[], int]) -> int:
         first.append(number)
         if len(first) == 1 and at_work:
             raise Interrupted(number)
-        if number != signal.SIGHUP or not at_work:  # it comes twice where a shell's terminal closes
+        if number != signal.SIGHUP or not at_work:  # a shell whose terminal closes sends it twice
             os._exit(128 + first[0])
 
     def unraised(lost: Any) -> None:
-        # In a callback of Python's own, as imports have them, an exception is lost.
+        # Python drops an exception raised in one of its callbacks, such as those of imports.
         if isinstance(lost.exc_value, Interrupted):
             os._exit(128 + first[0])
         hook(lost)
 
-    atexit.register(gc.freeze)  # else Python looks through all of PyTorch's objects at its end
+    atexit.register(gc.freeze)  # else Python collects all of PyTorch's objects at exit
     sys.unraisablehook = unraised
     with handled(interrupt):
         try:
@@ -62,7 +64,7 @@ def interruptible(work: Callable[[], int]) -> int:
             status = work()
             return 128 + first[0] if first and status else status
         except BaseException as error:
-            if first:  # whatever a library has made of it
+            if first:  # a library may have raised another exception instead
                 return 128 + first[0]
             if isinstance(error, KeyboardInterrupt):
                 return 128 + signal.SIGINT
@@ -73,7 +75,7 @@ def interruptible(work: Callable[[], int]) -> int:
 
 
 def end_at_once() -> None:
-    """Let each signal of `STOPPING` that is not ignored end the process without a word."""
+    """Let each signal in `STOPPING` that is not ignored end the process without a message."""
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: os._exit(128 + number))

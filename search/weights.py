@@ -1,10 +1,10 @@
-"""The weights that a study kept, for use in Python: where they are, and what they classify.
+"""Find the weights that a study kept, and classify images with them.
 
     from search.weights import find, load
     classifier = load(find("sqlite:///search.db", "cifar", "best"))
     print(classifier.classify("frog.png"))
 
-A file that was downloaded needs no finding: `load("cifar-17.safetensors")`.
+A downloaded file is loaded by its path: `load("cifar-17.safetensors")`.
 """
 
 from contextlib import closing
@@ -31,16 +31,16 @@ __all__ = ["Classifier", "find", "load"]
 def find(
     storage: str, study: str, trial: str | int, *, artifacts: str | Path = "artifacts"
 ) -> Path:
-    """Return the path of a trial's weights, once the file's SHA-256 is that in the database.
+    """Return the path of a trial's weights, after checking the file's SHA-256 with the database.
 
     `storage` is the URL of the database and `study` the study's name in it. `trial` is a number, a
-    variant's name, or `best`: by the mean over fresh seeds, once there are re-runs. `artifacts` is
-    what the search was given as `--artifacts`; what is in a bucket is copied once to this machine's
-    folder for temporary files.
+    variant's name, or `best`: the best by the mean over fresh seeds, once there are re-runs.
+    `artifacts` is the value of the search's `--artifacts`; a file in a bucket is copied once to
+    this machine's folder for temporary files.
 
     Raises:
-        UserError: there is no such database, study or trial, its weights were not kept, or their
-            file is missing or damaged.
+        UserError: the database, the study or the trial does not exist, the weights were not kept,
+            or their file is missing or damaged.
     """
     storage_url.check(storage, must_exist=True)
     with closing(Database(storage, may_create=False)) as database:
@@ -68,7 +68,8 @@ def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> Fro
         raise UserError("trial best: no trial of the study is complete yet")
     runs = [t for t in trials if t.user_attrs.get(VARIANT) == asked and is_first_run(t.user_attrs)]
     if runs:
-        # All but one of several have failed, or are others' trials that were given its name later.
+        # Of several, only one is complete: the others failed, or other programs gave their trials
+        # this name later.
         complete = [trial for trial in runs if overview.score(trial) is not None]
         return (complete or runs[-1:])[0]
     for trial in trials:
@@ -80,7 +81,7 @@ def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> Fro
 
 
 def _rows(database: Database, study_key: str) -> dict[int, tuple[str, str]]:
-    """Return SHA-256 and artifact id of the kept weights by the trial's number."""
+    """Return the SHA-256 and artifact id of the kept weights, by trial number."""
     query = select(table).where(table.c.study_key == study_key)
     with database.engine.connect() as connection:
         return {row.trial: (row.sha256, row.artifact_id) for row in connection.execute(query)}
@@ -89,8 +90,8 @@ def _rows(database: Database, study_key: str) -> dict[int, tuple[str, str]]:
 def _not_kept(trial: FrozenTrial, there: list[FrozenTrial]) -> str:
     known = ", ".join(f"{t.number} {t.user_attrs.get(VARIANT, '')}".strip() for t in there)
     return (
-        f"trial {trial.number}: it is {trial.state.name}, and its weights were not kept; kept are "
-        f"those of {known or 'no trial'}"
+        f"trial {trial.number}: it is {trial.state.name}, and its weights were not kept; the study "
+        f"has those of {known or 'no trial'}"
     )
 
 
@@ -104,12 +105,12 @@ def _verified(artifacts: Artifacts, artifact_id: str, sha256: str, number: int) 
     found = file_sha256(path)
     if found is None:
         raise UserError(
-            f"trial {number}: its weights are not in {artifacts}; give `artifacts`, what the "
-            "search had as --artifacts"
+            f"trial {number}: its weights are not in {artifacts}; give `artifacts`, the value of "
+            "the search's --artifacts"
         )
     if found != sha256:
         raise UserError(
             f"trial {number}: {path} is damaged: its SHA-256 is {found[:16]}… and not "
-            f"{sha256[:16]}…; bring back the file, or train the trial again"
+            f"{sha256[:16]}…; restore the file, or train the trial again"
         )
     return path

@@ -1,6 +1,6 @@
-"""Handwritten digits: the same search on 1,797 images of 8×8 that come with scikit-learn.
+"""Handwritten digits: the same search on the 1,797 images of 8×8 in scikit-learn.
 
-Real data, no network access, and trials of seconds: the quick start, and what the tests run.
+Used for the quick start and the tests: real data, no network access, and trials of seconds.
 """
 
 from search.study import Study

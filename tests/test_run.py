@@ -23,7 +23,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
-    assert lines[1] == "Look at it with: python -m search.dashboard"
+    assert lines[1] == "View it with: python -m search.dashboard"
     assert lines[2] == "On CPU, 1 thread."
     assert re.search(r"^An epoch takes about [0-9.]+ seconds.$", done.stdout, re.MULTILINE)
     figure = r"\d\.\d{5}"

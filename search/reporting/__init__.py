@@ -1,1 +1,1 @@
-"""What a study has found, for readers: tables, charts, pages, notes, the live view."""
+"""Presents the results of a study: tables, charts, reports, notes and the live view."""

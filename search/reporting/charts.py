@@ -1,4 +1,4 @@
-"""The charts of a report, as Plotly figures; what Optuna draws well is drawn by Optuna."""
+"""The charts of a report, as Plotly figures, from Optuna's plots where possible."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,13 +12,13 @@ from search.study.choices import FIELDS
 from search.study.trial_attributes import REASON, is_fixed, label
 
 TRAIN, TEST, GREY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
-"""Of the palette of Okabe and Ito, which the colour-blind can tell apart."""
+"""Colours of the colour-blind-safe palette of Okabe and Ito, and a grey."""
 PARALLEL = 200
-"""So many of the best trials have a line in the parallel coordinates: a line is a trace."""
+"""The maximum number of trials in the parallel coordinates, the best ones."""
 
 
 def history(findings: Findings) -> go.Figure:
-    """Return the accuracy of each completed trial, and the best so far."""
+    """Return a plot of the accuracy of each completed trial and the best value so far."""
     figure = optuna.visualization.plot_optimization_history(
         findings.copy, target_name=_accuracy(findings)
     )
@@ -27,17 +27,17 @@ def history(findings: Findings) -> go.Figure:
 
 
 def importances(findings: Findings) -> go.Figure:
-    """Return a bar for each parameter, the most important at the top."""
+    """Return a bar chart of the parameter importances, the highest at the top."""
     names = list(findings.importances)[::-1]
     values = [findings.importances[name] for name in names]
     bar = go.Bar(
         x=values, y=names, orientation="h", marker_color=TRAIN, text=values, texttemplate="%{x:.2f}"
     )
-    return _styled(go.Figure(bar), height=320).update_layout(xaxis_title="importance, of 1")
+    return _styled(go.Figure(bar), height=320).update_layout(xaxis_title="importance (sum 1)")
 
 
 def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
-    """Yield for each parameter the accuracies over its values."""
+    """Yield the name of each parameter with a plot of accuracy over its values."""
     for name in FIELDS:
         if any(name in trial.params for trial in findings.overview.ranked):
             figure = optuna.visualization.plot_slice(
@@ -49,7 +49,7 @@ def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
 
 
 def parallel_coordinates(findings: Findings) -> go.Figure:
-    """Return a line for each of the best completed trials through its values."""
+    """Return the parallel coordinates of the best completed trials, up to `PARALLEL`."""
     few = optuna.create_study(direction="maximize")
     few.add_trials(findings.overview.ranked[:PARALLEL])
     figure = optuna.visualization.plot_parallel_coordinate(few, target_name=_accuracy(findings))
@@ -57,7 +57,7 @@ def parallel_coordinates(findings: Findings) -> go.Figure:
 
 
 def learning_curves(findings: Findings) -> go.Figure:
-    """Return every trial's accuracy by epoch; a pruned one ends in a cross."""
+    """Return the accuracy of every trial by epoch, with a cross where a trial was pruned."""
     trials = [trial for trial in findings.overview.trials if findings.overview.of(trial)]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     fixed = [trial for trial in trials if is_fixed(trial)]
@@ -79,11 +79,11 @@ def learning_curves(findings: Findings) -> go.Figure:
 
 
 def variant(findings: Findings, name: str, figure: str) -> go.Figure:
-    """Return a variant's curves of `figure`, `loss` or `accuracy`, over the training images and
-    those that the study selects on.
+    """Return a variant's curves of `figure`, `loss` or `accuracy`, on the training images and on
+    the study's selection images.
 
-    Ours is the mean over the seeds, in the band from the lowest to the highest; the published
-    curve, of one run, is dashed.
+    Our curve is the mean over the seeds, in a band from the lowest to the highest value. The
+    published curve, of a single run, is dashed.
     """
     report = "report, not comparable" if findings.trained[name].incomparable else "report"
     made = go.Figure()
@@ -120,7 +120,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
                 )
             )  # fmt: skip
     made.update_layout(xaxis=_epochs(findings), yaxis_title=figure)
-    if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten all else
+    if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten the rest
         made.update_yaxes(type="log", dtick=1)
     return _styled(made, height=300)
 
@@ -128,7 +128,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
 def _lines(
     findings: Findings, trials: Sequence[FrozenTrial], name: str, colour: str, *, width: int = 1
 ) -> go.Scatter:
-    """Return the curves of `trials` as one trace, with a gap after each: a trace each is slow."""
+    """Return the curves of `trials` as one trace with gaps: a trace for each trial is slow."""
     x: list[float | None] = []
     y: list[float | None] = []
     text: list[str] = []
@@ -156,12 +156,12 @@ def _crosses(findings: Findings, pruned: Sequence[FrozenTrial]) -> go.Scatter:
 
 
 def _epochs(findings: Findings) -> dict[str, object]:
-    """Return an axis of epochs, with a tick for each while they have room."""
+    """Return the settings of an epoch axis, with a tick at every epoch if there are at most 12."""
     return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
 
 
 def _escaped(trial: FrozenTrial) -> str:
-    """Return the reason without what Plotly would take for markup."""
+    """Return the reason with Plotly's markup characters escaped."""
     return str(trial.user_attrs.get(REASON, "")).replace("&", "&amp;").replace("<", "&lt;")
 
 
@@ -170,7 +170,7 @@ def _accuracy(findings: Findings) -> str:
 
 
 def _styled(figure: go.Figure, *, height: int) -> go.Figure:
-    """Return the figure without a title, which stands on the page, and as wide as its place."""
+    """Return the figure without a title, which the page shows, and with responsive width."""
     return figure.update_layout(
         template="plotly_white",
         title=None,

@@ -1,4 +1,4 @@
-"""A report for other programs: Markdown, CSV with a line for each trial, JSON with everything."""
+"""Reports in Markdown, in CSV with a line for each trial, and in JSON with everything."""
 
 import csv
 import io
@@ -16,21 +16,22 @@ from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
 COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", "told",
            "honest_mean", "honest_n", *FIELDS)  # fmt: skip
-"""Of the CSV: accuracy is that of the split that selects, empty unless the trial was trained to its
-end here; epochs those that it ran, and seconds their wall time; told, what somebody else made of
-it; honest_mean and honest_n of its re-runs with fresh seeds."""
+"""Columns of the CSV. `accuracy` is on the selection split, and empty unless this service trained
+the trial to its end. `epochs` counts the recorded epochs; `seconds` is their wall time. `told` is
+the outcome that another program recorded. `honest_mean` and `honest_n` are the mean test accuracy
+and the number of the re-runs with fresh seeds."""
 
 
 def markdown(findings: Findings) -> str:
-    """Return the report's words and tables."""
+    """Return the report's text and tables in Markdown."""
     parts = [
         ("The best trials", "", tables.best_trials(findings)),
         ("The variants", tables.compared(findings), tables.variants(findings)),
-        ("Which parameters matter", "", _importances(findings)),
+        ("Parameter importances", "", _importances(findings)),
         ("What pruning saved", "", tables.savings(findings)),
         ("Failed and diverged trials", "", tables.failures(findings)),
-        ("Ended by somebody else", "", tables.told(findings)),
-        ("Where it ran", "", tables.environments(findings)),
+        ("Finished outside the service", "", tables.told(findings)),
+        ("Environments", "", tables.environments(findings)),
     ]
     return template("report.md").render(
         study=findings.study,
@@ -42,7 +43,7 @@ def markdown(findings: Findings) -> str:
 
 
 def comma_separated(findings: Findings) -> str:
-    """Return a line for each trial, under `COLUMNS`."""
+    """Return CSV with the header `COLUMNS` and a line for each trial."""
     lines = io.StringIO(newline="")
     table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
     table.writeheader()
@@ -60,13 +61,16 @@ def comma_separated(findings: Findings) -> str:
 def as_json(findings: Findings) -> str:
     """Return everything as one JSON object.
 
-    `study`, `dataset`, `images` (null for all), `select`, `epochs` and `seed` of the study; `best`,
-    a trial's number or null, by re-run mean once there are re-runs; `ties`, the trials that these
-    cannot tell from it; `trials`, each with its params and epochs, and in `told` what somebody else
-    made of it; `honest`, by a trial's number its accuracy with fresh seeds; `variants`, by name our
-    runs, the images and epochs that they were trained for, the published epochs, why these cannot
-    be compared (null if they can) and the verdict; `importances`; `savings`. A figure that is not a
-    number is null.
+    - `study`, `dataset`, `images` (null for all), `select`, `epochs`, `seed`: the study.
+    - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the
+      numbers of the trials that the re-runs cannot tell from it.
+    - `trials`: each with its params and epochs; `told` is the outcome from another program.
+    - `honest`: the accuracy with fresh seeds, by trial number.
+    - `variants`: by name, our runs, their images and epochs, the published epochs, why the two
+      cannot be compared (null if they can) and the verdict.
+    - `importances`, `savings`.
+
+    Values that are not finite are null.
     """
     study = findings.study
     published: dict[str, dict[int, Any]] = {}
@@ -119,11 +123,11 @@ def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
 
 def _importances(findings: Findings) -> tables.Table:
     rows = [(name, f"{value:.3f}") for name, value in findings.importances.items()]
-    return tables.Table(columns=("parameter", "importance, of 1"), rows=rows)
+    return tables.Table(columns=("parameter", "importance (sum 1)"), rows=rows)
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with null for what JSON has no number for."""
+    """Return `value` with None in place of floats that are not finite: JSON has no such numbers."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, list):

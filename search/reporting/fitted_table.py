@@ -1,8 +1,8 @@
 """Tables that fit a terminal of any width.
 
-Where there is room, a table has all its columns. In a narrower terminal its headings are broken
-between words, then the texts of the columns that may be, and then columns are left out, the least
-important ones first. The first column says what a row is about, and stays whole.
+A table keeps all its columns where there is room. In a narrower terminal, headings wrap between
+words, then the cells of foldable columns wrap, then columns are dropped, the least important
+first. The first column identifies the row, and is never dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,21 @@ from rich.table import Table
 from rich.text import Text
 
 UNBOUNDED = 10_000
-"""Columns of a terminal in which any table has room."""
+"""A terminal width, in characters, that fits any table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedTable:
-    """A table of plain texts: what looks like markup in them is none.
-
-    A column is named by its heading.
-    """
+    """A table of plain text, without markup. Columns are identified by their headings."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: Sequence[str] = ()
-    """Columns that are aligned at the left, as the first one is; the others are at the right."""
+    """Left-aligned columns, besides the first; the others are right-aligned."""
     foldable: Sequence[str] = ()
-    """Columns whose cells may be broken between words."""
+    """Columns whose cells may wrap between words."""
     droppable: Sequence[str] = ()
-    """Columns that may be left out, in this order."""
+    """Columns that may be dropped, in this order."""
     title: str = ""
     box: Box | None = HEAVY_HEAD
 
@@ -51,19 +48,19 @@ class FittedTable:
     def _measured(
         self, console: Console, options: ConsoleOptions, widths: Mapping[str, int]
     ) -> int:
-        """Return the width of the whole table, with its borders."""
+        """Return the width of the whole table, including its borders."""
         unbounded = options.update(width=UNBOUNDED)
         return Measurement.get(console, unbounded, self._table(widths)).maximum
 
     def _filled(self, widths: Mapping[str, int], room: int) -> Mapping[str, int]:
-        """Return the widths with `room` given to what is broken, the shortest first.
+        """Return the widths with `room` given to wrapped columns, the shortest first.
 
-        A negative one is taken from the first column.
+        A negative `room` is taken from the first column.
         """
         filled = dict(widths)
         if room < 0:
             filled[self.columns[0]] = max(filled[self.columns[0]] + room, 1)
-        for whole in (self._cells, self._texts):  # a broken heading is easier to read than a cell
+        for whole in (self._cells, self._texts):  # wrapped headings read better than cells
             lengths = {name: max(map(cell_len, (*whole(name), ""))) for name in widths}
             for name in sorted(widths, key=lengths.__getitem__):
                 more = lengths[name] - filled[name]
@@ -97,7 +94,7 @@ class FittedTable:
         return [name, *self._cells(name)]
 
     def _least(self, name: str) -> int:
-        """Return the width at which no word is broken, and no cell but a foldable one."""
+        """Return the least width at which no word breaks, and only foldable cells wrap."""
         foldable = self._texts(name) if name in self.foldable else [name]
         words = [word for text in foldable for word in text.split()]
         return max(map(cell_len, words if name in self.foldable else (*words, *self._cells(name))))

@@ -1,4 +1,4 @@
-"""A report as one page of HTML, with everything it needs inside."""
+"""A report as one self-contained HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class Section:
     text: str = ""
     table: Table | None = None
     charts: Sequence[tuple[str, str]] = ()
-    """A heading, which may be empty, and the chart as JSON."""
+    """Pairs of a heading, which may be empty, and a chart as JSON."""
     layout: Literal["one", "wide", "small"] = "one"
-    """How many charts stand side by side where there is room: one, two, or three."""
+    """One, two or three charts side by side where there is room."""
 
 
 def html(findings: Findings) -> str:
-    """Return the page; it loads nothing from anywhere."""
+    """Return the page; it loads nothing from the network."""
     return template("report.html").render(
         study=findings.study,
         database=findings.database,
@@ -48,7 +48,7 @@ def _sections(findings: Findings) -> list[Section]:
         _history(findings),
         Section(
             title="Learning curves",
-            text="A pruned trial ends in a cross; point at it to read why.",
+            text="A cross marks where a trial was pruned; point at it to see the reason.",
             charts=[("", _json(charts.learning_curves(findings)))],
         ),
         Section(title="What pruning saved", table=tables.savings(findings)),
@@ -57,11 +57,12 @@ def _sections(findings: Findings) -> list[Section]:
             table=tables.failures(findings) if findings.failures else None,
         ),
         Section(
-            title="Ended by somebody else",
-            text="Others can end trials with Optuna and its dashboard. These are not ranked.",
+            title="Finished outside the service",
+            text="Other programs, such as Optuna's dashboard, finished these trials. They are not "
+            "ranked.",
             table=tables.told(findings) if findings.overview.told else None,
         ),
-        Section(title="Where it ran", table=tables.environments(findings)),
+        Section(title="Environments", table=tables.environments(findings)),
     ]
     if findings.best is not None:
         found[3:3] = _parameters(findings)
@@ -71,9 +72,9 @@ def _sections(findings: Findings) -> list[Section]:
 def _variants(findings: Findings) -> Section:
     if not findings.variants:
         return Section(title="The variants")
-    text = "Solid: the mean of our seeds, in the band from the lowest to the highest."
+    text = "Solid: the mean over our seeds, in a band from the lowest to the highest."
     if findings.verdicts:
-        text += f" Dashed: the report's one run. {tables.compared(findings)}"
+        text += f" Dashed: the published run. {tables.compared(findings)}"
     return Section(
         title="The variants",
         text=text,
@@ -95,9 +96,9 @@ def _history(findings: Findings) -> Section:
 
 def _parameters(findings: Findings) -> list[Section]:
     importances = Section(
-        title="Which parameters matter",
-        text="Share of the difference between good and middling trials that a parameter accounts "
-        "for (PED-ANOVA, over the completed trials).",
+        title="Parameter importances",
+        text="The share of the difference between good and average trials that each parameter "
+        "explains (PED-ANOVA, over the completed trials).",
         charts=[("", _json(charts.importances(findings)))] if findings.importances else [],
         layout="one",
     )
@@ -107,13 +108,13 @@ def _parameters(findings: Findings) -> list[Section]:
         Section(title="Accuracy over each parameter", charts=slices, layout="small"),
         Section(
             title="Parallel coordinates",
-            text=f"Each line is a completed trial; the best {charts.PARALLEL} at most.",
+            text=f"Each line is a completed trial; at most the best {charts.PARALLEL}.",
             charts=[("", _json(charts.parallel_coordinates(findings)))],
         ),
     ]
 
 
 def _json(figure: go.Figure) -> str:
-    """Return the figure as JSON that no text in it can break out of a script element with."""
+    """Return the figure as JSON that is safe inside a script element."""
     text: str = plotly.io.to_json(figure)
     return text.replace("<", "\\u003c")

@@ -1,8 +1,8 @@
-"""What a study says of itself in Optuna's dashboard: a note on the study, one on each variant.
+"""The notes in Optuna's dashboard: one on the study and one on each variant.
 
-Written after trials have ended, from a few queries whose cost hardly grows with the study. A note
-that somebody else wrote or changed stays: each of ours ends in a line that is not shown, with the
-SHA-256 of the rest. It goes where the note goes, as when the dashboard renames a study.
+Workers write them after trials, with a few queries whose cost hardly grows with the study. A note
+that a user wrote or changed is kept: each generated note ends in an invisible line with the SHA-256
+of the rest. As a part of the note, this line survives when the dashboard renames a study.
 """
 
 import hashlib
@@ -37,30 +37,30 @@ from search.study.study import Study
 from search.study.trial_attributes import FINISHED, label
 
 BEST = 5
-"""So many of the best trials are in the note, and in a search's last table."""
+"""Maximum number of best trials in the note, and in the final table of a search."""
 TOLD = 10
-"""So many of the trials that somebody else completed are in the note."""
+"""Maximum number of trials completed by other programs in the note."""
 SIGNATURE = "\n\n[sha256]: # "
-"""Before the sum at a note's end: to Markdown the definition of a link, which is not shown."""
+"""Precedes the SHA-256 at the end of a note: a link definition, which Markdown does not show."""
 ATTEMPTS = 20
-"""Of writing: one that fails has met another writer, or a study that is gone."""
+"""Maximum number of writes: one fails if another process writes, or if the study is deleted."""
 UPDATE_SECONDS = 5.0
-"""Between two updates by one worker while it runs trials."""
+"""Minimum time between two updates by a worker while it runs trials."""
 NOTE_LENGTH = 2045
-"""Characters of an attribute that is a part of a note."""
+"""Maximum length in characters of an attribute that holds a part of a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A study at one moment, as far as its note tells of it."""
+    """The state of a study at one moment, as far as its note shows it."""
 
     counts: Counter[TrialState]
     some: Overview
-    """Of the best trials, those that were trained again with fresh seeds, the variants, and some of
-    those that somebody else completed."""
+    """The best trials, those with re-runs, the variants, and some of those completed by other
+    programs."""
     answer: Answer
     is_of_reruns: bool = False
-    """Whether its trials run those of another study again."""
+    """Whether its trials are re-runs of another study's trials."""
 
     @classmethod
     def of(cls, database: Database, study: Study, ref: StudyRef) -> Self:
@@ -85,7 +85,7 @@ class Progress:
 
 
 def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
-    """Return the ids of the study's trials that `runs` have run again."""
+    """Return the ids of the study's trials that have re-runs in `runs`."""
     if not runs:
         return set()
     trials = optuna_internals.trials
@@ -95,7 +95,7 @@ def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
 
 
 def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
-    """Return the ids of some of the trials that somebody else completed, the first ones."""
+    """Return the ids of the first `TOLD` trials that other programs completed."""
     trials, values = optuna_internals.trials, optuna_internals.trial_values
     epochs = tables.epochs
     last = (epochs.c.trial == trials.c.number) & (epochs.c.number == n_epochs)
@@ -115,8 +115,8 @@ def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
 class Notes:
     """The notes of a study in the database.
 
-    They are written without a lock: each has a version, and whoever finds another one than it read
-    before it looked at the trials looks again.
+    They are written without a lock: each note has a version, which is read before the trials. A
+    writer that finds another version then reads the trials again.
     """
 
     database: Database
@@ -127,28 +127,28 @@ class Notes:
 
     @classmethod
     def of(cls, database: Database, study: Study) -> Self:
-        """Return the notes of a study in the database, with the budget that it has there."""
+        """Return the notes of a study in the database, with its stored budget."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
         trials = stored_budget(joined).get("trials", study.trials)
         return cls(database=database, study=replace(study, trials=trials), joined=joined)
 
     def update(self) -> None:
-        """Bring the notes up to date."""
+        """Update the notes."""
         for _ in range(ATTEMPTS):
             if self._write():
                 return
 
     def update_if_due(self) -> None:
-        """Bring the notes up to date, unless this worker has done so a moment ago, or another
-        process does so now: `update` has the last word."""
+        """Update the notes unless this worker did so within `UPDATE_SECONDS`. An update that meets
+        another writer is dropped; `update` follows at the end."""
         if time.monotonic() - self._updated_at >= UPDATE_SECONDS:
             self._write()
 
     def _write(self) -> bool:
-        """Write what has changed, all of it or nothing; return False if somebody was faster."""
+        """Write the changed notes in one transaction; return False if another writer was faster."""
         self._updated_at = time.monotonic()
         storage, ref = self.database.optuna, study_ref(self.joined)
-        there = storage.get_study_system_attrs(ref.study_id)  # before what they are made of
+        there = storage.get_study_system_attrs(ref.study_id)  # read before the trials
         progress = Progress.of(self.database, self.study, ref)
         notes: dict[int | None, str] = {None: text(self.study, progress)}
         files = files_of(self.database, ref)
@@ -170,7 +170,7 @@ class Notes:
 
 
 class _Overtaken(Exception):
-    """An attribute is not what it was when it was read."""
+    """An attribute has changed since it was read."""
 
 
 def _signed(note: str) -> str:
@@ -179,9 +179,9 @@ def _signed(note: str) -> str:
 
 def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> dict[str, Any]:
     """Return the study's system attributes to write for a note, as `optuna_dashboard.save_note`
-    does; `there` are all that it has. Empty if the note that stands says the same, or is not ours.
+    does; `there` are its present ones. Empty if the present note is the same, or is a user's.
 
-    That module would take every worker a second to import, with all of the dashboard.
+    Importing that module, and with it the dashboard, would cost every worker a second.
     """
     prefix = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
     before = sum(key.startswith(f"{prefix}note_str:") for key in there)
@@ -199,10 +199,10 @@ def _attributes(there: Mapping[str, Any], trial_id: int | None, note: str) -> di
 
 def _set(connection: Connection, study_id: int, key: str, value: object, before: object) -> None:
     """Set a system attribute of the study as Optuna does, but in the connection's transaction, and
-    only if it is still what it was `before`; None if it was not there.
+    only if its value is still `before`; None if it did not exist.
 
     Raises:
-        IntegrityError, _Overtaken: it is not.
+        IntegrityError, _Overtaken: another writer has set it.
     """
     table = optuna_internals.study_system_attributes
     written = {"value_json": json.dumps(value)}
@@ -248,7 +248,7 @@ def text(study: Study, progress: Progress) -> str:
 
 
 def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
-    """Return the trials of the highest accuracies, the answer before them if it is none of them."""
+    """Return the trials with the highest accuracies, preceded by the answer if not among them."""
     some, answer = progress.some, progress.answer
     best = some.ranked[:BEST]
     if answer.best is not None and answer.best not in best:
@@ -266,7 +266,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
 
 
 def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str | None) -> str:
-    """Return the note on a variant's trial, in Markdown, with the picture at `curves`."""
+    """Return the note on a variant's trial in Markdown; `curves` is the path of its picture."""
     ours = {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
     return template("variant.md").render(
         name=name,

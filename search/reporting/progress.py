@@ -1,7 +1,7 @@
-"""A search as it runs: a live view on a terminal, plain lines elsewhere.
+"""The progress of a search: a live view on a terminal, plain lines elsewhere.
 
-Both are made from the database in a thread of their own, so that they show every worker of the
-study alike and cost training nothing.
+Both read the database in a separate thread, so they show all workers of the study and do not slow
+training down.
 """
 
 import threading
@@ -32,7 +32,7 @@ BAR_WIDTH = 40
 
 @contextmanager
 def following(observer: Observer, console: Console, *, epochs: int, budget: int) -> Iterator[None]:
-    """Show the study on `console` until the end of the block."""
+    """Show the study's progress on `console` during the block."""
     show = _Screen if console.is_interactive else _Lines
     with show(console, observer.look(), epochs=epochs, budget=budget) as view:
         ended = threading.Event()
@@ -40,8 +40,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
         def follow() -> None:
             while not ended.wait(POLL_SECONDS):
                 if output.is_stuck():
-                    continue  # what is new meanwhile is shown once the reader reads again
-                with tolerating_outage():  # the worker meets it too, and is the one to say so
+                    continue  # the news is shown once the reader reads again
+                with tolerating_outage():  # the worker meets the outage too, and reports it
                     view.update(observer.look())
 
         thread = threading.Thread(target=follow, name="view", daemon=True)
@@ -56,8 +56,8 @@ def following(observer: Observer, console: Console, *, epochs: int, budget: int)
 
 
 class _Lines:
-    """One line for each epoch and each ended trial that was not there at the start, and for each
-    trial that another worker goes on with."""
+    """One line for each epoch and each finished trial since the start, and for each trial that
+    another worker resumes."""
 
     def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
         self._console = console
@@ -81,7 +81,7 @@ class _Lines:
             recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
             if lease := overview.leases.get(trial.number):
                 if shown and self._workers.get(trial.number) != lease.worker:
-                    self._print(f"[{label(trial)}] goes on after epoch {shown}")
+                    self._print(f"[{label(trial)}] resumes after epoch {shown}")
                 self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
                 self._print(f"[{label(trial)}] {epoch}")
@@ -91,7 +91,7 @@ class _Lines:
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():
                 self._ended.add(trial.number)
-                outcome = trial.user_attrs.get(REASON, "no reason is known")
+                outcome = trial.user_attrs.get(REASON, "no reason recorded")
                 if trial.state == TrialState.COMPLETE:
                     outcome = f"accuracy {overview.score(trial) or 0.0:.4f}"
                 outcome = overview.told.get(trial.number, outcome)
@@ -103,8 +103,8 @@ class _Lines:
 
 
 class _Screen:
-    """The best trial so far, the budget and the time left above the running trials; gone at the
-    end, when what the search has found is told."""
+    """The best trial so far, the budget and the time left, above the running trials. Removed at the
+    end, when the summary is printed."""
 
     def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
         self._possible = epochs
@@ -116,7 +116,7 @@ class _Screen:
 
     def __enter__(self) -> "_Screen":
         self._live.start(refresh=True)
-        self._console.show_cursor(True)  # a kill must not leave the terminal without one
+        self._console.show_cursor(True)  # a kill must not leave the terminal without a cursor
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -134,7 +134,8 @@ class _Screen:
         )
 
     def _time_left(self, overview: Overview) -> str:
-        """Estimate from this run's own pace: epochs a second, and epochs a finished trial took."""
+        """Estimate the time left from this run's seconds per epoch and the finished trials' mean
+        number of epochs."""
         ran = sum(map(len, overview.epochs.values())) - self._ran_before
         finished = [overview.of(trial) for trial in overview.finished]
         if ran <= 0:
@@ -155,14 +156,12 @@ def _duration(seconds: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A study at one moment, in fewer lines than the terminal has: the last is the cursor's.
-
-    The counts come first, then as many of the running trials as have room.
-    """
+    """The state of a study at one moment, in fewer lines than the terminal has, which leaves one
+    for the cursor: the counts first, then as many running trials as there is room for."""
 
     overview: Overview
     epochs: int
-    """Of a trial that is not pruned."""
+    """Number of epochs of a trial that is not pruned."""
     budget: int
     time_left: str
 
@@ -193,7 +192,7 @@ class Status:
         return [Text(best, overflow="fold"), bar, Text(counts, overflow="fold")]
 
     def _running(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
-        """Return a table of running trials, and of how many there are more, in `room` lines."""
+        """Return a table of running trials and the number of those left out, in `room` lines."""
         running = self.overview.running
         for shown in range(min(len(running), room), 0, -1):
             lines = _lines(console, options, self._table(running[:shown]))

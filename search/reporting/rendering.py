@@ -1,4 +1,4 @@
-"""The templates of what the service writes for readers: pages and notes."""
+"""The templates of reports and notes."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select
 
 
 def template(name: str) -> Template:
-    """Return a template of the folder `templates`; what HTML is given is escaped."""
+    """Return a template in the folder `templates`; HTML templates escape their values."""
     return _environment().get_template(name)
 
 
@@ -24,6 +24,6 @@ def _environment() -> Environment:
 
 
 def _cell(text: str) -> str:
-    """Return text that breaks no table of Markdown and is no markup."""
+    """Return `text` on one line, escaped for a cell of a Markdown table."""
     escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return " ".join(escaped.split())

@@ -1,4 +1,4 @@
-"""Everything that a report says of a study, read from the database."""
+"""The data of a report on a study, read from the database."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,40 +24,40 @@ from search.study.trial_attributes import DIVERGED
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Of one study, as the database has it at one moment."""
+    """The results of one study, read from the database at one moment."""
 
     study: Study
-    """With the epochs, images, seed and selection that the database has."""
+    """The study with the stored epochs, images, seed and selection."""
     database: str
-    """Its URL, without the password."""
+    """The URL of the database, without the password."""
     options: str
-    """What names the study on a command line, such as `--study cifar`."""
+    """The options that name the study on a command line, such as `--study cifar`."""
     overview: Overview
     reproduced: Repeats
-    """By variant: the re-runs of `search.reproduce`; where there are none, the search's trial."""
+    """The re-runs of `search.reproduce` by variant; without re-runs, the search's own trial."""
     trained: Mapping[str, Study]
-    """By variant: the study as the runs in `reproduced` were trained; re-runs may have other images
-    or epochs than the search."""
+    """The study that the runs in `reproduced` were trained as, by variant; re-runs may differ from
+    the search in images or epochs."""
     answer: Answer
 
     @classmethod
     def of(cls, database: Database, study: Study, options: str) -> Self:
-        """Read the study of that name.
+        """Read the study with the name of `study`.
 
         Raises:
-            UserError: the database has no such study, or no epoch of it has ended.
+            UserError: the database has no such study, or the study has no finished epoch.
         """
         definition = stored_definition(database, study.name)
         if definition is None:
             raise UserError(
                 f"--name {study.name}: {database} has no study of this name; `python -m search.run`"
-                " makes one"
+                " creates one"
             )
         overview = Overview.of_study(database, study.name)
         if not overview.epochs:
             raise UserError(
-                f"--name {study.name}: no epoch of this study has ended, so there is nothing to "
-                "report; `python -m search.run` goes on with it"
+                f"--name {study.name}: this study has no finished epoch, so there is nothing to "
+                "report; `python -m search.run` resumes it"
             )
         study = study.defined(definition)
         of_search = _of_search(overview)
@@ -76,23 +76,23 @@ class Findings:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """As `search.analysis.answer.Answer.best`."""
+        """See `search.analysis.answer.Answer.best`."""
         return self.answer.best
 
     @cached_property
     def copy(self) -> optuna.Study:
-        """The trials in a study in memory, for what Optuna works out of completed ones."""
+        """An in-memory copy of the trials, for Optuna's plots and importances."""
         study = optuna.create_study(study_name=self.study.name, direction="maximize")
         measured = {trial.number: trial for trial in self.overview.ranked}
-        other = create_trial(state=TrialState.FAIL)  # a number, and nothing to draw
+        other = create_trial(state=TrialState.FAIL)  # keeps the numbering, and is not plotted
         study.add_trials(measured.get(trial.number, other) for trial in self.overview.trials)
         return study
 
     @cached_property
     def importances(self) -> Mapping[str, float]:
-        """Of the parameters, summing to 1, the highest first.
+        """Parameter importances, which sum to 1, the highest first.
 
-        Empty if the completed trials are too few, or too alike, to tell.
+        Empty if the completed trials have fewer than two different accuracies.
         """
         if len({trial.values[0] for trial in self.overview.ranked}) < 2:
             return {}
@@ -104,17 +104,17 @@ class Findings:
 
     @property
     def standings(self) -> Mapping[int, Standing]:
-        """Of the trials that were trained again with fresh seeds, by number."""
+        """The standings of the trials with re-runs, by trial number."""
         return self.answer.standings
 
     @property
     def caution(self) -> str:
-        """What a reader of the best trial's accuracy must know."""
+        """A caution about the best trial's accuracy."""
         return self.answer.text or self.study.caution
 
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
-        """By variant, where somebody published figures for it."""
+        """The verdicts by variant, for variants with published figures."""
         published = self.study.published_figures
         found = {
             name: verdict(self.reproduced, published, name, self.trained[name].incomparable)
@@ -124,7 +124,7 @@ class Findings:
 
     @property
     def variants(self) -> list[str]:
-        """The variants that have been trained, in the study's order."""
+        """The names of the trained variants, in the study's order."""
         return [name for name in self.study.variants if self.reproduced.get(name)]
 
     @property
@@ -144,7 +144,7 @@ def _repeats(database: Database, name: str) -> dict[str, Mapping[int, Sequence[E
 
 
 def _of_search(overview: Overview) -> dict[str, Mapping[int, Sequence[Epoch]]]:
-    """Return the epochs of the search's own variants, as a re-run each."""
+    """Return the epochs of the search's own variants, each as a single run."""
     return {
         name: {0: overview.of(trial)}
         for name, trial in overview.variants.items()

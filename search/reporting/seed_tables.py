@@ -1,4 +1,4 @@
-"""Tables of what training with several seeds gave: beside published figures, beside each other."""
+"""Tables that compare runs over several seeds, with published figures and with each other."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from search.study.trial_attributes import label
 
 
 def comparison(runs: Repeats, study: Study) -> RenderableType:
-    """Return a table of every epoch for each variant, and one of the verdicts.
+    """Return a table of all epochs for each variant, and a table of the verdicts.
 
-    `study` is the one that the runs were trained as.
+    `study` is the study that the runs were trained as.
     """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
@@ -35,11 +35,11 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
 
 
 def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
-    """Return the standings with what each trial won with; `trials` by number."""
+    """Return a table of the standings; `trials` are by number."""
     figures = "test accuracy, mean ± sd (range)"
     made = FittedTable(
         title="The best, with fresh seeds",
-        columns=["trial", "won with", "seeds", figures, "behind the best", "verdict"],
+        columns=["trial", "search accuracy", "seeds", figures, "behind the best", "verdict"],
         rows=[
             [
                 label(trials[one.trial]),
@@ -53,7 +53,7 @@ def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) ->
         ],
         texts=["verdict"],
         foldable=[figures, "verdict"],
-        droppable=["behind the best", "won with", "verdict", "seeds"],
+        droppable=["behind the best", "search accuracy", "verdict", "seeds"],
         box=box.MARKDOWN,
     )
     lines = [
@@ -84,7 +84,7 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
             )
     return FittedTable(
         title=title,
-        columns=["figure", "epoch", "report", "our mean", "sd", "lowest", "highest"],
+        columns=["metric", "epoch", "report", "our mean", "sd", "lowest", "highest"],
         rows=rows,
         droppable=["highest", "lowest", "sd", "report"],
         box=box.MARKDOWN,

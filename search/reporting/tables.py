@@ -1,4 +1,4 @@
-"""What a report says in words and tables, whatever it is written in."""
+"""The text and tables of a report, in any format."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from search.study.choices import in_words
 from search.study.trial_attributes import ENVIRONMENTS, REASON, label
 
 BEST = 10
-"""So many of the best trials are listed."""
+"""Maximum number of best trials listed."""
 RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
 
 
@@ -23,22 +23,22 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
-    """So many columns from the left hold texts; the others hold figures."""
+    """Number of text columns, from the left; the others hold numbers."""
 
 
 def answer(findings: Findings) -> list[tuple[str, str]]:
-    """Return what the search has found, as pairs of a name and a value."""
+    """Return the result of the search, as pairs of a name and a value."""
     best = findings.best
     if best is None:
-        return [("Best trial", "none is complete yet"), ("Trials", counts(findings))]
+        return [("Best trial", "none complete yet"), ("Trials", counts(findings))]
     standing = findings.standings.get(best.number)
-    honest = "not known: it has not been trained again with fresh seeds"
+    honest = "unknown: not yet trained again with fresh seeds"
     if standing is not None:
         seeds = f"{standing.honest.n} fresh seed{'s' if standing.honest.n > 1 else ''}"
         honest = f"{standing.honest} over {seeds}"
     return [
         ("Best trial", label(best)),
-        (f"{findings.study.select.capitalize()} accuracy it won with", f"{best.values[0]:.4f}"),
+        (f"{findings.study.select.capitalize()} accuracy in the search", f"{best.values[0]:.4f}"),
         ("Honest test accuracy", honest),
         ("Choices", in_words(best.params)),
         *_tied(findings),
@@ -48,8 +48,8 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
 
 
 def needs_rerun(findings: Findings) -> str | None:
-    """Return the command that trains the trial that the search ranks first with fresh seeds; None
-    if that was done."""
+    """Return the command that re-runs the search's first-ranked trial with fresh seeds; None if it
+    has re-runs."""
     unproven = findings.answer.unproven
     if unproven is None:
         return None
@@ -58,7 +58,7 @@ def needs_rerun(findings: Findings) -> str | None:
 
 
 def counts(findings: Findings) -> str:
-    """Return how many trials there are of each state."""
+    """Return the number of trials in each state."""
     trials = findings.overview.trials
     number = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     parts = [
@@ -69,13 +69,13 @@ def counts(findings: Findings) -> str:
     ]
     others = len(findings.overview.finished) - len(findings.overview.ended_here)
     if others:
-        parts.append(f"{others} ended by somebody else")
+        parts.append(f"{others} finished outside the service")
     begun = number[TrialState.RUNNING] + number[TrialState.WAITING]
-    return ", ".join(parts) + (f", {begun} not ended" if begun else "")
+    return ", ".join(parts) + (f", {begun} unfinished" if begun else "")
 
 
 def best_trials(findings: Findings) -> Table:
-    """Return the best trials, with their honest figures where they are known."""
+    """Return the best trials, with the results of their re-runs if there are any."""
     return Table(
         columns=("trial", "choices", f"{findings.study.select} accuracy", "with fresh seeds"),
         rows=[
@@ -88,7 +88,7 @@ def best_trials(findings: Findings) -> Table:
 
 
 def variants(findings: Findings) -> Table:
-    """Return the variants' best epochs, the published and ours, and the verdicts."""
+    """Return the variants' best accuracies, published and ours, and the verdicts."""
     rows: list[tuple[str, ...]] = []
     for name in findings.variants:
         runs = findings.reproduced[name].values()
@@ -111,7 +111,7 @@ def variants(findings: Findings) -> Table:
         best_of("report's best", published_epochs(findings.study)), "our best",
         "our last epoch, mean",
     )  # fmt: skip
-    if not findings.verdicts:  # nobody published figures
+    if not findings.verdicts:  # no published figures
         own = (0, 1, 3, 6)
         columns = tuple(columns[place] for place in own)
         rows = [tuple(row[place] for place in own) for row in rows]
@@ -120,7 +120,8 @@ def variants(findings: Findings) -> Table:
 
 
 def compared(findings: Findings) -> str:
-    """Return what the table of variants compares, and by which rule; empty if nothing."""
+    """Return a caption for the table of variants, with the rule of the comparison; empty if there
+    is nothing to compare."""
     if not findings.verdicts:
         return ""
     captions = dict.fromkeys(caption(findings.trained[name]) for name in findings.verdicts)
@@ -129,10 +130,10 @@ def compared(findings: Findings) -> str:
 
 
 def savings(findings: Findings) -> Table:
-    """Return what pruning saved, in epochs and in time."""
+    """Return the epochs and the time saved by pruning."""
     saved = findings.savings
     return Table(
-        columns=("", "epochs", "time in all workers"),
+        columns=("", "epochs", "time, all workers"),
         rows=[
             ("run", str(saved.epochs_run), _duration(saved.seconds_run)),
             ("saved by pruning", str(saved.epochs_saved), _duration(saved.seconds_saved)),
@@ -149,7 +150,7 @@ def failures(findings: Findings) -> Table:
             (
                 label(trial),
                 "FAIL" if trial.state == TrialState.FAIL else "diverged",
-                str(trial.user_attrs.get(REASON, "not known")),
+                str(trial.user_attrs.get(REASON, "not recorded")),
                 in_words(trial.params),
             )
             for trial in findings.failures
@@ -159,7 +160,7 @@ def failures(findings: Findings) -> Table:
 
 
 def environments(findings: Findings) -> Table:
-    """Return where trials were trained, and how many on each."""
+    """Return the environments that trials were trained in, and the number of trials in each."""
     names = ("device", "threads", "precision", "torch", "cuda", "code")
     number = Counter(
         tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
@@ -172,22 +173,22 @@ def environments(findings: Findings) -> Table:
 
 def _tied(findings: Findings) -> list[tuple[str, str]]:
     tied = ", ".join(map(str, findings.answer.tied))
-    return [("A tie with", f"trial {tied}, with fresh seeds")] if tied else []
+    return [("Tied with", f"trial {tied}, with fresh seeds")] if tied else []
 
 
 def _unproven(findings: Findings) -> list[tuple[str, str]]:
-    """Return which trial the search ranks above the answer, which re-runs have chosen."""
+    """Return the search's first-ranked trial, if it has no re-runs and is not the answer."""
     first = findings.answer.unproven
     if first is None or first is findings.best:
         return []
-    text = f"trial {label(first)}, {first.values[0]:.4f}; not trained again with fresh seeds yet"
+    text = f"trial {label(first)}, {first.values[0]:.4f}; not yet trained again with fresh seeds"
     return [("Highest in the search", text)]
 
 
 def told(findings: Findings) -> Table:
-    """Return the trials that somebody else ended, with what was measured of them here."""
+    """Return the trials that other programs finished, with what was measured here."""
     return Table(
-        columns=("trial", "what is known", "choices"),
+        columns=("trial", "outcome", "choices"),
         rows=[
             (label(trial), findings.overview.told[trial.number], in_words(trial.params))
             for trial in findings.overview.trials

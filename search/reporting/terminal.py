@@ -1,4 +1,4 @@
-"""What a search has found so far, as tables for a terminal or a log file."""
+"""The results of a search so far, as tables for a terminal or a log file."""
 
 from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
@@ -17,7 +17,7 @@ from search.study.trial_attributes import label
 def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
     """Return the best trials, the variants, and what pruning saved.
 
-    `honest` is what re-runs with fresh seeds have shown; None if there are none.
+    `honest` describes the results of re-runs with fresh seeds; None if there are none.
     """
     parts: list[RenderableType] = []
     if overview.ranked:
@@ -35,9 +35,10 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
 
 
 def console() -> Console:
-    """Return standard output, wide enough for a trial's choices where it is not a terminal.
+    """Return a console on standard output, 160 columns wide if it is not a terminal, so that a
+    trial's choices fit.
 
-    What it prints is no markup: a variant may be called `a[/b]`.
+    It interprets no markup, since a variant may be called `a[/b]`.
     """
     out = Console(highlight=False, markup=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
@@ -89,6 +90,6 @@ def _counts(overview: Overview, study: Study) -> str:
 
 
 def _told(overview: Overview) -> str:
-    """Return a line for each trial that somebody else ended."""
+    """Return a line for each trial that another program finished."""
     trials = {trial.number: trial for trial in overview.trials}
     return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())

@@ -16,27 +16,27 @@ def columns(study: Study) -> Sequence[str]:
 
 
 def least_important(study: Study) -> Sequence[str]:
-    """Return the columns that a narrow terminal has no room for, the first to go first; figures
-    stand beside their epochs."""
+    """Return the columns that a narrow terminal drops, in this order. Accuracies are dropped before
+    the epochs that they belong to."""
     ours, theirs = best_of("best", study.epochs), best_of("report's best", published_epochs(study))
     every = (ours, "trial", theirs, "state", "report, same epoch", "epochs")
     return [name for name in every if name in columns(study)]
 
 
 def best_of(what: str, n_epochs: int) -> str:
-    """Return a column's title, such as `best of 2 epochs`."""
+    """Return a column heading, such as `best of 2 epochs`."""
     return f"{what} of {_epochs(n_epochs)}"
 
 
 def setting(study: Study) -> str:
-    """Return what the figures of a study's trials depend on besides their choices, in words."""
+    """Return the training images and epochs of a study's trials, in words."""
     return f"{study.trained_on}, {_epochs(study.epochs)}"
 
 
 def caption(study: Study) -> str:
-    """Return what is to be said where published figures stand beside those of `study`.
+    """Return a caption for tables of published figures beside the metrics of `study`.
 
-    Empty where nothing was published.
+    Empty if nothing was published.
     """
     if not study.published_figures:
         return ""
@@ -45,21 +45,21 @@ def caption(study: Study) -> str:
     if study.incomparable:
         return f"{said} Not comparable: ours are {study.incomparable}."
     if study.epochs != theirs:
-        return f"{said} Compare figures after the same epoch, not the best ones."
+        return f"{said} Compare values after the same epoch, not the best ones."
     return said
 
 
 def published_epochs(study: Study) -> int:
-    """Return the last epoch of which figures were published; 0 if none were."""
+    """Return the last epoch with published figures; 0 if there is none."""
     return max((epoch for _, epoch in study.published_figures), default=0)
 
 
 def rows(
     study: Study, trials: Mapping[str, FrozenTrial], epochs: Mapping[int, Sequence[Epoch]]
 ) -> Iterator[Sequence[str]]:
-    """Yield a row for each variant of the study; a figure that is not there yet is empty.
+    """Yield a row for each variant of the study; missing values are empty.
 
-    `trials` are by the name of the variant, `epochs` by the trial's number.
+    `trials` are by variant name, `epochs` by trial number.
     """
     for name in study.variants:
         trial = trials.get(name)

@@ -1,1 +1,1 @@
-"""The dashboard: Optuna's, guarded, with the artifacts that the service keeps."""
+"""Optuna's dashboard with access control and the artifacts of this service."""

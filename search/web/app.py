@@ -1,8 +1,8 @@
 """Optuna's dashboard as a WSGI application over one database and one store of artifacts.
 
-Its language-model features and the markup in notes that could run code are off. A database or a
-store that does not answer, and what is not there, are told in one line. The learning curves of each
-trial are among its artifacts, and are drawn when somebody looks at them.
+Its language-model features, and markup in notes that could run code, are disabled. A missing object
+and a database or store that does not answer are reported in one line. Each trial's learning curves
+are among its artifacts, and are drawn on request.
 """
 
 import io
@@ -41,10 +41,10 @@ from search.reporting.curves import curves_id, svg
 from search.study.trial_attributes import label, origin_name
 
 IDS = 2**31
-"""No id is so large: PostgreSQL refuses one, and SQLite's driver one of more than 64 bits."""
+"""Above all ids: PostgreSQL refuses such numbers, and SQLite's driver those of over 64 bits."""
 
 CURVES = re.compile(r"(?P<files>[0-9a-f]{16})-(?P<number>\d+)-c")
-"""The ids of learning curves, as `curves_id` makes them."""
+"""Matches artifact ids made by `curves_id`."""
 POLICY = "Content-Security-Policy"
 STYLE = """<style>
 #dashboard main { min-width: 0; overflow-wrap: anywhere; }
@@ -54,14 +54,14 @@ STYLE = """<style>
 #dashboard main p.MuiTypography-body1 { white-space: pre-wrap; }
 </style>
 """
-"""Breaks long texts such as a trial's attributes, which would make a page wider than the window."""
+"""Wraps long texts, such as a trial's attributes, that would be wider than the window."""
 
 
 def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
-    """Return the dashboard, with no rules about who may do what; the store may be empty."""
+    """Return the dashboard without access control; the store may be empty."""
     event.listen(database.engine, "handle_error", _answer_503)
     app = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store, database))
-    # The routes of its files take it for granted that a client names what it can unpack.
+    # The routes of its static files require the header Accept-Encoding.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
     app.install(_Styled())
@@ -76,11 +76,11 @@ def _answer_503(context: ExceptionContext) -> None:
 
 
 def _or_404(route: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the route, for which a study or a trial that is not there is no failure."""
+    """Wrap the route so that a missing study or trial is answered with status 404."""
 
     def answer(**asked: Any) -> Any:
         if any(isinstance(value, int) and abs(value) >= IDS for value in asked.values()):
-            raise HTTPError(404, "no study and no trial has so large a number")
+            raise HTTPError(404, "the number is too large for a study or trial")
         try:
             return route(**asked)
         except KeyError as error:
@@ -90,7 +90,7 @@ def _or_404(route: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Styled:
-    """Adds `STYLE` to the one HTML page; its security policy stays."""
+    """Adds `STYLE` to the only HTML page, and keeps its security policy."""
 
     api = 2
     name = "styled"
@@ -112,15 +112,15 @@ class _Styled:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawable:
-    """A study of this service, and its trials that have an epoch to draw."""
+    """A study of this service and its trials with at least one epoch."""
 
     name: str
     files: str
-    """As in `search.database.tables.studies`."""
+    """See `search.database.tables.studies`."""
     numbers: Set[int]
 
     def offer(self, trial: FrozenTrial) -> None:
-        """Let the trial's learning curves be one of its artifacts."""
+        """Add the trial's learning curves to its artifacts."""
         if trial.number in self.numbers:
             artifact_id = curves_id(self.files, trial.number)
             filename = f"{self.name}-{trial.number}-curves.svg"
@@ -129,18 +129,21 @@ class _Drawable:
 
 
 class Attentive(RereadableStorage):
-    """Optuna's cache of ended trials, which may lose their weights all the same, and whose ids and
-    study's id SQLite gives out again when others have deleted them. Adds their curves to them."""
+    """Optuna's cache of finished trials, kept up to date, with learning curves as artifacts.
+
+    Finished trials can still lose their weights, and SQLite reuses the ids of deleted trials and
+    studies.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.uncached)
         self._uncached = database.uncached
         self._engine = database.engine
         self._kept: dict[int, set[int]] = {}
-        """Ids of the trials with kept weights when a study was last read, by its id."""
+        """By study id, the ids of the trials with kept weights at the last read."""
         self._drawable: dict[int, _Drawable | None] = {}
         self._identities: dict[int, tuple[object, object]] = {}
-        """Name and first start of a trial when a study was last read, by its id."""
+        """By study id, the name and the earliest start of a trial at the last read."""
 
     def get_all_trials(
         self,
@@ -171,7 +174,7 @@ class Attentive(RereadableStorage):
         self._kept[study_id] = kept
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Ask the database: this is called when one of the trial's files is asked for."""
+        """Read the trial from the database; called when one of its files is requested."""
         trial = self._uncached.get_trial(trial_id)
         study_id = select(optuna_trials.c.study_id).where(optuna_trials.c.trial_id == trial_id)
         with self._engine.connect() as connection:
@@ -195,8 +198,8 @@ class Attentive(RereadableStorage):
 def _drawable(
     connection: Connection, study_id: int | None, number: int | None = None
 ) -> _Drawable | None:
-    """Return what can be drawn of a study's trials, or of the one called `number`; None if this
-    service did not make the study."""
+    """Return the drawable trials of a study, or only trial `number`; None if this service did not
+    create the study."""
     if not {table.name for table in (studies, epochs)} <= visible_tables(connection).keys():
         return None
     made = connection.execute(select(studies).where(studies.c.study_id == study_id)).one_or_none()
@@ -223,10 +226,10 @@ def _kept(connection: Connection, study_id: int) -> Iterable[int]:
 
 
 class _Forgiving:
-    """The store's files; one that is gone, or cannot be read, is no failure of the dashboard.
+    """The store's files; a missing or unreadable file is answered with an HTTP status.
 
-    A file is removed only if it is known to be of this database: a study that was copied lists the
-    files of its original. Learning curves are no file.
+    A file is removed only if it belongs to this database: a copied study lists the files of its
+    original. Learning curves are not files.
     """
 
     def __init__(self, store: ArtifactStore, database: Database) -> None:
@@ -247,7 +250,7 @@ class _Forgiving:
     def remove(self, artifact_id: str) -> None:
         if CURVES.fullmatch(artifact_id) or not self._is_ours(artifact_id):
             return
-        with _answering(), suppress(ArtifactNotFound):  # so that a study without its files can go
+        with _answering(), suppress(ArtifactNotFound):  # lets a study without its files be deleted
             self._store.remove(artifact_id)
 
     def _is_ours(self, artifact_id: str) -> bool:
@@ -263,13 +266,13 @@ class _Forgiving:
 
 
 def _drawn(database: Database, files: str, number: int) -> bytes:
-    """Return the picture of the learning curves of the trial called `number`."""
+    """Return the learning curves of trial `number` as SVG."""
     with database.engine.connect() as connection:
         query = select(studies).where(studies.c.files == files)
         study = connection.execute(query).one_or_none()
     recorded = [] if study is None else database.epochs(study.study_key, number)
     if study is None or not recorded:
-        raise HTTPError(404, "there is no epoch of this trial to draw")
+        raise HTTPError(404, "this trial has no epoch to draw")
     ref = StudyRef(study_id=study.study_id, key=study.study_key)
     storage = database.uncached
     trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(ref.study_id, number))

@@ -1,9 +1,8 @@
-"""Who may ask the dashboard for what: a WSGI application around Optuna's, which lets anyone do
-anything.
+"""Access control for Optuna's dashboard, which has none: a WSGI application around it.
 
-It reads, unless edits are allowed; it answers to its own names alone, so that no page elsewhere can
-reach it through a name of its own making (DNS rebinding), and to no page but its own (request
-forgery); it asks for a token, if there is one. Encryption is for a proxy in front of it.
+Requests may only read, unless edits are allowed. They must use one of the dashboard's host names,
+against DNS rebinding, and must not come from another site's page, against request forgery. They
+must carry the token, if one is set. Encryption is left to a proxy.
 """
 
 import base64
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 READS = ("GET", "HEAD")
-"""None of the dashboard's routes for these writes anything, and reading needs no others."""
+"""The methods that suffice for reading; none of the dashboard's routes for them writes."""
 HARDENING = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -27,7 +26,7 @@ HARDENING = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 DATA_POLICY = "Content-Security-Policy", "sandbox"
-"""The policy of what has none of its own, such as artifacts: opened as a page, it runs nothing."""
+"""For answers without a policy, such as artifacts: opened as a page, they run no code."""
 CHALLENGE = 'Basic realm="any user name, and the token as password", charset="UTF-8"'
 
 Headers = list[tuple[str, str]]
@@ -35,7 +34,7 @@ Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """An answer that is not the application's."""
+    """An answer given instead of the application's."""
 
     status: str
     reason: str
@@ -44,16 +43,16 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """The application, for the requests that are allowed; its answers, with stricter headers."""
+    """Passes allowed requests to the application, and adds stricter headers to its answers."""
 
     app: WSGIApplication
     names: Collection[str]
-    """The hosts it may be asked for as, in lower case and without a port."""
+    """The accepted host names, in lower case and without a port."""
     any_address: bool = False
-    """Whether any IP address is such a host: nobody can make one lead here that does not."""
+    """Whether any IP address is accepted too: unlike a name, it cannot be rebound."""
     edits: bool = False
     token: str | None = None
-    """The password that is asked for, with any user name; None for none."""
+    """The required password, with any user name; None if no password is required."""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         answer = partial(_hardened, start_response)
@@ -67,20 +66,20 @@ class Guard:
         if not self._is_ours(host):
             return Refusal(
                 status="421 Misdirected Request",
-                reason=f"{host[:100]!r} is no name of this dashboard; --allowed-host adds one",
+                reason=f"the dashboard has no host name {host[:100]!r}; --allowed-host adds one",
             )
         if (reason := _another_sites_page(environ, host)) is not None:
             return Refusal(status="403 Forbidden", reason=reason)
         if self.token is not None and not _knows(self.token, environ):
             return Refusal(
                 status="401 Unauthorized",
-                reason="the token is needed, as the password of any user name",
+                reason="the token is required, as the password of any user name",
                 headers=[("WWW-Authenticate", CHALLENGE)],
             )
         if not self.edits and environ["REQUEST_METHOD"] not in READS:
             return Refusal(
                 status="403 Forbidden",
-                reason="this dashboard is read-only; started with --allow-edits it is not",
+                reason="this dashboard is read-only; --allow-edits allows edits",
             )
         return None
 
@@ -101,12 +100,14 @@ def _is_address(name: str) -> bool:
 
 
 def _another_sites_page(environ: WSGIEnvironment, host: str) -> str | None:
-    """Return why a page that asked is none of `host`; None if it is, or none asked. A link to it
-    may stand on any page."""
-    reason = "a page of another site asked for this"
+    """Return why the request comes from a page of another site than `host`; None if it does not.
+
+    Links on other sites' pages are allowed.
+    """
+    reason = "the request comes from a page of another site"
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and str(origin).lower().partition("://")[2] != host:
-        # A proxy may have left out the port, so both are told.
+        # A proxy may have left out the port, so the message shows both.
         return f"{reason}: its Origin {str(origin)[:100]!r} is not at the Host {host[:100]!r}"
     site = environ.get("HTTP_SEC_FETCH_SITE", "none")
     if environ["REQUEST_METHOD"] not in READS and site not in ("same-origin", "none"):
@@ -128,7 +129,7 @@ def _knows(token: str, environ: WSGIEnvironment) -> bool:
 def _refuse(
     refusal: Refusal, environ: WSGIEnvironment, start_response: StartResponse
 ) -> Iterable[bytes]:
-    if environ.get("PATH_INFO", "").startswith("/api"):  # the page shows such a reason
+    if environ.get("PATH_INFO", "").startswith("/api"):  # the page shows this reason
         kind, text = "application/json", json.dumps({"reason": refusal.reason})
     else:
         kind, text = "text/plain; charset=utf-8", refusal.reason + "\n"
@@ -142,8 +143,8 @@ def _hardened(
     start_response: StartResponse, status: str, headers: Headers, exc_info: Any = None, /
 ) -> Any:
     kept = {name.lower(): (name, value) for name, value in headers}
-    kept.pop("access-control-allow-origin", None)  # by which any site's page could read artifacts
-    if "location" in kept:  # a proxy that adds encryption is reached by another scheme
+    kept.pop("access-control-allow-origin", None)  # would let any site read artifacts
+    if "location" in kept:  # a proxy that adds encryption has another scheme
         kept["location"] = ("Location", urlsplit(kept["location"][1]).path)
     kept.setdefault("content-security-policy", DATA_POLICY)
     return start_response(status, [*kept.values(), *HARDENING.items()], exc_info)

@@ -1,4 +1,4 @@
-"""A WSGI application on a network address, until a signal ends it."""
+"""Serves a WSGI application on a network address until a signal."""
 
 import errno
 import ipaddress
@@ -18,30 +18,30 @@ from search import signals
 from search.errors import UserError
 
 THREADS = 8
-"""So many requests are worked at; who sends or receives slowly takes none of them."""
+"""Threads that handle requests; a client that sends or receives slowly occupies none."""
 IDLE_SECONDS = 30
-"""So long a connection may be silent."""
+"""Timeout of an idle connection."""
 END_SECONDS = 1
-"""So long requests that are being worked at may go on after the signal."""
+"""How long running requests may continue after the signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where to listen, found but not yet taken."""
+    """A resolved address to listen on."""
 
     host: str
-    """As it was given: a name or an address."""
+    """The name or address as given."""
     port: int
-    """0 for any that is free."""
+    """0 for any free port."""
     family: socket.AddressFamily
     socket_address: tuple[Any, ...]
 
     @classmethod
     def of(cls, host: str, port: int) -> "Address":
-        """Look the host up; of several addresses, an IPv4 one is taken first.
+        """Resolve the host, preferring IPv4.
 
         Raises:
-            UserError: there is no such host.
+            UserError: the host cannot be resolved.
         """
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -54,12 +54,12 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this machine alone can reach it."""
+        """Whether only this machine can reach it."""
         return self._ip.is_loopback
 
     @property
     def is_any(self) -> bool:
-        """Whether it stands for all addresses of this machine."""
+        """Whether it means all addresses of this machine."""
         return self._ip.is_unspecified
 
     @property
@@ -67,10 +67,10 @@ class Address:
         return ipaddress.ip_address(self.socket_address[0])
 
     def listen(self) -> socket.socket:
-        """Take the address.
+        """Bind the address and listen.
 
         Raises:
-            UserError: the port is taken, or this machine does not have the address.
+            UserError: the port is in use, or this machine does not have the address.
         """
         try:
             return socket.create_server(self.socket_address, family=self.family)
@@ -78,7 +78,7 @@ class Address:
             cause = os.strerror(error.errno or 0)
             if error.errno == errno.EADDRINUSE:
                 raise UserError(
-                    f"--port {self.port}: the port is taken ({cause}); give another --port"
+                    f"--port {self.port}: the port is in use ({cause}); give another --port"
                 ) from error
             raise UserError(
                 f"--host {self.host} --port {self.port}: {cause}; give another"
@@ -96,10 +96,10 @@ def serve(
     max_body_bytes: int,
     ready: Callable[[], None],
 ) -> int:
-    """Serve until a signal of `search.signals`; return 128 and its number, as shells have it.
+    """Serve until a signal of `search.signals`; return 128 plus its number.
 
     `ready` is called once requests are answered. The same signal again ends the process at once,
-    but for SIGHUP.
+    except SIGHUP.
     """
     import waitress
 
@@ -113,10 +113,10 @@ def serve(
         log_socket_errors=False,
         ident=None,
     )
-    statuses: SimpleQueue[int] = SimpleQueue()  # which a signal may use at any moment
+    statuses: SimpleQueue[int] = SimpleQueue()  # safe to use in a signal handler
 
     def end(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGHUP:  # which comes twice where a shell and its terminal end
+        if number != signal.SIGHUP:  # sent twice when a shell and its terminal end
             signal.signal(number, signal.SIG_DFL)
         statuses.put(128 + number)
 
@@ -127,7 +127,7 @@ def serve(
             statuses.put(1)
 
     with signals.handled(end):
-        # In a thread of its own: an exception that a signal raised in there could get lost.
+        # In a separate thread: an exception raised in it by a signal handler could get lost.
         threading.Thread(target=run, name="server", daemon=True).start()
         ready()
         status = statuses.get()

@@ -1,8 +1,8 @@
 """CIFAR-10: six networks of a course report, and the search around them.
 
-The report (CS535, Winter 2019, assignment 3) trains each network once; its figures are in
-`published.csv`. What it leaves open is settled as its author's later questions imply: they build on
-each other, and PyTorch's layers have biases unless told otherwise.
+The report (CS535, Winter 2019, assignment 3) trains each network once; its published figures are in
+`published.csv`. Settings that it does not state follow from its questions, which build on each
+other, and from PyTorch's defaults, such as layers with biases.
 """
 
 from dataclasses import replace

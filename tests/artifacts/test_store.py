@@ -189,7 +189,7 @@ def test_a_folder_for_copies_that_is_another_users_is_refused(
     other = folder.stat().st_uid + 1
     folder.rename(folder.with_name(f"search-{other}"))
     monkeypatch.setattr("os.getuid", lambda: other)
-    with pytest.raises(UserError, match="belongs to another user; give a TMPDIR of your own"):
+    with pytest.raises(UserError, match="belongs to another user; set TMPDIR to another folder"):
         folder_of_machine()
 
 

@@ -167,7 +167,7 @@ def test_weights_that_were_not_kept_or_are_damaged_are_refused(
 ) -> None:
     artifacts = searched / "artifacts"
     others = set(range(20)) - expected_numbers(found.optuna.get_all_trials(1))
-    with pytest.raises(UserError, match=r"weights were not kept; kept are those of .*\d base"):
+    with pytest.raises(UserError, match=r"weights were not kept; the study has those of .*\d base"):
         find(str(found), "cifar", min(others), artifacts=artifacts)
     path = find(str(found), "cifar", "base", artifacts=artifacts)
     content = path.read_bytes()

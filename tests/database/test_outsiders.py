@@ -123,7 +123,7 @@ def test_every_reader_goes_on(folder: Path, overview: Overview) -> None:
     lines = list(csv.DictReader(io.StringIO(outputs["csv"])))
     assert [line["accuracy"] for line in lines[7:]] == [""] * len(lines[7:])
     for form in ("markdown", "html"):
-        assert "Ended by somebody else" in outputs[form]
+        assert "Finished outside the service" in outputs[form]
         assert "told from outside: COMPLETE 0.99; measured here: 0 of 2 epochs" in outputs[form]
     url = f"sqlite:///{folder / 'search.db'}"
     assert find(url, "digits", "best", artifacts=folder / "artifacts").is_file()

@@ -125,8 +125,8 @@ def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
     (line,) = (line for line in done.stdout.splitlines() if "search.dashboard" in line)
     if url.startswith("sqlite"):
         options = f"--storage {url} --artifacts 'my files'"
-        assert line == f"Look at it with: python -m search.dashboard {options}"
+        assert line == f"View it with: python -m search.dashboard {options}"
     else:
         masked = shlex.quote(make_url(url).render_as_string(hide_password=True))
         command = f"SEARCH_STORAGE={masked} python -m search.dashboard --artifacts 'my files'"
-        assert line == f"Look at it with: {command}"
+        assert line == f"View it with: {command}"

@@ -98,7 +98,7 @@ def test_a_variants_note_bears_its_name_and_the_reports_best(notes: Notes) -> No
     variant = notes.joined.get_trials()[0]
     note = get_note_from_system_attrs(attributes, trial_id(variant))["body"]
     assert note.startswith("# question-1\n")
-    assert "In the report its best test accuracy is 0.7625, at epoch 4." in note
+    assert "Best test accuracy in the report: 0.7625, at epoch 4." in note
     assert "Not comparable: ours are trained on digits and not cifar10; on the first 160" in note
     sampled = notes.joined.get_trials()[3]
     assert get_note_from_system_attrs(attributes, trial_id(sampled))["body"] == ""
@@ -198,7 +198,7 @@ def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
     of_reruns = dataclasses.replace(notes, study=study, joined=rerun)
     of_reruns.update()
     assert "| best trials |" not in get_note(rerun)
-    assert "trained again with fresh seeds" in get_note(rerun)
+    assert "re-runs of another study" in get_note(rerun)
 
 
 def test_of_two_that_write_at_once_the_one_that_looked_later_wins(
@@ -247,7 +247,7 @@ def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> Non
     comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
     note = text(comparable, nothing)
     assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
-    assert "Compare figures after the same epoch, not the best ones." in note
+    assert "Compare values after the same epoch, not the best ones." in note
     assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
     unpublished = text(dataclasses.replace(comparable, published=None), nothing)
     assert "Report:" not in unpublished

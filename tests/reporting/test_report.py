@@ -156,7 +156,7 @@ def test_the_answer_is_what_the_database_holds(page: Page, folder: Path) -> None
         )
     )
     assert answer["Best trial"].split()[0] == str(number)
-    assert answer["Test accuracy it won with"] == f"{accuracy:.4f}"
+    assert answer["Test accuracy in the search"] == f"{accuracy:.4f}"
     runs = read(folder / "runs.csv")[f"trial {number}"].values()
     fresh = [run[-1].test_accuracy or 0.0 for run in runs]
     mean, sd = statistics.fmean(fresh), statistics.stdev(fresh)
@@ -211,7 +211,7 @@ def test_trials_of_each_kind_are_counted(tmp_path: Path, search: Command) -> Non
     database.close()
     assert search("report", "--study", "digits").returncode == 0
     page = (tmp_path / "report-digits.html").read_text()
-    assert "40 complete, 80 pruned, 0 diverged, 0 failed, 6 not ended" in page
+    assert "40 complete, 80 pruned, 0 diverged, 0 failed, 6 unfinished" in page
 
 
 def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> None:
@@ -260,7 +260,7 @@ def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Com
     assert "sqlite:///search.db: there is no such file" in refused()
     waiting = search("run", *QUICK, "--images", 160, "--timeout", 0.001)
     assert waiting.returncode == 0
-    assert "no epoch of this study has ended" in refused()
+    assert "this study has no finished epoch" in refused()
     assert "sqlite:///search.db has no study of this name" in refused("--name", "other")
     assert search("run", *QUICK, "--images", 160, "--trials", 1).returncode == 0
     assert "--out none/r.html: No such file or directory" in refused("--out", "none/r.html")

@@ -23,7 +23,7 @@ def test_the_command_trains_what_its_file_lacks(search: Command, tmp_path: Path)
     for variant, fault in (("base", "it has no bn1"), ("x", "the study has no such variant")):
         refused = search(COMMAND, "--study", "digits", "--variant", variant)
         assert refused.returncode == 2
-        assert f"--variant {variant}: {fault}; known with one: question-1" in refused.stderr
+        assert f"--variant {variant}: {fault}; those with bn1: question-1" in refused.stderr
 
 
 def test_figures_are_put_together_only_if_trained_alike(search: Command, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_figures_are_put_together_only_if_trained_alike(search: Command, tmp_pat
     ]  # fmt: skip
     refused = search(COMMAND, "--study", "cifar", "--show", "probes.csv")
     assert refused.returncode == 2
-    assert "there are runs of digits, and the study's are of cifar10" in refused.stderr
+    assert "a run's dataset is digits, and the study's is cifar10" in refused.stderr
 
 
 def test_a_file_that_does_not_name_its_images_is_left_alone(
@@ -59,7 +59,5 @@ def test_a_file_that_does_not_name_its_images_is_left_alone(
     for options in (("--variant", "question-1"), ("--show", "probes.csv")):
         refused = search(COMMAND, "--study", "digits", *options)
         assert refused.returncode == 2
-        assert (
-            "probes.csv: no file that --out wrote, or one of an earlier version" in refused.stderr
-        )
+        assert "probes.csv: not a file written by --out, or one of an earlier" in refused.stderr
     assert (tmp_path / "probes.csv").read_text() == earlier

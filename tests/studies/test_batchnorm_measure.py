@@ -207,5 +207,5 @@ def test_runs_are_read_as_they_were_written(tmp_path: Path) -> None:
     append(path, _run(0.3))  # by somebody else who has trained the same
     assert read([path, path], "--show") == [_run(0.3), others]
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="no file that --out wrote"):
+    with pytest.raises(UserError, match="not a file written by --out"):
         read([path], "--show")

@@ -270,7 +270,7 @@ def test_read_only_nothing_is_changed(
     page.get_by_label("delete study").click()
     page.get_by_role("button", name="Yes").click()
     page.get_by_text(f"Failed to delete study (id={study_id})").wait_for()
-    assert "read-only; started with --allow-edits it is not" in complaints[-1]
+    assert "read-only; --allow-edits allows edits" in complaints[-1]
     assert served.studies() == ["digits"]
     assert "mine" not in str(shown.optuna.get_study_system_attrs(study_id))
 
@@ -523,9 +523,9 @@ def test_slow_clients_hold_up_neither_others_nor_the_end(
         (["--storage", "sqlite:///none.db"], "",
          r"--storage sqlite:///none.db: .* no such file .*make one with `python -m search.run`"),
         (["--host", "0.0.0.0"], "", rf"--host 0.0.0.0: .* token in {TOKEN_VARIABLE}.*or leave out"),
-        (["--host", "::"], "", r"--host ::: others can reach it there"),
+        (["--host", "::"], "", r"--host ::: others can reach this address"),
         (["--host", "0.0.0.0"], "short", rf"{TOKEN_VARIABLE}: .* 16 or more .*, not 5; `openssl"),
-        ([], "\udcff" * 16, rf"{TOKEN_VARIABLE}: a token is text in UTF-8.*; `openssl"),
+        ([], "\udcff" * 16, rf"{TOKEN_VARIABLE}: a token must be UTF-8 text.*; `openssl"),
         (["--host", "no.such.host.invalid"], TOKEN, r"--host no.such.host.invalid: .*; give a"),
         (["--host", "192.0.2.1"], TOKEN, r"--host 192.0.2.1 --port 8080: Cannot assign .*; give"),
         (["--storage", "redis://h"], "", "SQLite and PostgreSQL are known"),
@@ -551,7 +551,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(
     [
         (["--port", "99999"], "--port: a whole number from 0 to 65535 is needed, not '99999'"),
         (["--port", "x"], "--port: a whole number from 0 to 65535 is needed, not 'x'"),
-        (["--allowed-host", "https://x.org"], "--allowed-host: a name or an address alone"),
+        (["--allowed-host", "https://x.org"], "--allowed-host: a bare name or address"),
         (["--study", "digits"], "unrecognized arguments: --study digits"),
     ],
 )
@@ -571,6 +571,6 @@ def test_a_port_that_is_taken_is_told_with_status_2(search: Command, tmp_path: P
         done = search("dashboard", "--port", port)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"python -m search.dashboard: error: --port {port}: the port is taken "
+        f"python -m search.dashboard: error: --port {port}: the port is in use "
         "(Address already in use); give another --port\n"
     )

@@ -103,7 +103,7 @@ def test_a_page_of_another_origin_is_refused_edits_or_not(method: str, origin: s
     status, _, text = _ask(OPEN, method, Origin=origin)
     assert (status, text) == (
         403,
-        f"a page of another site asked for this: its Origin {origin!r} is not at the Host "
+        f"the request comes from a page of another site: its Origin {origin!r} is not at the Host "
         "'localhost:8080'\n",
     )
     assert _ask(OPEN, method, Origin="http://localhost:8080")[0] == 200

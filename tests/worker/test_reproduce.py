@@ -130,8 +130,8 @@ def test_the_best_are_trained_with_the_same_fresh_seeds(search: Command, tmp_pat
     [
         (["--variant", "question-9"], "no such variant; known: base, question-1,"),
         (["--trial", "3"], "sqlite:///search.db has no study of this name"),
-        (["--trial", "3", "--epochs", "2"], "--epochs: with --trial it is what the study has"),
-        (["--top", "2", "--seed", "2"], "--seed: with --top it is what the study has"),
+        (["--trial", "3", "--epochs", "2"], "--epochs: --trial uses the study's value"),
+        (["--top", "2", "--seed", "2"], "--seed: --top uses the study's value"),
         (["--top", "2"], "sqlite:///search.db has no study of this name"),
         (["--trial", "3", "--variant", "base"], "not allowed with argument"),
         (["--repeats", "0"], "--repeats: a whole number from 1 to 1000"),

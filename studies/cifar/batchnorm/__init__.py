@@ -1,1 +1,1 @@
-"""What batch normalization does in the variants whose accuracy collapses; run as a module."""
+"""Measures batch normalization in variants whose accuracy collapses; run as a module."""

@@ -1,7 +1,7 @@
-"""Look into a variant's batch normalization: `python -m studies.cifar.batchnorm --variant ...`.
+"""Examine a variant's batch normalization: `python -m studies.cifar.batchnorm --variant ...`.
 
-Trains the variant with several seeds, the same as `search.reproduce` trains it with, and measures
-after every epoch what the normalization does. Nothing is written to a database.
+Trains the variant with the same seeds as `search.reproduce`, and measures the normalization after
+every epoch. It uses no database.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHANGES = ("none", "before-relu", "affine", "eps-0.001")
 """The names of `studies.cifar.batchnorm.changes.CHANGES`."""
 SAMPLE = 2000
-"""Images, the first of those that are trained on, on which a network is measured."""
+"""Number of images that a network is measured on, the first training images."""
 
 
 EPILOG = """\
@@ -37,16 +37,16 @@ examples:
   python -m studies.cifar.batchnorm --study cifar --variant question-1 --change before-relu
   python -m studies.cifar.batchnorm --study cifar --show probes.csv   train nothing
 
-exit status: 0 done, 2 what was asked cannot be done,
-129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command goes on)
+exit status: 0 done, 2 invalid request,
+129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command resumes)
 """
 
 
 def parser() -> Parser:
     made = Parser(
         "studies.cifar.batchnorm",
-        "Train a variant that has batch normalization over several seeds, and measure after every "
-        "epoch what the normalization does; or show what was measured.",
+        "Train a variant with batch normalization over several seeds, and measure the "
+        "normalization after every epoch; or show earlier measurements.",
     )
     made.epilog = EPILOG
     made.add_argument(
@@ -64,8 +64,8 @@ def parser() -> Parser:
         action="append",
         type=Path,
         metavar="FILE",
-        help="train nothing, and show what a file holds that --out wrote; can be given several "
-        "times (default: train --variant)",
+        help="train nothing, and show a file written by --out; can be given several times "
+        "(default: train --variant)",
     )
     made.add_argument(
         "--change",
@@ -80,7 +80,7 @@ def parser() -> Parser:
         type=Path,
         default=Path("probes.csv"),
         metavar="FILE",
-        help="CSV file to which every run is added; one that it holds, trained alike, is not again "
+        help="CSV file to append runs to; a run in it with the same settings is not trained again "
         "(default: probes.csv)",
     )
     made.add_argument(
@@ -95,7 +95,7 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train and measure what the file lacks, then show all of it."""
+    """Train and measure the runs that the file does not have, then show all."""
     started = time.monotonic()
     from search.reporting.terminal import console
     from search.study.choices import written
@@ -108,18 +108,18 @@ def run(options: argparse.Namespace) -> int:
         runs = read(options.show, "--show")
         if others := {run[0].dataset for run in runs} - {study.dataset}:
             raise UserError(
-                f"--show: there are runs of {min(others)}, and the study's are of {study.dataset}; "
-                "give the --study that they were made with"
+                f"--show: a run's dataset is {min(others)}, and the study's is {study.dataset}; "
+                "give the --study of the runs"
             )
         out.print(tables(runs))
         return 0
     study = dataclasses.replace(study, select="test", **given(options, "epochs", "images", "seed"))
     choices = _normalized(study, options.variant)
     if is_stream(options.out):
-        raise UserError(f"--out {options.out}: a file is needed, to which every run is added")
+        raise UserError(f"--out {options.out}: a regular file is needed, to append runs to")
     if options.out.exists():
         read([options.out], "--out")
-    append(options.out, [])  # a file that cannot be written is known before the training
+    append(options.out, [])  # fails before the training if the file cannot be written
 
     from search.worker.session import Machine
     from search.worker.stop import Stop, Stopped
@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
                     of = dataclasses.replace(which, repeat=repeat, seed=seed)
                     append(options.out, _train(study, choices, machine, of, stop))
     except Stopped:
-        out.print(f"Stopped by {stop}; the same command goes on with the runs that lack.")
+        out.print(f"Stopped by {stop}; the same command trains the missing runs.")
         return stop.exit_status
     out.print(tables(there()))
     return 0
@@ -169,19 +169,19 @@ def _normalized(study: "Study", variant: str) -> "Choices":
     """Return the choices of the variant.
 
     Raises:
-        UserError: the study has no such variant, or it has no normalization to look into.
+        UserError: the study has no such variant, or the variant has no normalization.
     """
     normalized = {n: choices for n, choices in study.variants.items() if choices.bn1 != "off"}
     if variant in normalized:
         return normalized[variant]
     fault = "it has no bn1" if variant in study.variants else "the study has no such variant"
-    raise UserError(f"--variant {variant}: {fault}; known with one: {', '.join(normalized)}")
+    raise UserError(f"--variant {variant}: {fault}; those with bn1: {', '.join(normalized)}")
 
 
 def _train(
     study: "Study", choices: "Choices", machine: "Machine", which: "ProbedEpoch", stop: "Stop"
 ) -> "Run":
-    """Train and measure the run of `which`; the whole of it, or nothing."""
+    """Train and measure the run described by `which`; return it only if it is whole."""
     from search.vision.training import NonFiniteLoss
     from search.worker.stop import Stopped
     from studies.cifar.batchnorm.changes import CHANGES as FUNCTIONS

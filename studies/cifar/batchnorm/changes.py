@@ -1,7 +1,7 @@
-"""The first batch normalization of a network, and ways to change it to see whether it matters.
+"""Changes to a network's first batch normalization, to test whether it causes collapses.
 
-A unit behind a ReLU can be zero for almost all images; its variance is then close to zero, and
-normalizing divides by it. What happens then is measured by `studies.cifar.batchnorm.measure`.
+A unit after a ReLU can be zero for almost all images. Its variance is then close to zero, and the
+normalization divides by its square root; `studies.cifar.batchnorm.measure` measures the effect.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from search.vision.network import HIDDEN, Network
 
 
 def plain(network: Network) -> nn.BatchNorm1d:
-    """Leave the network as it is, and return its first normalization."""
-    assert isinstance(network.bn1, nn.BatchNorm1d), "the command has seen to it"
+    """Return the first normalization of the network, unchanged."""
+    assert isinstance(network.bn1, nn.BatchNorm1d), "checked by the command"
     return network.bn1
 
 
@@ -24,7 +24,7 @@ def affine(network: Network) -> nn.BatchNorm1d:
 
 
 def larger_eps(network: Network) -> nn.BatchNorm1d:
-    """Add 0.001 to the variances instead of 0.00001, so that no factor is above 32."""
+    """Add 0.001 to the variances instead of 0.00001, which limits the factors to 32."""
     norm = plain(network)
     norm.eps = 1e-3
     return norm

@@ -1,4 +1,4 @@
-"""What goes on in a network's first batch normalization while it trains, and in its gradient."""
+"""Measures a network's first batch normalization and its gradient during training."""
 
 import math
 import statistics
@@ -15,13 +15,13 @@ from search.vision.network import Network
 from studies.cifar.batchnorm.records import NEAR_DEAD, Probe
 
 Batches = Sequence[tuple[Tensor, Tensor]]
-"""Images (n, channels, size, size) and labels (n,), in batches of the size that is trained on."""
+"""Images (n, channels, size, size) and labels (n,), with the batch size of the training."""
 
 
 class Watch:
-    """Notes, for every batch that is trained, the gradient and what the normalization does to it.
+    """Records the gradient and its amplification by the normalization for every training batch.
 
-    Changes no figure of the training.
+    It does not change the results of the training.
     """
 
     def __init__(self, network: Network, norm: nn.BatchNorm1d) -> None:
@@ -59,7 +59,7 @@ class Watch:
 
     def _note(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if not torch.is_grad_enabled():
-            return  # not in training
+            return  # not a training step
         behind_relu = self._network.bn1 is self._norm
         passed = args[0] > 0 if behind_relu else torch.ones_like(args[0], dtype=torch.bool)
 
@@ -119,13 +119,13 @@ def _loss(network: Network, batches: Batches) -> float:
 
 @contextmanager
 def _seen(norm: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Collect what goes into the module and what comes out, (n, 512) for each batch."""
+    """Collect the module's inputs and outputs, (n, 512) for each batch."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         inputs.append(args[0].clone())
-        outputs.append(output.clone())  # a ReLU may work on it in place
+        outputs.append(output.clone())  # a ReLU may change it in place
 
     handle = norm.register_forward_hook(note)
     try:
@@ -136,7 +136,7 @@ def _seen(norm: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 
 @contextmanager
 def _switched_off(network: Network, norm: nn.Module, units: Tensor) -> Iterator[None]:
-    """Keep `units`, (512,) bool, at zero where the ReLU puts them out."""
+    """Keep `units`, (512,) bool, at zero after the ReLU."""
 
     def off(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         return args[0].masked_fill(units, 0.0)
@@ -156,7 +156,7 @@ def _switched_off(network: Network, norm: nn.Module, units: Tensor) -> Iterator[
 
 @contextmanager
 def _cumulative(network: Network) -> Iterator[None]:
-    """Let normalizations average their statistics over all batches alike."""
+    """Let the normalizations average their statistics equally over all batches."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
     before = [norm.momentum for norm in norms]
     for norm in norms:

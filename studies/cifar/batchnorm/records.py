@@ -1,6 +1,6 @@
-"""Probes of networks over several seeds: how often accuracy collapses, and what goes with it.
+"""Probes of networks over several seeds: how often accuracy collapses, and what accompanies it.
 
-Kept as lines of a CSV file, one for each epoch, so that a stopped command goes on where it was.
+They are stored in a CSV file, a line for each epoch, so that a stopped command can resume.
 """
 
 import csv
@@ -21,9 +21,9 @@ from search.files import write_all
 from search.reporting.fitted_table import FittedTable
 
 NEAR_DEAD = 0.01
-"""A unit that is above zero for a smaller share of the images than this is nearly dead."""
+"""A unit is nearly dead if it is above zero for a smaller share of the images than this."""
 COLLAPSE = 0.10
-"""Accuracy has collapsed where it is so far below that of the run's best epoch before."""
+"""Accuracy has collapsed if it is this much or more below that of the best epoch before."""
 RULE = (
     f"An epoch has collapsed if its test accuracy is {COLLAPSE:.2f} or more below that of the best "
     "epoch before it, or if a loss is not finite."
@@ -32,47 +32,48 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A network after an epoch, on the same images throughout; losses in nats.
+    """Measurements of a network after an epoch, on the same images for all epochs; losses in nats.
 
-    The gradient's figures are of the batches of the epoch before.
+    Those of the gradient are over the training batches of that epoch.
     """
 
     train_mode_loss: float
-    """Each batch normalized by its own statistics, as in training."""
+    """Loss with each batch normalized by its own statistics, as in training."""
     eval_mode_loss: float
-    """Normalized by the running statistics."""
+    """Loss with the running statistics."""
     fresh_statistics_loss: float
-    """As in eval mode, with statistics taken anew over these images."""
+    """Loss in eval mode with statistics recomputed over these images."""
     near_dead_off_loss: float
-    """As in eval mode, the nearly dead units kept at zero."""
+    """Loss in eval mode with the nearly dead units kept at zero."""
     near_dead: float
-    """Count of units, of 512, above zero for less than `NEAR_DEAD` of the images."""
+    """Number of units, of 512, above zero for less than `NEAR_DEAD` of the images."""
     dead: float
-    """Count of units that are zero for all of the images."""
+    """Number of units that are zero for all images."""
     variance_lowest: float
-    """Of the running variances."""
+    """The lowest running variance."""
     variance_median: float
     largest_output: float
-    """Of the normalization in eval mode, in standard deviations. In training it cannot exceed
-    √(n - 1), for n images in a batch."""
+    """Largest output of the normalization in eval mode, in standard deviations. In training it
+    cannot exceed √(n - 1), for n images in a batch."""
     beyond_training: float
-    """Share of the images that have an output beyond √(n - 1) in eval mode."""
+    """Share of the images with an output beyond √(n - 1) in eval mode."""
     gradient_median: float
-    """Norm of the whole gradient, over the epoch's batches."""
+    """Median norm of the whole gradient over the epoch's batches."""
     gradient_largest: float
     amplification_median: float
-    """Over the epoch's batches: the norm of the gradient behind the normalization, on its way
-    back, over the norm before; without what the ReLU lets through in neither direction."""
+    """Median over the epoch's batches of the norm of the gradient at the input of the
+    normalization, divided by that at its output; units that the ReLU blocks are left out."""
     amplification_largest: float
     gradient_follows_amplification: float
-    """Spearman's rank correlation of the two over the epoch's batches; NaN if one is constant."""
+    """Spearman's rank correlation of gradient and amplification over the epoch's batches; NaN if
+    one is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbedEpoch(Probe):
-    """A probe, which network it is of, and the epoch's own figures.
+    """A probe with the network that it measures and the metrics of the epoch.
 
-    All figures are NaN for an epoch in which a loss was not finite, which is the run's last.
+    All measurements are NaN for an epoch with a non-finite loss, which is the run's last.
     """
 
     variant: str
@@ -81,19 +82,19 @@ class ProbedEpoch(Probe):
     repeat: int
     seed: int
     number: int
-    """Of the epoch, 1-based."""
+    """The epoch, 1-based."""
     batch_loss: float
     test_loss: float
     test_accuracy: float
     dataset: str
     data: str
-    """The digest of the images themselves, shortened."""
+    """The digest of the images, shortened."""
     images: int | None
-    """None for all of them."""
+    """Number of training images; None for all."""
     epochs: int
     batch_size: int
     choices: str
-    """Those of the variant, as `search.choices.written` has them."""
+    """The choices of the variant, in the format of `search.study.choices.written`."""
 
     @classmethod
     def not_finite(cls, **which: Any) -> Self:
@@ -104,7 +105,7 @@ class ProbedEpoch(Probe):
 EPOCH_FIGURES = ("batch_loss", "test_loss", "test_accuracy")
 PROBE_FIGURES = tuple(field.name for field in fields(Probe))
 TRAINED = ("dataset", "data", "images", "epochs", "batch_size", "choices")
-"""What a run's figures depend on, besides its variant, its change and its seed."""
+"""The settings that a run depends on, besides its variant, its change and its seed."""
 COLUMNS = (
     "variant", "change", "repeat", "seed", "number", *EPOCH_FIGURES, *PROBE_FIGURES, *TRAINED,
 )  # fmt: skip
@@ -116,10 +117,10 @@ Run = list[ProbedEpoch]
 
 
 def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
-    """Add the epochs to a CSV file; make it if there is none.
+    """Append the epochs to a CSV file, which is created if missing.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     lines = io.StringIO()
     table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
@@ -129,7 +130,7 @@ def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
                 table.writeheader()
             table.writerows(asdict(epoch) for epoch in epochs)
             before = file.tell()
-            try:  # in one piece: others may add theirs
+            try:  # in one write: other processes may append too
                 write_all(file.fileno(), lines.getvalue().encode())
             except OSError:
                 file.truncate(before)
@@ -139,10 +140,10 @@ def append(path: Path, epochs: Sequence[ProbedEpoch]) -> None:
 
 
 def read(paths: Sequence[Path], option: str) -> list[Run]:
-    """Return the runs in files that `append` wrote; one that is there twice as it is last.
+    """Return the runs in files written by `append`; of a repeated run, the last one.
 
     Raises:
-        UserError: a file cannot be read, or is not of that form.
+        UserError: a file cannot be read, or has another format.
     """
     runs: dict[tuple[object, ...], Run] = {}
     for path in paths:
@@ -156,19 +157,19 @@ def read(paths: Sequence[Path], option: str) -> list[Run]:
                     runs[key].append(epoch)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{option} {path}: no file that --out wrote, or one of an earlier version, which "
-                f"does not say what its runs were trained on ({type(error).__name__}: {error})"
+                f"{option} {path}: not a file written by --out, or one of an earlier version, "
+                f"without the runs' training settings ({type(error).__name__}: {error})"
             ) from error
     return list(runs.values())
 
 
 def group_of(epoch: ProbedEpoch) -> tuple[object, ...]:
-    """Return what is the same in all runs that differ by their seeds alone."""
+    """Return the key that is the same for all runs that differ only by their seeds."""
     return tuple(getattr(epoch, name) for name in ("variant", "change", *TRAINED))
 
 
 def collapsed(run: Run) -> list[bool]:
-    """Return for each epoch whether accuracy has collapsed, see `RULE`."""
+    """Return whether accuracy has collapsed, see `RULE`, for each epoch."""
     found, best = [], 0.0
     for epoch in run:
         found.append(not epoch.test_accuracy > best - COLLAPSE)
@@ -177,7 +178,7 @@ def collapsed(run: Run) -> list[bool]:
 
 
 def tables(runs: Sequence[Run]) -> RenderableType:
-    """Return how often accuracy collapses with each change, and what goes with it."""
+    """Return tables of how often accuracy collapses with each change, and of the measurements."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run[0].repeat):
         groups.setdefault(group_of(run[0]), []).append(run)
@@ -219,7 +220,7 @@ def _collapses(groups: Iterable[list[Run]]) -> FittedTable:
 
 
 def _last(accuracies: Sequence[float]) -> str:
-    """Return the mean and range of those that are numbers, and how many are not."""
+    """Return the mean and range of the finite accuracies, and the number of the others."""
     known = [value for value in accuracies if not math.isnan(value)]
     lost = len(accuracies) - len(known)
     told = [f"{statistics.fmean(known):.4f} ({min(known):.4f} to {max(known):.4f})"] * bool(known)
@@ -227,7 +228,7 @@ def _last(accuracies: Sequence[float]) -> str:
 
 
 def _figures(runs: list[Run]) -> RenderableType:
-    """Return each figure's median and range, over the collapsed epochs and over the others."""
+    """Return the median and range of each measurement over collapsed and over other epochs."""
     of = runs[0][0]
     marked = [pair for run in runs for pair in zip(run, collapsed(run), strict=True)]
     states = {
@@ -237,7 +238,7 @@ def _figures(runs: list[Run]) -> RenderableType:
     images = "all images" if of.images is None else f"the first {of.images} images"
     table = FittedTable(
         title=f"{of.variant}, change: {of.change}",
-        columns=["figure", *states],
+        columns=["metric", *states],
         rows=[
             [
                 name.replace("_", " "),
