@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     address = Address.of(options.host.strip("[]"), options.port)
     if token is None and not address.is_loopback:
         raise UserError(
-            f"--host {options.host}: others can reach this address, so a token is needed in "
+            f"--host {options.host}: others can reach this address, so it needs a token in "
             f"{TOKEN_VARIABLE}; `openssl rand -hex 16` makes one, or leave out --host"
         )
     storage_url.check(options.storage, must_exist=True)
