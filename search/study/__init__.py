@@ -1,6 +1,6 @@
-"""What a study file writes: `from search.study import Choices, Study`.
+"""The names that a study file imports: `from search.study import Choices, Study`.
 
-Loaded when they are asked for, since the images need the rest of the package without Optuna.
+They are imported lazily, because the image modules use this package without Optuna.
 """
 
 from importlib import import_module

@@ -1,9 +1,8 @@
-"""One candidate network and how it is trained, as a frozen value.
+"""The hyperparameters of one trial, as a frozen value.
 
-This module decides which fields a candidate has, which values they can take at all, and which of
-those a study samples (its ranges). What the values do is for `search.vision.network` and
-`search.vision.training`. The choices are those of a course report (CS535, Winter 2019,
-assignment 3).
+This module defines the fields, their valid values, and the ranges that a study samples.
+`search.vision.network` and `search.vision.training` implement the values. The choices come from a
+course report (CS535, Winter 2019, assignment 3).
 """
 
 import math
@@ -27,10 +26,10 @@ Ranges = Mapping[str, BaseDistribution]
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Everything that distinguishes one trial of a study from another.
+    """Hyperparameters of a trial: network and optimizer.
 
     Raises:
-        UserError: a field has a value that no network or optimizer can be built from.
+        UserError: a field has an invalid value.
     """
 
     bn1: Norm
@@ -48,9 +47,9 @@ class Choices:
     lr: float
     """Learning rate of the first epoch, above 0."""
     weight_decay: float
-    """L2 penalty as the optimizer defines it, 0 or more."""
+    """L2 penalty as the optimizer defines it, at least 0."""
     schedule: Schedule
-    """Learning rate over the epochs: constant, or a half cosine down towards 0."""
+    """Learning rate over the epochs: constant, or a half cosine toward 0."""
 
     def __post_init__(self) -> None:
         options: dict[str, tuple[object, ...]] = {
@@ -61,22 +60,24 @@ class Choices:
         }
         for name, known in options.items():
             if getattr(self, name) not in known:
-                raise UserError(f"{name} is one of {_listed(known)}, not {getattr(self, name)!r}")
+                raise UserError(
+                    f"{name} must be one of {_listed(known)}, not {getattr(self, name)!r}"
+                )
         for name in ("extra_fc", "conv_bias", "fc_bias"):
             if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name} is true or false, not {getattr(self, name)!r}")
-        for name, rule in (("lr", "above 0"), ("weight_decay", "of 0 or more")):
+                raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        for name, rule in (("lr", "above 0"), ("weight_decay", "of at least 0")):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < math.inf or (name == "lr" and value == 0):
-                raise UserError(f"{name} is a finite number {rule}, not {value!r}")
+                raise UserError(f"{name} must be a finite number {rule}, not {value!r}")
 
     @classmethod
     def suggest(cls, trial: BaseTrial, ranges: Ranges) -> Self:
-        """Return the choices of `trial`, asking it for every field in a fixed order.
+        """Suggest every field of `trial`, in a fixed order.
 
-        All fields are asked for, whatever the others are: a conditional parameter would fall out
-        of multivariate TPE's joint model and be sampled alone.
+        No field is conditional on another: multivariate TPE would exclude a conditional parameter
+        from its joint model and sample it independently.
         """
         values: dict[str, Value] = {}
         for name in FIELDS:
@@ -88,7 +89,7 @@ class Choices:
         return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks them
 
     def params(self) -> dict[str, Value]:
-        """Return the Optuna parameters that stand for these choices."""
+        """Return these choices as Optuna parameters."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -106,19 +107,19 @@ RANGES: Ranges = MappingProxyType(
         "fc_bias": CategoricalDistribution((False, True)),
         "optimizer": CategoricalDistribution(get_args(OptimizerName)),
         "lr": FloatDistribution(1e-4, 1e-1, log=True),
-        # Zero has no place on a log scale, and three of the report's networks use it.
+        # Categorical, since three of the report's networks use 0, which a log scale cannot hold.
         "weight_decay": CategoricalDistribution((0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)),
         "schedule": CategoricalDistribution(("constant", "cosine")),
     }
 )
-"""The ranges that a study samples where it names no others."""
+"""The default ranges of a study."""
 
 
 def check_ranges(ranges: Ranges) -> None:
-    """Refuse ranges that do not cover every field, or that hold a value no field can take.
+    """Check that the ranges cover every field and hold valid values only.
 
     Raises:
-        UserError: naming the field, and the value where it is one.
+        UserError: a field has no range, is unknown, or can take an invalid value.
     """
     for name in sorted(ranges.keys() ^ set(FIELDS)):
         fault = "has no range" if name in FIELDS else f"is unknown; known: {_listed(FIELDS)}"
@@ -132,7 +133,7 @@ def check_ranges(ranges: Ranges) -> None:
                 sample[name] = low
             case other:
                 raise UserError(
-                    f"ranges: {name} takes a CategoricalDistribution or a FloatDistribution, "
+                    f"ranges: {name} must be a CategoricalDistribution or a FloatDistribution, "
                     f"not {other!r}"
                 )
     for name in FIELDS:
@@ -146,10 +147,10 @@ def check_ranges(ranges: Ranges) -> None:
 
 
 def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool = False) -> None:
-    """Refuse fixed values that Optuna would only warn about, ignore or sample silently.
+    """Check fixed values, which Optuna would only warn about, ignore or replace silently.
 
-    `complete` asks for a value for every field, as a variant needs; without it, the fields that
-    `params` does not name are left to the sampler.
+    `complete` requires a value for every field, as for a variant; otherwise, the sampler draws the
+    missing ones.
 
     Raises:
         UserError: a name is unknown or missing, or a value is outside its range.
@@ -171,15 +172,15 @@ def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool 
                     rule = f"{rule} in steps of {_exact(step)}"
                     if inside:
                         steps = (value - low) / step  # type: ignore[operator]
-                        inside = abs(steps - round(steps)) < 1e-8  # as Optuna has it
+                        inside = abs(steps - round(steps)) < 1e-8  # Optuna's tolerance
         if not inside:
-            raise UserError(f"{name} is {rule}, not {_exact(value)}")
+            raise UserError(f"{name} must be {rule}, not {_exact(value)}")
     if complete and (missing := [name for name in FIELDS if name not in params]):
-        raise UserError(f"no value for {_listed(missing)}; a variant names every parameter")
+        raise UserError(f"no value for {_listed(missing)}; a variant needs every parameter")
 
 
 def spelled(distribution: BaseDistribution) -> str:
-    """Return a range for a reader: its values, or its ends."""
+    """Return a range as text for display: its values, or its bounds."""
     match distribution:
         case CategoricalDistribution(choices=options):
             return _listed(options, _text)
@@ -190,36 +191,36 @@ def spelled(distribution: BaseDistribution) -> str:
 
 
 def parse_params(text: str, ranges: Ranges) -> dict[str, Value]:
-    """Return the fixed values in `text`, such as `"optimizer=SGD lr=0.02"`, in field order.
+    """Parse fixed values such as `"optimizer=SGD lr=0.02"`, and return them in field order.
 
     Raises:
-        UserError: `text` is not of that form, or holds a value outside the ranges.
+        UserError: `text` is malformed, or a value is outside its range.
     """
     params: dict[str, Value] = {}
     for word in text.split():
         name, equals, value = word.partition("=")
         if not equals or not value:
-            raise UserError(f"parameters are written NAME=VALUE with spaces between, not {word!r}")
+            raise UserError(f"parameters must be NAME=VALUE, separated by spaces, not {word!r}")
         if name in params:
-            raise UserError(f"{name} is given twice in {text!r}")
+            raise UserError(f"{name} appears twice in {text!r}")
         params[name] = _parsed(value)
     if not params:
-        raise UserError(f"no parameter in {text!r}; write for example 'optimizer=SGD lr=0.02'")
+        raise UserError(f"no parameter in {text!r}; give for example 'optimizer=SGD lr=0.02'")
     check_params(params, ranges)
     return {name: params[name] for name in FIELDS if name in params}
 
 
 def in_words(params: Mapping[str, Value]) -> str:
-    """Return `params` for a reader, numbers at six digits.
+    """Return `params` as text for display, numbers with six significant digits.
 
-    In the order of the fields; those that are none, which only others give a trial, come last.
+    The fields come first, in their order, then unknown parameters, which other programs may add.
     """
     names = [*(name for name in FIELDS if name in params), *sorted(params.keys() - set(FIELDS))]
     return " ".join(f"{name}={_text(params[name])}" for name in names)
 
 
 def written(params: Mapping[str, Value]) -> str:
-    """Return `params` as `parse_params` takes them: `"optimizer=SGD lr=0.02"`."""
+    """Return `params` in the format of `parse_params`: `"optimizer=SGD lr=0.02"`."""
     return " ".join(f"{name}={_exact(value)}" for name, value in params.items())
 
 
@@ -231,7 +232,7 @@ def _parsed(text: str) -> Value:
 
 
 def _exact(value: object) -> str:
-    """Return a value for an error: a number with all of its digits."""
+    """Return a value as text for an error message; a number has all of its digits."""
     return repr(value).removesuffix(".0") if isinstance(value, float) else _text(value)
 
 

@@ -1,7 +1,7 @@
-"""What a study calls its dataset: `cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`.
+"""Dataset names: `cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`.
 
-The last two may end in `?size=N`: height and width, in pixels, that the images are brought to.
-Checked when a study is made, before any image is looked for.
+The last two may end in `?size=N`: the height and width, in pixels, to which images are resized.
+A name is checked when the study is created, before any image is read.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from search.errors import UserError
 
 Kind = Literal["cifar10", "digits", "torchvision", "folder"]
 SIZES = range(8, 257, 4)
-"""The network halves a size twice; at 256, its first linear layer has 134 million weights."""
+"""The network halves the size twice; at 256, its first linear layer has 134 million weights."""
 N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
-"""Training images of the datasets whose number is known before their files are there."""
+"""Number of training images of the datasets for which it is known in advance."""
 SPLITS = {
     "CIFAR100": "train",
     "Country211": "split",
@@ -30,29 +30,29 @@ SPLITS = {
     "SVHN": "split",
     "USPS": "train",
 }
-"""The classes of `torchvision.datasets` that are known, and the argument that names their split:
-those that download themselves, have images to train and to test on, and one class an image."""
+"""The supported classes of `torchvision.datasets`, and the argument that selects their split. They
+can be downloaded, have a training and a test set, and have one label per image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetName:
     kind: Kind
     what: str
-    """A class of `torchvision.datasets`, or the path of a folder; else empty."""
+    """A class of `torchvision.datasets`, or the path of a folder; otherwise empty."""
     size: int | None
-    """Height and width in pixels; None for those that the dataset has by itself."""
+    """Height and width in pixels; None for the dataset's default."""
 
     @property
     def n_train(self) -> int | None:
-        """Number of its training images; None if only its files tell."""
+        """Number of training images; None if it is unknown before the files are read."""
         return N_TRAIN.get(self.kind)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return what `text` names.
+        """Parse a dataset name.
 
         Raises:
-            UserError: no dataset is called so, or its size does not fit the network.
+            UserError: the name is unknown, or the size does not fit the network.
         """
         kind, colon, rest = text.partition(":")
         if kind not in get_args(Kind) or bool(colon) != (kind in ("torchvision", "folder")):
@@ -62,13 +62,13 @@ class DatasetName:
             )
         what, asked, size = rest.rpartition("?size=") if "?size=" in rest else (rest, "", "")
         if kind == "torchvision" and what not in SPLITS:
-            raise UserError(f"dataset {text}: torchvision:NAME is known for {', '.join(SPLITS)}")
+            raise UserError(f"dataset {text}: torchvision:NAME supports {', '.join(SPLITS)}")
         if kind == "folder" and not what:
-            raise UserError(f"dataset {text}: a path comes after the colon, as in folder:flowers")
-        # Its length first: Python reads no number of thousands of digits.
+            raise UserError(f"dataset {text}: give a path after the colon, as in folder:flowers")
+        # Check the length first: `int` raises for thousands of digits.
         if asked and not (len(size) <= 3 and size.isdecimal() and int(size) in SIZES):
             raise UserError(
-                f"dataset {text}: a size is a multiple of 4 from {SIZES[0]} to {SIZES[-1]} "
+                f"dataset {text}: the size must be a multiple of 4 from {SIZES[0]} to {SIZES[-1]} "
                 f"pixels, not {size!r}"
             )
         return cls(kind=cast(Kind, kind), what=what, size=int(size) if asked else None)

@@ -1,4 +1,4 @@
-"""What every process that joins a study must agree on, as it is stored with the study."""
+"""The definition of a study: the stored settings on which all of its workers must agree."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -7,11 +7,11 @@ from types import FunctionType
 from optuna.pruners import BasePruner
 
 Definition = Mapping[str, object]
-"""JSON values by what they are of; see `search.study.study.Study.definition`."""
+"""JSON values by setting; see `search.study.study.Study.definition`."""
 
 
 def differences(stored: Definition, asked: Definition) -> list[str]:
-    """Return one line for each entry in which two definitions differ."""
+    """Return one line for each setting in which two definitions differ."""
     return [
         f"{name} is {stored.get(name)!r} in the database and {asked.get(name)!r} here"
         for name in {**stored, **asked}
@@ -20,7 +20,7 @@ def differences(stored: Definition, asked: Definition) -> list[str]:
 
 
 def described(part: object) -> str:
-    """Return class and settings of a sampler factory or pruner, alike in every process."""
+    """Return the class and settings of a sampler factory or pruner, equal in every process."""
     if isinstance(part, type | FunctionType):
         return str(part.__qualname__)
     if isinstance(part, partial):
@@ -31,12 +31,12 @@ def described(part: object) -> str:
 
 
 def _settings(values: Mapping[str, object]) -> list[str]:
-    told = {name.lstrip("_"): _setting(value) for name, value in sorted(values.items())}
-    return [f"{name}={value}" for name, value in told.items() if value is not None]
+    found = {name.lstrip("_"): _setting(value) for name, value in sorted(values.items())}
+    return [f"{name}={value}" for name, value in found.items() if value is not None]
 
 
 def _setting(value: object) -> str | None:
-    """Return a value that is alike in every process; None for another one."""
+    """Return a value as text; None if its text may differ between processes."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     return described(value) if isinstance(value, BasePruner) else None

@@ -1,20 +1,20 @@
-"""The figures of one epoch of a trial, as training yields them and the database keeps them."""
+"""The metrics of one epoch of a trial, as yielded by training and stored in the database."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """Accuracies are fractions from 0 to 1, losses mean cross-entropies in nats.
+    """Metrics of an epoch: accuracies from 0 to 1, and mean cross-entropies in nats.
 
-    All but `batch_loss` are measured in eval mode after the epoch, over the whole split. None
-    stands for a figure that was not asked for.
+    All but `batch_loss` are measured in eval mode after the epoch, over the whole split. A metric
+    that was not requested is None.
     """
 
     number: int
     """1-based."""
     batch_loss: float
-    """Mean over the training images of the loss in train mode, as the weights went by."""
+    """Mean training loss during the epoch, in train mode, while the weights change."""
     train_loss: float | None = None
     train_accuracy: float | None = None
     validation_loss: float | None = None
@@ -26,15 +26,15 @@ class Epoch:
 
     @property
     def selection_accuracy(self) -> float:
-        """The accuracy that prunes and ranks: held-out images if there are any, else test."""
+        """The accuracy for pruning and ranking: validation if it was measured, otherwise test."""
         accuracy = self.test_accuracy
         if self.validation_accuracy is not None:
             accuracy = self.validation_accuracy
-        assert accuracy is not None, "an epoch is measured on one split at least"
+        assert accuracy is not None, "an epoch is measured on at least one split"
         return accuracy
 
     def __str__(self) -> str:
-        """The figures in the form of the report."""
+        """The metrics in the format of the course report."""
         train = f"batch_loss: {self.batch_loss:.5f}"
         if self.train_loss is not None:
             train = f"train_loss: {self.train_loss:.5f} train_acc: {self.train_accuracy:.5f}"

@@ -1,9 +1,8 @@
-"""Which trials stop early.
+"""Pruners: they decide which trials stop early.
 
-Optuna's `SuccessiveHalvingPruner` notes in the trial that a rung was passed before it decides, so
-a trial that is killed between the two is never asked again and escapes. `SuccessiveHalving` makes
-the same decisions from the reported values alone: asked again about the same ones, it answers the
-same.
+Optuna's `SuccessiveHalvingPruner` records in the trial that it reached a rung, and then decides. A
+trial that is killed in between is not checked again and escapes pruning. `SuccessiveHalving` makes
+the same decisions from the reported values alone, so repeating a check gives the same answer.
 """
 
 import copy
@@ -21,13 +20,13 @@ from search.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A trial that is stopped: where, with what, and what it would have needed."""
+    """Why a trial is pruned."""
 
     epoch: int | None
-    """None if it has reported nothing."""
+    """None if the trial has reported no value."""
     value: float | None
     cutoff: float | None = None
-    """None if the pruner names none."""
+    """The value that the trial needed; None if the pruner does not report one."""
     pruner: str
 
     def __str__(self) -> str:
@@ -37,18 +36,18 @@ class Cut:
 
 
 def check_pruner(pruner: object) -> None:
-    """Refuse what is no pruner, or hands the decision on to what is none.
+    """Check that `pruner` and the pruners that it delegates to are pruners.
 
     Raises:
-        UserError: naming what it is.
+        UserError: one of them is not.
     """
     if isinstance(pruner, type) and issubclass(pruner, BasePruner):
         name = pruner.__name__
-        raise UserError(f"pruner: {name} is a class; give an object of it, such as {name}()")
+        raise UserError(f"pruner: {name} is a class; give an instance, such as {name}()")
     if not isinstance(pruner, BasePruner):
         raise UserError(
-            f"pruner: {pruner!r} is none; give SuccessiveHalving(), a pruner of Optuna's such as "
-            "MedianPruner(), or NopPruner() to prune nothing"
+            f"pruner: {pruner!r} is not a pruner; give SuccessiveHalving(), an Optuna pruner such "
+            "as MedianPruner(), or NopPruner() to prune nothing"
         )
     for value in vars(pruner).values():
         if isinstance(value, type | BasePruner):
@@ -56,17 +55,17 @@ def check_pruner(pruner: object) -> None:
 
 
 class Rivals(Protocol):
-    """What the other trials of a study reported after one epoch."""
+    """Values that the other trials of a study reported after one epoch."""
 
     def standing(self, value: float) -> tuple[int, int]:
-        """Return how many there are, and how many of them did better than `value`."""
+        """Return the number of other trials, and how many of them are better than `value`."""
 
     def best(self, place: int) -> float:
-        """Return the value of the one in that place, from 1."""
+        """Return the value at rank `place`; 1 is the best."""
 
 
 class Reported:
-    """Rivals in any study of Optuna's: all of its trials are gone through."""
+    """Rivals in any Optuna study, found by iterating over all of its trials."""
 
     def __init__(self, study: Study, trial: FrozenTrial, epoch: int) -> None:
         self._sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
@@ -92,28 +91,29 @@ FindRivals = Callable[[Study, FrozenTrial, int], Rivals]
 class SuccessiveHalving(BasePruner):
     """Asynchronous successive halving over one bracket of rungs.
 
-    A trial is compared on the epochs `min_epochs * factor**k` with all trials that reported there
-    before, and goes on if it is among the best `1 / factor` of them; while fewer than `factor` did,
-    if it is the best. Source: Li et al., A System for Massively Parallel Hyperparameter Tuning,
+    At the epochs `min_epochs * factor**k`, a trial is compared with all trials that have reported
+    there. It continues if it is among the best `1 / factor` of them, or the best of fewer than
+    `factor`. Source: Li et al., A System for Massively Parallel Hyperparameter Tuning,
     https://arxiv.org/abs/1810.05934.
     """
 
     min_epochs: int = 1
     """The first rung, in epochs."""
     factor: int = 4
-    """From rung to rung so many times the epochs, for one of so many trials."""
+    """Each rung has this many times the epochs of the last one; 1 in `factor` trials continues."""
 
     def __post_init__(self) -> None:
         if self.min_epochs < 1 or self.factor < 2:
             raise ValueError(
-                f"min_epochs is at least 1, factor 2, not {self.min_epochs} and {self.factor}"
+                "min_epochs must be at least 1 and factor at least 2, "
+                f"not {self.min_epochs} and {self.factor}"
             )
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self.cut(study, trial) is not None
 
     def cut(self, study: Study, trial: FrozenTrial, find: FindRivals = Reported) -> Cut | None:
-        """Return why `trial` stops at its last reported epoch; None if it goes on."""
+        """Return why `trial` is pruned at its last reported epoch; None if it continues."""
         epoch = trial.last_step
         if epoch is None or epoch not in self.rungs(epoch):
             return None
@@ -126,7 +126,7 @@ class SuccessiveHalving(BasePruner):
         return Cut(epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__)
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs, of so many, after which trials are compared."""
+        """Return the rungs up to `epochs`."""
         found = [self.min_epochs]
         while found[-1] * self.factor <= epochs:
             found.append(found[-1] * self.factor)
@@ -134,7 +134,7 @@ class SuccessiveHalving(BasePruner):
 
 
 class Sparing(BasePruner):
-    """Ask `pruner` about every trial, so that it can note it, and spare what `spared` names."""
+    """Call `pruner` for every trial, so that it can record it, but never prune `spared` ones."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Sparing(BasePruner):
         spared: Callable[[FrozenTrial], bool],
         find: FindRivals = Reported,
     ) -> None:
-        self._pruner = copy.deepcopy(pruner)  # Optuna's learn what is `auto`, and keep it
+        self._pruner = copy.deepcopy(pruner)  # Optuna's pruners resolve `auto` and store it
         self._spared = spared
         self._find = find
 
@@ -150,7 +150,7 @@ class Sparing(BasePruner):
         return self.cut(study, trial) is not None
 
     def cut(self, study: Study, trial: FrozenTrial) -> Cut | None:
-        """Return why `trial` stops at its last reported epoch; None if it goes on."""
+        """Return why `trial` is pruned at its last reported epoch; None if it continues."""
         found = self._asked(study, trial)
         return None if found is None or self._spared(trial) else found
 

@@ -24,26 +24,29 @@ from search.errors import UserError
 from search.study.choices import Ranges, check_params
 
 SamplerFactory = Callable[..., BaseSampler]
-"""Makes a sampler of a seed from 0 to 2**32 - 1; see `made`."""
+"""Creates a sampler from a seed from 0 to 2**32 - 1; see `made`."""
 
 MODELLED_AS_GOOD = 25
-"""So many trials at most are good ones to TPE, by the default of its `gamma`."""
+"""Maximum number of trials that TPE models as good, by its default `gamma`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TPE:
-    """Make multivariate TPE samplers with a constant liar, which keeps workers apart."""
+    """Factory of multivariate TPE samplers.
+
+    The constant liar keeps concurrent workers from sampling similar values.
+    """
 
     startup_trials: int = 16
-    """Trials drawn at random before the model is used; the fixed variants count among them."""
+    """Number of random trials before the model is used, including the variants."""
     history: int = 1000
-    """Ended trials that are modelled at most: the best ones, and an even choice of the others.
-    `python -m tests.benchmarks.sampling` shows what that saves and whether it does harm."""
+    """Maximum number of finished trials in the model: the best, and an even selection of the rest.
+    `python -m tests.benchmarks.sampling` measures the time saved and the effect on the results."""
 
     def __post_init__(self) -> None:
         lowest = max(self.startup_trials, 2 * MODELLED_AS_GOOD)
         if self.history < lowest:
-            raise ValueError(f"history is {lowest} or more, not {self.history}")
+            raise ValueError(f"history must be at least {lowest}, not {self.history}")
 
     def __call__(self, seed: int) -> BaseSampler:
         return TPESampler(
@@ -55,22 +58,22 @@ class TPE:
 
 
 def made(factory: SamplerFactory, seed: int) -> BaseSampler:
-    """Return a sampler of `factory`, which is given `seed` by this name if it has such an argument.
+    """Create a sampler, passing `seed` by keyword if `factory` has an argument of that name.
 
-    Most of Optuna's classes take the seed by its name alone, or have another argument first.
+    In most of Optuna's classes, the seed is keyword-only or not the first argument.
     """
     try:
         is_named = "seed" in inspect.signature(factory).parameters
-    except ValueError:  # of some functions written in C
+    except ValueError:  # some functions written in C
         is_named = False
     with warnings.catch_warnings():
-        # Once is enough, and that is when the study's file is read; this is done for every trial.
+        # The warning was shown when the study was loaded; do not repeat it for every trial.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return factory(seed=seed) if is_named else factory(seed)
 
 
 def parts(sampler: BaseSampler) -> Iterator[BaseSampler]:
-    """Yield a sampler and those that it hands some parameters on to."""
+    """Yield a sampler and the samplers that it delegates to."""
     yield sampler
     for value in vars(sampler).values():
         if isinstance(value, BaseSampler):
@@ -78,32 +81,33 @@ def parts(sampler: BaseSampler) -> Iterator[BaseSampler]:
 
 
 def check_sampler(factory: object, ranges: Ranges) -> None:
-    """Refuse what makes no sampler, or one that cannot sample `ranges` repeatably.
+    """Check that `factory` creates a sampler that can sample `ranges` repeatably.
 
     Raises:
-        UserError: naming what it is.
+        UserError: it does not.
     """
     way_out = "give TPE(), RandomSampler, or a function such as lambda seed: TPESampler(seed=seed)"
     if isinstance(factory, BaseSampler):
         name = type(factory).__name__
         raise UserError(
-            f"sampler: a {name} object would draw on from trial to trial, and each trial needs one "
-            f"of its own seed; give sampler={name}, or lambda seed: {name}(seed=seed, ...)"
+            f"sampler: a {name} object would be shared by all trials, but each trial needs a "
+            f"sampler with its own seed; give sampler={name}, or lambda seed: "
+            f"{name}(seed=seed, ...)"
         )
     if isinstance(factory, type) and issubclass(factory, GridSampler):
         raise _without_grid()
     if not callable(factory):
-        raise UserError(f"sampler: {factory!r} makes no sampler from a seed; {way_out}")
+        raise UserError(f"sampler: {factory!r} does not create a sampler; {way_out}")
     name = getattr(factory, "__name__", type(factory).__name__)
     try:
         sampler = made(factory, 0)
-    except Exception as error:  # it is a user's input, whatever is wrong with it
+    except Exception as error:  # the factory is user input: any error is possible
         cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
-            f"sampler: {name} makes no sampler from a seed ({cause}); {way_out}"
+            f"sampler: {name} does not create a sampler from a seed ({cause}); {way_out}"
         ) from error
     if not isinstance(sampler, BaseSampler):
-        raise UserError(f"sampler: {name} makes {sampler!r}, which is no sampler; {way_out}")
+        raise UserError(f"sampler: {name} creates {sampler!r}, not a sampler; {way_out}")
     for part in parts(sampler):
         _check_part(part, ranges)
 
@@ -124,13 +128,14 @@ def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
             for name, distribution in ranges.items():
                 if isinstance(distribution, FloatDistribution) and distribution.step is None:
                     raise UserError(
-                        f"sampler: BruteForceSampler takes ranges of countable values, and {name} "
-                        "has none; give a CategoricalDistribution, or a FloatDistribution with step"
+                        "sampler: BruteForceSampler needs ranges with a finite number of values, "
+                        f"but {name} is continuous; give a CategoricalDistribution, or a "
+                        "FloatDistribution with step"
                     )
 
 
 def _without_grid() -> UserError:
     return UserError(
-        "sampler: GridSampler has a grid of its own beside the study's ranges; give "
-        "BruteForceSampler, and ranges that are a grid"
+        "sampler: GridSampler uses its own grid instead of the study's ranges; give "
+        "BruteForceSampler, and ranges that form the grid"
     )

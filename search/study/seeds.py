@@ -1,17 +1,17 @@
-"""Seeds, derived from what they are for.
+"""Seeds, derived from their purpose.
 
-Every random draw of the service is made from a generator seeded here, so that a trial needs no
-stored generator state: its draws follow from the study's seed, the trial's number and the epoch.
+All random generators of the service are seeded here. A trial's draws depend only on the study's
+seed, the trial's number and the epoch, so no generator state has to be stored.
 """
 
 import hashlib
 
 
 def derive_seed(*path: int | str) -> int:
-    """Return the seed that belongs to `path`, from 0 to 2**32 - 1 (NumPy takes no larger one).
+    """Return the seed for `path`, from 0 to 2**32 - 1 (NumPy's maximum).
 
-    The first four bytes of a SHA-256 over the path: the same on every machine and release, and
-    without the correlations that neighbouring seeds such as `seed + number` can have.
+    The seed is the first four bytes of the path's SHA-256. It is the same on every machine and
+    release, without the correlations of consecutive seeds such as `seed + number`.
     """
     digest = hashlib.sha256("/".join(map(str, path)).encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -1,7 +1,7 @@
-"""The studies that come with the package, by name; loading one is for `search.study.study`.
+"""The shipped studies, by name; `search.study.study` loads them.
 
-They are the package `studies` beside `search`, whatever the current folder holds: `python -m` looks
-there first, and a project may well have a folder `studies` of its own.
+They are the package `studies` next to `search`. The current folder, which `python -m` searches
+first, may contain a different `studies` folder.
 """
 
 import importlib
@@ -26,9 +26,9 @@ def shipped(name: str) -> ModuleType:
 
 
 def import_package() -> None:
-    """Let `import studies.NAME` find the shipped studies first, then the user's own.
+    """Make `import studies.NAME` find the shipped studies first, then the user's.
 
-    A package of this name that was imported before keeps what it has.
+    A `studies` package that is already imported keeps its contents.
     """
     package = sys.modules.get("studies")
     if package is None:

@@ -1,8 +1,8 @@
-"""What a study is, and where it is found.
+"""Studies and how they are loaded.
 
 A study is a frozen value: a dataset, a budget, ranges, fixed variants, a sampler and a pruner.
-`load` takes one from the package `studies` by its name, or from any Python file by its path. What
-is stored of it in the database, so that nobody joins it with another one, is its definition.
+`load` loads a study from the package `studies` by name, or from a Python file by path. Its
+definition is stored in the database, so that a worker with other settings cannot join it.
 """
 
 import csv
@@ -38,51 +38,51 @@ PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
 
 NAME_BYTES = 100
 MOST_EPOCHS = 2**31 - 1
-"""The largest number in a column of PostgreSQL's INTEGER."""
+"""The maximum of PostgreSQL's INTEGER type."""
 PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-"""The figures that may have been published for an epoch, by their names in `Epoch`."""
+"""Metrics that may be published for an epoch, by their names in `Epoch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Published:
     dataset: str | None
-    """None for that of the study, whichever it is."""
+    """None for the study's dataset."""
     figures: PublishedFigures
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One search: what is trained, on which images, how long, and what is tried.
+    """A search: dataset, hyperparameter ranges and budget.
 
     Raises:
-        UserError: a number is out of its bounds, or a range or a variant does not fit.
+        UserError: a number is out of bounds, or a range or a variant is invalid.
     """
 
     name: str
-    """In the database; also of a folder, so without / and of 100 bytes at most."""
+    """Name in the database. It also names a folder: at most 100 bytes, without /."""
     dataset: str
     """`cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`; see `search.study.dataset_spec`."""
     variants: Mapping[str, Choices] = field(default_factory=dict)
     """The fixed trials by name, in the order in which they run; never pruned."""
     ranges: Ranges = field(default_factory=lambda: RANGES)
-    """What is sampled for every other trial."""
+    """Distributions from which the other trials are sampled."""
     trials: int = 60
-    """The budget: finished trials, the variants among them."""
+    """The budget: number of finished trials, including the variants."""
     epochs: int = 10
-    """Passes over the training images for a trial that is not pruned."""
+    """Number of epochs of a trial that is not pruned."""
     batch_size: int = 32
     images: int | None = None
-    """Train on the first so many images, and test on the first so many at most; None for all."""
+    """Number of training images and maximum number of test images, from the first; None for all."""
     select: Select = "test"
-    """The split whose accuracy prunes trials and ranks them."""
+    """The split whose accuracy prunes and ranks trials."""
     seed: int = 0
-    """From it and a trial's number follow all of the trial's random draws."""
+    """All random draws of a trial depend only on this seed and the trial's number."""
     sampler: SamplerFactory = field(default_factory=TPE)
     pruner: BasePruner = field(default_factory=SuccessiveHalving)
     published: Path | None = None
-    """A CSV file (variant, epoch, and the columns `PUBLISHED`) of figures that somebody else
-    published for the variants, trained on all images of the dataset; None if nobody did. A column
-    `dataset` names it where the file may come to stand beside another one."""
+    """A CSV file of published metrics of the variants, trained on all images of the dataset; None
+    for none. Its columns are variant, epoch, `PUBLISHED` and, optionally, `dataset`: without it,
+    the metrics are for the study's dataset."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -99,36 +99,38 @@ class Study:
             if name == "images" and value is None:
                 continue
             if not _is_whole(value) or value < lowest:
-                raise UserError(f"{name} is a whole number of {lowest} or more, not {value!r}")
+                raise UserError(
+                    f"{name} must be a whole number of at least {lowest}, not {value!r}"
+                )
         if self.epochs > MOST_EPOCHS:
-            raise UserError(f"epochs is {MOST_EPOCHS} or less, not {self.epochs}")
+            raise UserError(f"epochs must be at most {MOST_EPOCHS}, not {self.epochs}")
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is a whole number from 0 to 2**63 - 1, not {self.seed!r}")
+            raise UserError(f"seed must be a whole number from 0 to 2**63 - 1, not {self.seed!r}")
         if self.select not in ("test", "validation"):
-            raise UserError(f"select is test or validation, not {self.select!r}")
+            raise UserError(f"select must be test or validation, not {self.select!r}")
         check_sampler(self.sampler, self.ranges)
         check_pruner(self.pruner)
-        _ = self.published_figures  # read now, so that a faulty file is known before the search
+        _ = self.published_figures  # read now, so that an invalid file is an error immediately
 
     def n_held_out(self, total: int) -> int:
-        """Return how many of `total` training images, the last, are for selection only.
+        """Return how many of the last of `total` training images are held out for validation.
 
-        It is a tenth, and no more than are trained on.
+        This is a tenth, but at most `images`.
         """
         if self.select == "test":
             return 0
         return min(total // 10, self.images or total)
 
     def n_test(self, total: int) -> int:
-        """Return how many of `total` test images, the first, are tested on."""
+        """Return how many of the first of `total` test images are used."""
         return min(total, self.images or total)
 
     def n_train(self, total: int) -> int:
-        """Return how many of `total` training images, the first, are trained on.
+        """Return how many of the first of `total` training images are used.
 
         Raises:
-            UserError: there are not so many, or they leave a last batch of a single image, which
-                batch normalization refuses.
+            UserError: there are too few, or the last batch would be a single image, which batch
+                normalization does not accept.
         """
         available = total - self.n_held_out(total)
         if self.select == "validation" and available == total:
@@ -137,7 +139,7 @@ class Study:
                 "give --select test"
             )
         if self.images is not None and self.images > available:
-            raise UserError(f"--images {self.images}: there are {available} images to train on")
+            raise UserError(f"--images {self.images}: there are {available} training images")
         n_train = self.images or available
         if n_train % self.batch_size == 1:
             raise UserError(
@@ -147,19 +149,19 @@ class Study:
         return n_train
 
     def trial_seed(self, trial: FrozenTrial) -> int:
-        """Return the seed of all draws that training `trial` makes."""
+        """Return the seed of all random draws in the training of `trial`."""
         seed = trial.user_attrs.get(SEED)
         return derive_seed(self.seed, "trial", trial.number) if seed is None else int(seed)
 
     def repeat_seed(self, repeat: int) -> int:
-        """Return the seed of re-run `repeat`: of whichever trial, so that re-runs can be paired."""
+        """Return the seed of re-run `repeat`, equal for all trials so that re-runs are paired."""
         return derive_seed(self.seed, "repeat", repeat)
 
     def definition(self, data_digest: str) -> Definition:
-        """Return what every process that joins this study must agree on, as JSON values.
+        """Return the settings on which all workers must agree, as JSON values.
 
-        The budget and the variants are not in it: both can be added to. `data_digest` stands for
-        the images themselves.
+        The budget and the variants are left out, since both can be extended. `data_digest`
+        identifies the images.
         """
         ranges = {
             f"range of {name}": distribution_to_json(distribution)
@@ -182,7 +184,7 @@ class Study:
         """Return this study with the epochs, batch size, images, split and seed of a definition.
 
         Raises:
-            UserError: the definition is of another dataset.
+            UserError: the definition has another dataset.
         """
         if definition is None:
             return self
@@ -190,7 +192,7 @@ class Study:
             raise UserError(
                 f"--name {self.name}: the study of this name differs: dataset is "
                 f"{definition['dataset']!r} in the database and {self.dataset!r} here. Give the "
-                "--study that it was made with"
+                "--study with which it was created"
             )
         names = ("epochs", "batch_size", "images", "select", "seed")
         fields: dict[str, Any] = {name: definition[name] for name in names}
@@ -198,7 +200,7 @@ class Study:
 
     @property
     def trained_on(self) -> str:
-        """Which of the training images a trial is trained on, in words."""
+        """The training images that are used, as text."""
         images = f"{self._total} images" if self._total else "images"
         if self._is_on_part:
             return f"the first {self.images} {f'of {images}' if self._total else 'images'}"
@@ -208,9 +210,9 @@ class Study:
 
     @property
     def incomparable(self) -> str | None:
-        """Why the published figures are none that a trial could reach, in words.
+        """Why the published metrics cannot be compared with those of a trial, as text.
 
-        None if they can be compared, epoch by epoch, or if nothing was published.
+        None if they can be compared, epoch by epoch, or if none are published.
         """
         reasons = []
         if self._published.dataset not in (None, self.dataset):
@@ -229,24 +231,24 @@ class Study:
 
     @property
     def caution(self) -> str:
-        """What a reader of the best trial's accuracy must know."""
+        """A note on how to interpret the best trial's accuracy."""
         if self.select == "validation":
             return (
                 "Trials were chosen on held-out training images; test accuracy was measured once."
             )
         return (
-            "The best of many trials on the test set is optimistic: train the winner again with "
-            "fresh seeds before you quote it."
+            "The best of many trials on the test set is optimistic: re-run the winner with fresh "
+            "seeds before you quote it."
         )
 
     def published_for(self, variant: str | None) -> Mapping[int, Mapping[str, float]]:
-        """Return a variant's published figures by epoch; None stands for a trial that is none."""
+        """Return a variant's published metrics by epoch; empty for None."""
         figures = self.published_figures.items()
         return {epoch: found for (name, epoch), found in figures if name == variant}
 
     @property
     def published_figures(self) -> PublishedFigures:
-        """Published figures by variant and epoch; empty where nothing was published."""
+        """Published metrics by variant and epoch; empty if none are published."""
         return self._published.figures
 
     @cached_property
@@ -264,7 +266,7 @@ class Study:
             return _Published(dataset=dataset, figures=figures)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"published: {self.published} is no CSV file with the columns variant, epoch, "
+                f"published: {self.published} is not a CSV file with the columns variant, epoch, "
                 f"{', '.join(PUBLISHED)} ({type(error).__name__}: {error})"
             ) from error
 
@@ -281,30 +283,30 @@ def _check_name(name: str) -> None:
         or "/" in name
         or "\\" in name
     ):
-        raise UserError(f"a study's name can be that of a folder, with no / in it, not {name!r}")
-    if len(name.encode()) > NAME_BYTES:
-        raise UserError(f"a study's name has at most {NAME_BYTES} bytes, not {len(name.encode())}")
+        raise UserError(f"a study's name must be a valid folder name without /, not {name!r}")
+    if (size := len(name.encode())) > NAME_BYTES:
+        raise UserError(f"a study's name must have at most {NAME_BYTES} bytes, not {size}")
 
 
 def _check_variant_name(name: object) -> None:
-    """Refuse a name that `find` and `--trial` would take for another trial, or that is in no line.
+    """Check that a variant's name is one line, and distinct from other values of `--trial`.
 
     Raises:
-        UserError: it is such a one.
+        UserError: it is not.
     """
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise UserError(f"a variant's name is a text in one line, not {name!r}")
+        raise UserError(f"a variant's name must be one line of text, not {name!r}")
     if name == "best" or name.isdecimal():
         raise UserError(
-            f"a variant's name is neither `best` nor a number, which stand for trials, not {name!r}"
+            f"a variant's name must not be `best` or a number, which denote trials, not {name!r}"
         )
 
 
 def load(name: str) -> Study:
-    """Return the study called `name`, or the one that the Python file `name` defines as `study`.
+    """Return the shipped study `name`, or the `study` of the Python file `name`.
 
     Raises:
-        UserError: there is no such study or file, or the file defines none.
+        UserError: there is no such study or file, or the file does not define `study`.
     """
     if name.endswith(".py"):
         module = _loaded(name)
@@ -320,52 +322,52 @@ def load(name: str) -> Study:
     study = getattr(module, "study", None)
     if not isinstance(study, Study):
         raise UserError(
-            f"--study {name}: it defines no `study` of type search.study.Study; write in it "
+            f"--study {name}: it does not define a `study` of type search.study.Study; add "
             'study = Study(name="…", dataset="…")'
         )
     return study
 
 
 def _loaded(name: str) -> ModuleType:
-    """Run the Python file `name`, which may import the files beside it.
+    """Run the Python file `name`, which may import files in its folder.
 
-    It runs as it is now: Python's compiled copy of a file is out of date if the file was changed
-    within a second and kept its length. What it prints goes to standard error, since a command's
-    output may be JSON.
+    The source is compiled each time: Python's cached bytecode is stale if a file was changed within
+    a second and kept its length. The file's output goes to standard error, since a command's output
+    may be JSON.
 
     Raises:
-        UserError: there is no such file, or it raises an error.
+        UserError: the file does not exist or raises an error.
     """
     path = Path(name).absolute()
-    # A name that no import has, so that the file hides no module; without a dot, for no package.
+    # No import uses this name, so the file hides no module; without a dot, it is in no package.
     loader = SourceFileLoader(f"study file {str(path).replace('.', ' ')}", str(path))
     spec = spec_from_file_location(loader.name, path, loader=loader)
     if spec is None or not path.is_file():
         raise UserError(f"--study {name}: there is no such file in {Path.cwd()}; give its path")
-    import_package()  # a folder `studies` of the user's own must not be found in its place
-    # At the end, so that a neighbour called torch.py hides nothing, but before the current folder;
-    # and for good, since the file's functions may import as well.
+    import_package()  # first, so that a user's folder `studies` does not take its place
+    # At the end, so that a file torch.py in the folder hides nothing, but before the current
+    # folder. It is not removed, since the file's functions may import as well.
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(len(sys.path) - (sys.path[-1] == str(Path.cwd())), folder)
     module = module_from_spec(spec)
-    sys.modules[loader.name] = module  # where its dataclasses look for what they are told of
+    sys.modules[loader.name] = module  # dataclasses look up their annotations here
     try:
         with redirect_stdout(sys.stderr):
             exec(loader.source_to_code(path.read_bytes(), path), vars(module))
-    except (Exception, SystemExit) as error:  # it is a user's input, whatever is wrong with it
+    except (Exception, SystemExit) as error:  # the file is user input: any error is possible
         del sys.modules[loader.name]
-        raise UserError(f"--study {name}{_told(error, path)}") from error
+        raise UserError(f"--study {name}{_described(error, path)}") from error
     return module
 
 
-def _told(error: BaseException, path: Path) -> str:
-    """Return in which line of the file, and what is wrong with it, in one line."""
+def _described(error: BaseException, path: Path) -> str:
+    """Return the line of the file and the error, in one line of text."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     where = f", line {lines[-1]}" if lines else ""
-    told = f"{where}: {kind}{' '.join(str(error).split())}"
-    if isinstance(error, ImportError) and "relative import" in told:
-        told += "; a study file is in no package: `from helpers import x` takes the file beside it"
-    return told
+    text = f"{where}: {kind}{' '.join(str(error).split())}"
+    if isinstance(error, ImportError) and "relative import" in text:
+        text += "; a study file is in no package: use `from helpers import x` for a file next to it"
+    return text

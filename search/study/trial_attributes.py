@@ -1,4 +1,4 @@
-"""What a trial's user attributes say: which fixed one it is, and how it ended.
+"""User attributes of a trial: which fixed trial it is, and how it finished.
 
 A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
 """
@@ -12,36 +12,36 @@ from optuna.trial import FrozenTrial, TrialState
 from search.study.choices import Value
 
 VARIANT = "variant"
-"""User attribute of a trial: the name of the variant that it is."""
+"""User attribute of a variant's trial: the variant's name."""
 ORIGIN = "trial"
-"""User attribute of a re-run: the number of the trial that it runs again, in its own study."""
+"""User attribute of a re-run: the number of the original trial in that trial's study."""
 REPEAT = "repeat"
-"""User attribute of a re-run: which one it is, from 0."""
+"""User attribute of a re-run: its number, from 0."""
 SEED = "seed"
-"""User attribute of a re-run: the seed of all draws of its training."""
+"""User attribute of a re-run: the seed of all random draws of its training."""
 FIXING = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
-"""What makes a fixed trial the one that it is."""
+"""The attributes that identify a fixed trial."""
 ENQUEUED = "enqueued"
 """User attribute of a trial: the values that a user gave it by `--enqueue`."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count against the budget."""
 REASON = "reason"
-"""User attribute of a trial: in one line why it was pruned or failed."""
+"""User attribute of a trial: why it was pruned or failed, in one line."""
 RUNG = "rung"
-"""User attribute of a trial that was pruned for its accuracy: the epoch at which."""
+"""User attribute of a trial that was pruned for its accuracy: the epoch."""
 CUTOFF = "cutoff"
-"""User attribute of a trial that was pruned on a rung: the accuracy that it would have needed."""
+"""User attribute of a trial that was pruned on a rung: the accuracy that it needed."""
 DIVERGED = "diverged"
-"""User attribute of a pruned trial: the epoch in which a loss of it was not finite."""
+"""User attribute of a pruned trial: the epoch in which a loss was not finite."""
 SECONDS = "seconds_per_epoch"
-"""User attribute of a trial that has ended: the mean wall time of its epochs."""
+"""User attribute of a trial: the mean wall time of its epochs."""
 TRACEBACK = "traceback"
 """User attribute of a failed trial: the end of its error's traceback."""
 ENVIRONMENTS = "environments"
-"""User attribute of a trial: where it was trained, the last place last; several if it was taken
-over elsewhere."""
+"""User attribute of a trial: the environments in which it was trained, the latest last; several if
+another worker took the trial over."""
 MEASURED_TRAIN = "measured_train"
-"""User attribute of a trial: true if it was begun with --measure-train."""
+"""User attribute of a trial: true if it was started with --measure-train."""
 CRASH = "crash"
 """User attribute of a trial that stopped a worker: the end of that error's traceback."""
 
@@ -54,9 +54,9 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 
 
 def readable(trial: FrozenTrial) -> FrozenTrial:
-    """Return the trial without those attributes of ours that are of another type.
+    """Return the trial without those of this module's attributes that have the wrong type.
 
-    Anyone can set attributes with Optuna and its dashboard.
+    Any program can set attributes with Optuna.
     """
     if all(is_readable(name, value) for name, value in trial.user_attrs.items()):
         return trial
@@ -66,7 +66,7 @@ def readable(trial: FrozenTrial) -> FrozenTrial:
 
 
 def is_readable(name: str, value: object) -> bool:
-    """Return whether the attribute is not ours, or of the type that ours has."""
+    """Return whether an attribute has the right type, or is not one of this module."""
     if name == ENVIRONMENTS and isinstance(value, list):
         return all(
             isinstance(one, dict)
@@ -79,11 +79,11 @@ def is_readable(name: str, value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """A trial that is enqueued in its study once, with all its values."""
+    """A trial with all values given, enqueued in its study once."""
 
     params: Mapping[str, Value]
     attributes: Mapping[str, Value]
-    """User attributes, of `FIXING`, from which its name follows."""
+    """The user attributes, of `FIXING`, that determine its name."""
 
     @property
     def name(self) -> str:
@@ -93,16 +93,16 @@ class Fixed:
 
 
 def fixed_name(trial: FrozenTrial) -> str | None:
-    """Return the name under which a fixed trial is in its study once: a variant or a re-run.
+    """Return the unique name of a fixed trial in its study; None for other trials.
 
-    None for the others, which are sampled at least in part. Fixed trials come first, are never
-    pruned, and have their train figures measured.
+    Fixed trials are variants and re-runs. They run first, are never pruned, and have their train
+    metrics measured. Other trials are at least partly sampled.
     """
     return name_of(trial.user_attrs)
 
 
 def origin_name(attributes: Mapping[str, Value]) -> str | None:
-    """Return the name of the variant or trial that a fixed trial's attributes are of."""
+    """Return the name of a fixed trial's variant or original trial; None if it is not fixed."""
     if ORIGIN in attributes:
         return f"trial {attributes[ORIGIN]}"
     name = attributes.get(VARIANT)
@@ -110,7 +110,7 @@ def origin_name(attributes: Mapping[str, Value]) -> str | None:
 
 
 def name_of(attributes: Mapping[str, Value]) -> str | None:
-    """Return the name that a trial's attributes, of `FIXING`, give it; None if it is not fixed."""
+    """Return a fixed trial's name from its attributes; None if it is not fixed."""
     name = origin_name(attributes)
     if name is None:
         return None
@@ -123,7 +123,7 @@ def is_first_run(attributes: Mapping[str, Value]) -> bool:
 
 
 def rank(accuracy: float, number: int) -> tuple[float, int]:
-    """Return what sorts a completed trial before those that it is better than."""
+    """Return a sort key that puts better completed trials first."""
     return -accuracy, number
 
 
@@ -132,11 +132,11 @@ def is_fixed(trial: FrozenTrial) -> bool:
 
 
 def measures_train(trial: FrozenTrial) -> bool:
-    """Return whether each epoch of the trial has its train loss and accuracy measured."""
+    """Return whether train loss and accuracy are measured after each epoch of the trial."""
     return is_fixed(trial) or MEASURED_TRAIN in trial.user_attrs
 
 
 def label(trial: FrozenTrial) -> str:
-    """Return the trial's number, with its name if it is a fixed one."""
+    """Return the trial's number, followed by its name if it is fixed."""
     kind = fixed_name(trial) or ("enqueued" if ENQUEUED in trial.user_attrs else "")
     return f"{trial.number} {kind}".strip()

@@ -156,7 +156,7 @@ def test_the_search_goes_on(folder: Path) -> None:
         failed = study.trials[14]
         assert (failed.state, failed.user_attrs["reason"]) == (
             TrialState.FAIL,
-            "cannot be run: lr is a number from 0.0001 to 0.1, not 7",
+            "cannot be run: lr must be a number from 0.0001 to 0.1, not 7",
         )
         failed = study.trials[17]
         assert (failed.state, failed.user_attrs["reason"]) == (

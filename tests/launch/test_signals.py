@@ -68,7 +68,7 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(
     """As `nohup` and a shell's `&` have it."""
     done = _loading(tmp_path, MOMENTS["anywhere"], number, ignored=True)
     assert done.returncode == 2
-    assert "it defines no `study`" in done.stderr
+    assert "it does not define a `study`" in done.stderr
 
 
 def test_ctrl_c_during_the_imports_of_a_command_gives_no_traceback(tmp_path: Path) -> None:

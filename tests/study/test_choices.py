@@ -35,7 +35,7 @@ from search.study.choices import (
 def test_nonsense_is_refused_with_its_field_and_value(
     base: Choices, field: str, value: object
 ) -> None:
-    with pytest.raises(UserError, match=f"{field} is .*not {value!r}"):
+    with pytest.raises(UserError, match=f"{field} must be .*not {value!r}"):
         dataclasses.replace(base, **{field: value})  # type: ignore[arg-type]
 
 
@@ -78,13 +78,13 @@ def test_fixed_values_are_read_as_a_user_writes_them() -> None:
     ("text", "complaint"),
     [
         ("momentum=0.9", "unknown parameter 'momentum'; known: bn1, bn2"),
-        ("optimizer=Lion", "optimizer is one of SGD, .*not Lion"),
-        ("lr=1", "lr is a number from 0.0001 to 0.1, not 1"),
-        ("lr=fast", "lr is a number .*not fast"),
-        ("lr=nan", "lr is a number"),
-        ("extra_fc=1", "extra_fc is one of false, true, not 1"),
-        ("weight_decay=0.5", "weight_decay is one of 0, 1e-06"),
-        ("lr=0.1000000001", "lr is a number from 0.0001 to 0.1, not 0.1000000001$"),
+        ("optimizer=Lion", "optimizer must be one of SGD, .*not Lion"),
+        ("lr=1", "lr must be a number from 0.0001 to 0.1, not 1"),
+        ("lr=fast", "lr must be a number .*not fast"),
+        ("lr=nan", "lr must be a number"),
+        ("extra_fc=1", "extra_fc must be one of false, true, not 1"),
+        ("weight_decay=0.5", "weight_decay must be one of 0, 1e-06"),
+        ("lr=0.1000000001", "lr must be a number from 0.0001 to 0.1, not 0.1000000001$"),
         ("lr=0.09999999e1", "not 0.9999999$"),
         ("lr=1e400", "not 1e400$"),
         ("lr=-inf", "not -inf$"),
@@ -92,12 +92,12 @@ def test_fixed_values_are_read_as_a_user_writes_them() -> None:
         ("lr=0x10", "not 0x10$"),
         ("lr=0,02", "not 0,02$"),
         ("lr=０.０2", "not ０.０2$"),
-        ("lr=1e-4\u00a00.01", "lr is a number|NAME=VALUE"),
-        ("bn1=True", "bn1 is one of off, plain, affine, not true"),
-        ("extra_fc=yes", "extra_fc is one of false, true, not yes"),
+        ("lr=1e-4\u00a00.01", "lr must be a number|NAME=VALUE"),
+        ("bn1=True", "bn1 must be one of off, plain, affine, not true"),
+        ("extra_fc=yes", "extra_fc must be one of false, true, not yes"),
         ("weight_decay=1.0000001e-5", "not 1.0000001e-05$"),
         ("LR=0.01", "unknown parameter 'LR'"),
-        ("lr=0.01 lr=0.02", "lr is given twice"),
+        ("lr=0.01 lr=0.02", "lr appears twice"),
         ("lr 0.01", "NAME=VALUE"),
         ("", "no parameter"),
     ],
@@ -133,9 +133,9 @@ def test_a_variant_must_name_every_parameter(base: Choices) -> None:
     ("change", "complaint"),
     [
         ({"dropout": FloatDistribution(0, 1)}, "'dropout' is unknown"),
-        ({"lr": FloatDistribution(-1, 1)}, "lr is a finite number above 0, not -1"),
-        ({"bn1": CategoricalDistribution(("off", "on"))}, "bn1 is one of .*not 'on'"),
-        ({"lr": optuna.distributions.IntDistribution(1, 2)}, "lr takes a Categorical"),
+        ({"lr": FloatDistribution(-1, 1)}, "lr must be a finite number above 0, not -1"),
+        ({"bn1": CategoricalDistribution(("off", "on"))}, "bn1 must be one of .*not 'on'"),
+        ({"lr": optuna.distributions.IntDistribution(1, 2)}, "lr must be a Categorical"),
     ],
 )
 def test_ranges_that_no_field_can_take_are_refused(

@@ -141,12 +141,12 @@ def test_pruners_of_optuna_decide_as_they_do_without_the_service() -> None:
 @pytest.mark.parametrize(
     ("pruner", "complaint"),
     [
-        (MedianPruner, r"MedianPruner is a class; give an object of it, such as MedianPruner\(\)"),
+        (MedianPruner, r"MedianPruner is a class; give an instance, such as MedianPruner\(\)"),
         (SuccessiveHalving, "SuccessiveHalving is a class"),
         (PATIENT, "MedianPruner is a class"),
-        (None, r"None is none; .* NopPruner\(\) to prune nothing"),
-        ("median", "'median' is none"),
-        (lambda study, trial: False, "function .* is none"),
+        (None, r"None is not a pruner; .* NopPruner\(\) to prune nothing"),
+        ("median", "'median' is not a pruner"),
+        (lambda study, trial: False, "function .* is not a pruner"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

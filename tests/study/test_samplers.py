@@ -137,22 +137,25 @@ def _no_seed() -> RandomSampler:
 @pytest.mark.parametrize(
     ("factory", "complaint"),
     [
-        (RandomSampler(), "a RandomSampler object would draw on .*; give sampler=RandomSampler"),
-        (GPSampler(), "a GPSampler object would draw on"),
-        ("tpe", "'tpe' makes no sampler from a seed; give TPE()"),
-        (None, "None makes no sampler"),
-        (TPE, r"TPE makes no sampler from a seed \(TypeError: .*\); give TPE()"),
-        (_no_seed, "_no_seed makes no sampler"),
-        (PartialFixedSampler, "PartialFixedSampler makes no sampler .*base_sampler"),
-        (BaseSampler, "BaseSampler makes no sampler"),
-        (lambda seed: seed, "<lambda> makes 0, which is no sampler"),
-        (GridSampler, "GridSampler has a grid of its own .* give BruteForceSampler"),
-        (lambda seed: GridSampler({"lr": [0.1]}, seed), "GridSampler has a grid of its own"),
-        (BruteForceSampler, "ranges of countable values, and lr has none; give a Categorical"),
-        (lambda seed: GPSampler(independent_sampler=BruteForceSampler(seed)), "and lr has none"),
+        (RandomSampler(), "a RandomSampler object would be shared .*; give sampler=RandomSampler"),
+        (GPSampler(), "a GPSampler object would be shared"),
+        ("tpe", "'tpe' does not create a sampler; give TPE()"),
+        (None, "None does not create a sampler"),
+        (TPE, r"TPE does not create a sampler from a seed \(TypeError: .*\); give TPE()"),
+        (_no_seed, "_no_seed does not create a sampler"),
+        (PartialFixedSampler, "PartialFixedSampler does not create a sampler .*base_sampler"),
+        (BaseSampler, "BaseSampler does not create a sampler"),
+        (lambda seed: seed, "<lambda> creates 0, not a sampler"),
+        (GridSampler, "GridSampler uses its own grid .* give BruteForceSampler"),
+        (lambda seed: GridSampler({"lr": [0.1]}, seed), "GridSampler uses its own grid"),
+        (BruteForceSampler, "finite number of values, but lr is continuous; give a Categorical"),
+        (
+            lambda seed: GPSampler(independent_sampler=BruteForceSampler(seed)),
+            "but lr is continuous",
+        ),
         (
             lambda seed: PartialFixedSampler({"lr": 0.5}, RandomSampler(seed)),
-            "PartialFixedSampler: lr is a number from 0.0001 to 0.1, not 0.5",
+            "PartialFixedSampler: lr must be a number from 0.0001 to 0.1, not 0.5",
         ),
     ],
 )
@@ -252,5 +255,5 @@ def test_of_pruned_trials_the_best_are_those_that_tpe_takes_for_good() -> None:
 def test_a_history_that_fits_is_not_thinned() -> None:
     trials = [_ended(number, 0.5) for number in range(60)]
     assert thinned(trials, 60) is trials
-    with pytest.raises(ValueError, match="history is 50 or more, not 49"):
+    with pytest.raises(ValueError, match="history must be at least 50, not 49"):
         TPE(history=49)

@@ -64,8 +64,8 @@ def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"images": 2000}, "--images 2000: there are 1438 images to train on"),
-        ({"images": 1300, "select": "validation"}, "there are 1295 images to train on"),
+        ({"images": 2000}, "--images 2000: there are 1438 training images"),
+        ({"images": 1300, "select": "validation"}, "there are 1295 training images"),
         ({"images": 33}, r"33 images in batches of 32 .*; give --images 32"),
     ],
 )
@@ -92,7 +92,7 @@ def test_published_figures_that_cannot_be_read_are_refused_at_once(
     path = tmp_path / "figures.csv"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError, match=r"published: .*figures.csv is no CSV file with"):
+    with pytest.raises(UserError, match=r"published: .*figures.csv is not a CSV file with"):
         dataclasses.replace(load("digits"), published=path)
 
 
@@ -289,13 +289,13 @@ def test_a_file_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"empty.py: SyntaxError: invalid syntax"):
         load(str(path))
     path.write_text("from .helpers import study")
-    with pytest.raises(UserError, match="`from helpers import x` takes the file beside it"):
+    with pytest.raises(UserError, match="`from helpers import x` for a file next to it"):
         load(str(path))
     (tmp_path / "folder.py").mkdir()
     with pytest.raises(UserError, match=r"folder.py: there is no such file"):
         load(str(tmp_path / "folder.py"))
     path.write_text("study = 3")
-    with pytest.raises(UserError, match="defines no `study`"):
+    with pytest.raises(UserError, match="does not define a `study`"):
         load(str(path))
 
 
@@ -305,11 +305,11 @@ def test_a_file_without_a_study_is_refused(tmp_path: Path) -> None:
         ("Study(name='x', datset='digits')", r"line 3: TypeError: .* argument 'datset'"),
         ("Study(name='x', dataset='roses')", "line 3: unknown dataset 'roses'; known: cifar10, di"),
         ("Study(name='x', dataset='digits:5')", "line 3: unknown dataset"),
-        ("Study(name='x', dataset='folder:')", "a path comes after the colon, as in folder:flow"),
+        ("Study(name='x', dataset='folder:')", "give a path after the colon, as in folder:flow"),
         ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
         ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
         ("Study(name='x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
-        ("Study(name='x', dataset='torchvision:Kinetics')", "is known for CIFAR100, Country211"),
+        ("Study(name='x', dataset='torchvision:Kinetics')", "supports CIFAR100, Country211"),
         ("exit(4)", "line 3: SystemExit: 4"),
         ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
@@ -335,13 +335,13 @@ def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"epochs": 0}, "epochs is a whole number of 1 or more, not 0"),
-        ({"batch_size": 1}, "batch_size is a whole number of 2 or more, not 1"),
-        ({"trials": 2.5}, "trials is a whole number of 1 or more, not 2.5"),
-        ({"epochs": 2**31}, "epochs is 2147483647 or less, not 2147483648"),
-        ({"images": True}, "images is a whole number of 2 or more, not True"),
-        ({"seed": -1}, "seed is a whole number from 0"),
-        ({"select": "train"}, "select is test or validation"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"batch_size": 1}, "batch_size must be a whole number of at least 2, not 1"),
+        ({"trials": 2.5}, "trials must be a whole number of at least 1, not 2.5"),
+        ({"epochs": 2**31}, "epochs must be at most 2147483647, not 2147483648"),
+        ({"images": True}, "images must be a whole number of at least 2, not True"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
+        ({"select": "train"}, "select must be test or validation"),
         ({"ranges": {k: r for k, r in RANGES.items() if k != "lr"}}, "'lr' has no range"),
     ],
 )
@@ -352,7 +352,9 @@ def test_a_study_refuses_nonsense(study: Study, change: dict[str, object], compl
 
 def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
     odd = dataclasses.replace(study.variants["question-1"], lr=0.5)
-    with pytest.raises(UserError, match=r"variant odd: lr is a number from 0.0001 to 0.1, not 0.5"):
+    with pytest.raises(
+        UserError, match=r"variant odd: lr must be a number from 0.0001 to 0.1, not 0.5"
+    ):
         dataclasses.replace(study, variants={"odd": odd})
 
 

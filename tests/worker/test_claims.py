@@ -98,12 +98,12 @@ def test_a_study_that_is_deleted_or_renamed_meanwhile_stops_its_workers(
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"lr": 5.0}, "cannot be run: lr is a number from 0.0001 to 0.1, not 5"),
-        ({"lr": math.nan}, "cannot be run: lr is a number"),
-        ({"lr": "fast"}, "cannot be run: lr is a number"),
+        ({"lr": 5.0}, "cannot be run: lr must be a number from 0.0001 to 0.1, not 5"),
+        ({"lr": math.nan}, "cannot be run: lr must be a number"),
+        ({"lr": "fast"}, "cannot be run: lr must be a number"),
         ({"lr": 0.01, "momentum": 0.9}, "cannot be run: unknown parameter 'momentum'; known: bn1"),
-        ({"optimizer": "Lion"}, "cannot be run: optimizer is one of SGD, "),
-        ({"extra_fc": 1}, "cannot be run: extra_fc is one of false, true, not 1"),
+        ({"optimizer": "Lion"}, "cannot be run: optimizer must be one of SGD, "),
+        ({"extra_fc": 1}, "cannot be run: extra_fc must be one of false, true, not 1"),
     ],
 )
 def test_an_enqueued_trial_outside_the_ranges_fails_by_name(
