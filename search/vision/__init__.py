@@ -1,1 +1,1 @@
-"""Training of image classifiers: datasets, the network, the training loop."""
+"""Training of image classifiers: datasets, network and training loop."""

@@ -1,8 +1,8 @@
-"""A trained network that classifies images, as a file that needs nothing beside it.
+"""A trained image classifier, stored in a single self-contained file.
 
-The file is a safetensors file: loading it runs no code. Its metadata say which network the weights
-are of, how it takes its pixels, and what its classes are called. The same trial gives the same
-bytes. Knows neither Optuna nor a database.
+The file is in the safetensors format: loading it runs no code. Its metadata describe the network,
+the scaling of its input and its classes. The same trial always gives the same bytes. This module
+uses neither Optuna nor the database.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from search.vision.images import scaled
 from search.vision.network import Network
 
 METADATA = "search"
-"""The one entry of the file's metadata: safetensors writes several in an order of chance."""
+"""Key of the only metadata entry: safetensors writes several entries in random order."""
 PIXELS = "uint8 / 127.5 - 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a file of weights says of itself."""
+    """Metadata of a weights file."""
 
     study: str
     trial: int
@@ -44,37 +44,37 @@ class About:
     """Height and width of the images, in pixels."""
     n_classes: int
     classes: tuple[str, ...]
-    """The names of the classes in their order; empty if they have none."""
+    """Class names by label; empty if the classes have no names."""
     test_accuracy: float | None
     validation_accuracy: float | None
     whites: Whites = field(default_factory=dict)
-    """What is white in pictures whose samples are not of 8 bits; see `datasets.pictures`."""
+    """The value of white in pictures that do not have 8-bit samples; see `datasets.pictures`."""
     pixels: str = PIXELS
-    """How a pixel becomes the network's input."""
+    """How pixels are scaled for the network."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return what `to_json` wrote.
+        """Parse the output of `to_json`.
 
         Raises:
-            TypeError, ValueError: it is of another form.
+            TypeError, ValueError: the text has another format.
         """
         fields: dict[str, Any] = json.loads(text)
         fields["choices"] = Choices(**fields["choices"])
         fields["classes"] = tuple(fields["classes"])
         about = cls(**fields)
         if about.pixels != PIXELS:
-            raise ValueError(f"pixels are {about.pixels!r}, and only {PIXELS!r} is known")
+            raise ValueError(f"pixels must be {PIXELS!r}, not {about.pixels!r}")
         if about.classes and len(about.classes) != about.n_classes:
-            raise ValueError(f"{len(about.classes)} names are given to {about.n_classes} classes")
+            raise ValueError(f"{len(about.classes)} names for {about.n_classes} classes")
         return about
 
 
 def packed(network: Network, about: About) -> bytes:
-    """Return the content of a file that `load` reads, from a network on any device."""
+    """Return the content of a file for `load`, from a network on any device."""
     state = network.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     return save(tensors, {METADATA: about.to_json()})
@@ -89,23 +89,23 @@ class Classifier:
 
     @torch.inference_mode()
     def classify(self, image: str | Path | Image.Image | Tensor) -> tuple[str, float]:
-        """Return the likeliest class of an image and its probability, from 0 to 1.
+        """Return the most likely class of an image and its probability, from 0 to 1.
 
-        A picture, or the path of one, may have any size and colours: its middle square is brought
-        to those of the network; of several frames or pages, the first is taken. Samples that are
-        not of 8 bits are scaled as those were that the network has learnt from. A tensor is
-        (channels, size, size), uint8. A class without a name is called by its number.
+        A picture, or the path of one, may have any size and colors: its middle square is converted
+        for the network. Of several frames or pages, the first is used. Samples that are not 8-bit
+        are scaled as in training. A tensor must have shape (channels, size, size) and type uint8.
+        A class without a name is returned as its number.
 
         Raises:
-            UserError: there is no picture at that path, it is corrupt, what is white in it cannot
-                be told, or the tensor is of another form.
+            UserError: there is no picture at the path, it is corrupt, its value of white is
+                unknown, or the tensor has the wrong shape or type.
         """
         pixels = image if isinstance(image, Tensor) else self._pixels(image)
         expected = (self.about.channels, self.about.size, self.about.size)
         if pixels.shape != expected or pixels.dtype != torch.uint8:
             raise UserError(
-                f"classify: a tensor is uint8 of shape {expected}, not {pixels.dtype} of "
-                f"{tuple(pixels.shape)}; give a picture to have it brought to that size"
+                f"classify: a tensor must be uint8 of shape {expected}, not {pixels.dtype} of "
+                f"{tuple(pixels.shape)}; give a picture to have it resized"
             )
         scores = self.network(scaled(pixels.unsqueeze(0).cpu(), torch.float32))
         probability, index = scores.softmax(1).max(1)
@@ -126,17 +126,17 @@ class Classifier:
         except UserError as error:
             raise UserError(f"classify {image}: {error}") from error
         except Exception as error:
-            raise UserError(f"classify {image}: {pictures.fault(error)}; name a picture") from error
+            raise UserError(f"classify {image}: {pictures.fault(error)}; give a picture") from error
 
 
 def load(path: str | Path) -> Classifier:
-    """Return the classifier in a file of weights, wherever the file is from.
+    """Load a classifier from a weights file, which need not be trusted.
 
     Raises:
-        UserError: there is no such file, or it is not one that this service wrote.
+        UserError: there is no such file, or this service did not write it.
     """
     if not Path(path).is_file():
-        raise UserError(f"load {path}: there is no such file; name one that a search kept")
+        raise UserError(f"load {path}: there is no such file; give a weights file of a search")
     try:
         with safe_open(path, framework="pt") as file:
             about = About.from_json((file.metadata() or {})[METADATA])
@@ -146,5 +146,5 @@ def load(path: str | Path) -> Classifier:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"load {path}: no weights that this service kept ({cause})") from error
+        raise UserError(f"load {path}: not a weights file of this service ({cause})") from error
     return Classifier(network=network.eval().requires_grad_(False), about=about)

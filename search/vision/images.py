@@ -1,8 +1,8 @@
-"""Image datasets as a network in training wants them: uint8 in memory, float in batches.
+"""Image datasets for training: uint8 in memory, float in batches.
 
-On a CPU the images stay in their files, which are mapped into memory, so that any number of
-processes share one copy. On an accelerator they go to the device once, as uint8. How the files come
-to be there is for the modules of `search.vision.datasets`.
+On a CPU, the files are mapped into memory, so that all processes share one copy. On an accelerator,
+the images are copied to the device once, as uint8. The modules of `search.vision.datasets` provide
+the files.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 GATHERED_BATCHES = 64
-"""Batches whose images are collected at once: one pass over the files' rows instead of 64."""
+"""Number of batches whose images are gathered at once, in one pass over the files."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images of one split, in one or several parts that need not be contiguous."""
+    """Labeled images of one split, in one or more parts, each a separate tensor."""
 
     parts: tuple[Tensor, ...]
     """Each (n, channels, height, width), uint8; all on the device of `labels`."""
@@ -49,7 +49,7 @@ class Images:
         return self.parts[0].shape[2]
 
     def between(self, start: int, stop: int) -> "Images":
-        """Return images `start` to `stop - 1`, without a copy."""
+        """Return images `start` to `stop - 1`, without copying."""
         parts, first = [], 0
         for part in self.parts:
             parts.append(part[max(start - first, 0) : max(stop - first, 0)])
@@ -57,9 +57,9 @@ class Images:
         return Images(tuple(part for part in parts if len(part)), self.labels[start:stop])
 
     def to(self, device: torch.device) -> "Images":
-        """Return these images on `device`; themselves if they are there, else a copy in one part.
+        """Return these images if they are on `device`, otherwise a copy in one part.
 
-        A CPU's images are not copied: a mapped file is shared with every process that maps it.
+        Images on the CPU stay mapped files, which all processes share.
         """
         if device == self.labels.device:
             return self
@@ -68,11 +68,11 @@ class Images:
     def batches(
         self, batch_size: int, *, order: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels), the images scaled to [-1, 1] and channels-last in memory.
+        """Yield batches (images, labels), with channels-last images scaled to [-1, 1].
 
-        `order` holds the indices of the images to yield, on any device; None stands for all in
-        their own order. Images are (batch, channels, height, width), labels (batch,) int64. The
-        last batch of each part may be smaller, and with an `order` the last of all.
+        `order` is a tensor of image indices, on any device; None for all images in their order.
+        Images have shape (batch, channels, height, width), labels (batch,) and int64. The last
+        batch may be smaller: with `order`, of all images, otherwise of each part.
         """
         if order is None:
             labels = iter(self.labels.split([len(part) for part in self.parts]))
@@ -100,27 +100,27 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on and images to test on."""
+    """Training and test images."""
 
     train: Images
     test: Images
     n_classes: int
     digest: str
-    """What the images are, in one word: two datasets of one digest hold the same images."""
+    """Digest of the content: datasets with the same digest hold the same images."""
     classes: tuple[str, ...] = ()
-    """The names of the classes by label; empty if they have none."""
+    """Class names by label; empty if the classes have no names."""
     whites: Whites = field(default_factory=dict)
-    """See `search.vision.datasets.pictures`; empty if all pictures had samples of 8 bits."""
+    """See `search.vision.datasets.pictures`; empty if all pictures had 8-bit samples."""
 
 
 def load_dataset(name: str, root: Path, say: Callable[[str], None] = print) -> Dataset:
-    """Return the dataset `name`; its files are looked for, or brought, below `root`.
+    """Load the dataset `name` from below `root`, downloading it there if necessary.
 
-    `say` is told in a line what takes time or is passed over. Any number of processes may call
-    this at once.
+    `say` is called with a line of text for slow steps and skipped files. Several processes may call
+    this at the same time.
 
     Raises:
-        UserError: the name is unknown, or the files are neither there nor to be had.
+        UserError: the name is unknown, or the files are missing and cannot be downloaded.
     """
     named = DatasetName.parse(name)
     if named.kind == "cifar10":
@@ -144,7 +144,7 @@ def _of(prepared: Prepared) -> Dataset:
 
 
 def _cifar10(root: Path, say: Callable[[str], None]) -> Dataset:
-    """50,000 and 10,000 colour images of 32×32 in ten classes; Krizhevsky, 2009."""
+    """50,000 training and 10,000 test images in color, 32×32, in ten classes; Krizhevsky, 2009."""
     *train, test = [_mapped(path) for path in cifar10.files(root, say)]
     digest = hashlib.sha256("".join(cifar10.MD5.values()).encode()).hexdigest()
     return Dataset(
@@ -153,7 +153,7 @@ def _cifar10(root: Path, say: Callable[[str], None]) -> Dataset:
 
 
 def _mapped(path: Path) -> Tensor:
-    """Map a file of CIFAR-10's binary layout, (n, 1 + 3·32·32) uint8, privately and uncopied."""
+    """Map a file in CIFAR-10's binary format, without copying: (n, 1 + 3·32·32) uint8."""
     size = path.stat().st_size
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(
         -1, cifar10.RECORD_BYTES
@@ -166,25 +166,25 @@ def _images(records: list[Tensor]) -> Images:
 
 
 def _digits() -> Dataset:
-    """1,797 grey images of 8×8 in ten classes; the last fifth, 359 images, is the test set.
+    """1,797 gray images of 8×8 in ten classes; the last fifth, 359 images, is the test set.
 
     Source: https://archive.ics.uci.edu/dataset/80, the part that scikit-learn ships. The images
     are grouped by writer, so few writers are in both sets.
     """
-    # Not by scikit-learn's own function: its import takes longer than some trials of the digits.
+    # Read the file directly: importing scikit-learn takes longer than some trials of the digits.
     package = find_spec("sklearn")
     assert package is not None, "the project requires scikit-learn"
-    assert package.origin is not None, "it is a package of files"
+    assert package.origin is not None, "scikit-learn is not a namespace package"
     file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
     rows = torch.from_numpy(np.loadtxt(file, dtype=np.int64, delimiter=","))
     pixels, labels = rows[:, :-1].view(-1, 1, 8, 8), rows[:, -1].contiguous()
-    grey = pixels.mul(255 / 16).round().to(torch.uint8)
-    everything = Images((grey,), labels)
-    digest = hashlib.sha256(grey.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
-    n_train = len(grey) - len(grey) // 5
+    gray = pixels.mul(255 / 16).round().to(torch.uint8)
+    everything = Images((gray,), labels)
+    digest = hashlib.sha256(gray.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    n_train = len(gray) - len(gray) // 5
     return Dataset(
         everything.between(0, n_train),
-        everything.between(n_train, len(grey)),
+        everything.between(n_train, len(gray)),
         n_classes=10,
         digest=digest,
         classes=tuple("0123456789"),
@@ -192,5 +192,5 @@ def _digits() -> Dataset:
 
 
 def scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `pixels` / 127.5 - 1, (n, channels, height, width), channels-last in memory."""
+    """Return `pixels` / 127.5 - 1 in channels-last format: (n, channels, height, width)."""
     return pixels.to(dtype, memory_format=torch.channels_last).mul_(2 / 255).sub_(1)

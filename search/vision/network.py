@@ -1,7 +1,7 @@
-"""The network that a `Choices` describes.
+"""The network, configured by `Choices`.
 
-Four 3×3 convolutions in two pooled pairs, one or two hidden fully connected layers, optional batch
-normalization. Source: a course report (CS535, Winter 2019, assignment 3).
+It has four 3×3 convolutions in two pooled pairs, one or two hidden fully connected layers, and
+optional batch normalization. Source: a course report (CS535, Winter 2019, assignment 3).
 """
 
 import torch
@@ -15,14 +15,14 @@ HIDDEN = 512
 
 
 class Network(nn.Module):
-    """Map (n, channels, size, size) to unnormalized scores (n, n_classes).
+    """Map images (n, channels, size, size) to logits (n, n_classes).
 
-    `size` is a multiple of 4. The layers that `choices` leaves out are identities.
+    `size` must be a multiple of 4. Layers that `choices` leaves out are identities.
     """
 
     def __init__(self, choices: Choices, *, channels: int, size: int, n_classes: int) -> None:
         if size % 4:
-            raise ValueError(f"size is a multiple of 4, since it is halved twice, not {size}")
+            raise ValueError(f"size must be a multiple of 4, since it is halved twice, not {size}")
         super().__init__()
         conv_bias, fc_bias = choices.conv_bias, choices.fc_bias
         self.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=conv_bias)
@@ -40,8 +40,8 @@ class Network(nn.Module):
         self.fc2 = nn.Linear(HIDDEN, n_classes, bias=fc_bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        # n images, s their size. Pooling and ReLU commute exactly, gradients included, and ReLU
-        # after pooling has a quarter of the work.
+        # n images of size s. Pooling and ReLU commute exactly, gradients included, and ReLU is
+        # four times cheaper after pooling.
         x = F.relu_(self.conv1(images))  # (n, 32, s, s)
         x = F.relu_(F.max_pool2d(self.conv2(x), 2))  # (n, 32, s/2, s/2)
         x = F.relu_(self.conv3(x))  # (n, 64, s/2, s/2)
@@ -53,10 +53,10 @@ class Network(nn.Module):
 
 
 def build(choices: Choices, *, channels: int, size: int, n_classes: int, seed: int) -> Network:
-    """Return the network in channels-last memory on the CPU, its weights drawn from `seed` alone.
+    """Return a channels-last network on the CPU, with weights that depend only on `seed`.
 
-    The weights are PyTorch's defaults for each layer, as in the report, and the same on every
-    device. The global generator is left as it was.
+    The weights have PyTorch's default initialization, as in the report, and are the same on every
+    device. The state of the global generator does not change.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

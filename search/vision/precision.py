@@ -1,4 +1,4 @@
-"""What a forward pass computes in, on each kind of device."""
+"""The numeric precision of a forward pass on each type of device."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,12 +6,12 @@ import torch
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context for a forward pass: bfloat16 where a float32 one would be far slower."""
+    """Return the context for a forward pass: bfloat16 on CUDA, where float32 is far slower."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
 
 
 def precision(device: torch.device) -> str:
-    """Return in words what `autocast` computes in."""
+    """Return the precision of `autocast` as text."""
     return "bfloat16 autocast" if device.type == "cuda" else "float32"

@@ -1,8 +1,8 @@
-"""One network trained.
+"""Training of one network.
 
-`Training.fit` is a generator: an epoch of training, then its figures. What is done with them
-(recorded, compared, stopped) is for the caller. Every random draw comes from the seed and the
-number of the epoch, so that a training resumed after any epoch goes on as if it had not stopped.
+`Training.fit` is a generator: it trains an epoch, then yields its metrics. The caller records and
+compares them, and stops the training. All random draws depend only on the seed and the epoch's
+number, so a training that is resumed after any epoch gives the results of an uninterrupted one.
 """
 
 import math
@@ -24,10 +24,9 @@ from search.vision.network import Network, build
 from search.vision.precision import autocast
 
 EVALUATED_AT_ONCE = 100
-"""Images in a batch of evaluation: their activations take about 25 MB of CPU memory."""
+"""Batch size for evaluation: the activations take about 25 MB of CPU memory."""
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
-"""Optimizers whose step PyTorch has as one kernel, for CPU and CUDA; the others loop by operation
-over all tensors (foreach)."""
+"""Optimizers with a fused implementation for CPU and CUDA; the others use `foreach`."""
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -40,11 +39,12 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """What a training trains on and is measured on, all on one device."""
+    """The images of a training, all on one device."""
 
     train: Images
     validation: Images | None
-    """Held out of the training images; with it, test images are used after the last epoch only."""
+    """Held out of the training images. If set, the test images are used only after the last epoch.
+    """
     test: Images
     n_classes: int
     classes: tuple[str, ...] = ()
@@ -62,12 +62,12 @@ class Splits:
         n_test: int | None = None,
         device: torch.device,
     ) -> "Splits":
-        """Train on the first `n_train` images of `dataset`, hold out the last `n_held_out`.
+        """Split a dataset: train on the first `n_train` images, hold out the last `n_held_out`.
 
-        The first `n_test` test images are tested on; None for all.
+        The first `n_test` test images are used; None for all.
         """
         total = len(dataset.train)
-        assert n_train + n_held_out <= total, "Study.n_train has seen to it"
+        assert n_train + n_held_out <= total, "guaranteed by Study.n_train"
         held_out = dataset.train.between(total - n_held_out, total) if n_held_out else None
         return cls(
             train=dataset.train.between(0, n_train).to(device),
@@ -82,9 +82,9 @@ class Splits:
 class Training:
     """A network, its optimizer and its images, all on one device.
 
-    `after_batch` is called after every batch, of training and of evaluation, with the number of
-    batches trained in this epoch; what it raises ends the training there. `measure_train` asks for
-    train loss and accuracy, which cost a third of an epoch.
+    `after_batch` is called after every training or evaluation batch, with the number of batches
+    trained in this epoch (0 during evaluation); an exception from it stops the training.
+    `measure_train` enables train loss and accuracy, which take a third of an epoch's time.
     """
 
     def __init__(
@@ -113,25 +113,25 @@ class Training:
         self._device = parameters[0].device
 
     def fit(self, after: int = 0) -> Iterator[Epoch]:
-        """Train on from epoch `after` + 1 and yield each epoch's figures.
+        """Train from epoch `after` + 1 on, and yield each epoch's metrics.
 
-        For `after` above 0, `load_state_dict` must have brought back the state of that epoch.
+        If `after` is above 0, the state of that epoch must have been loaded by `load_state_dict`.
 
         Raises:
-            NonFiniteLoss: an epoch ended with a loss that is infinite or not a number.
+            NonFiniteLoss: a loss of an epoch is infinite or not a number.
         """
         for number in range(after + 1, self._epochs + 1):
             start = time.perf_counter()
-            figures = {"batch_loss": self._train(number)}
+            metrics = {"batch_loss": self._train(number)}
             for split, images in self._measured(number):
-                figures[f"{split}_loss"], figures[f"{split}_accuracy"] = self._evaluate(images)
-            for name, value in figures.items():
+                metrics[f"{split}_loss"], metrics[f"{split}_accuracy"] = self._evaluate(images)
+            for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise NonFiniteLoss(name, value, number)
-            yield Epoch(number=number, seconds=time.perf_counter() - start, **figures)
+            yield Epoch(number=number, seconds=time.perf_counter() - start, **metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `fit` needs to go on: weights and optimizer state, not copied."""
+        """Return the state from which `fit` resumes: weights and optimizer state, not copied."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -147,7 +147,7 @@ class Training:
             yield "test", self._splits.test
 
     def _train(self, number: int) -> float:
-        """Train one epoch and return the mean batch loss; wait for the device once, at the end."""
+        """Train one epoch and return the mean batch loss, synchronizing only at the end."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self._choices, number, self._epochs)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "order", number))
@@ -166,7 +166,7 @@ class Training:
 
     @torch.inference_mode()
     def _evaluate(self, images: Images) -> tuple[float, float]:
-        """Return mean loss and accuracy over `images` in eval mode."""
+        """Return the mean loss and the accuracy over `images` in eval mode."""
         losses, hits = [], []
         self.network.eval()
         for pixels, labels in images.batches(EVALUATED_AT_ONCE, dtype=self._dtype):
@@ -186,7 +186,7 @@ class Training:
 
 
 def make_network(choices: Choices, splits: Splits, *, seed: int, device: torch.device) -> Network:
-    """Return the network of `choices` for the images of `splits`, on `device`."""
+    """Return a new network for `choices` and the images of `splits`, on `device`."""
     return build(
         choices,
         channels=splits.train.channels,
@@ -197,7 +197,7 @@ def make_network(choices: Choices, splits: Splits, *, seed: int, device: torch.d
 
 
 def make_optimizer(choices: Choices, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Return the optimizer of `choices` in PyTorch's fastest form for the parameters' device."""
+    """Return the optimizer of `choices`, in the fastest implementation for the device."""
     options: dict[str, Any] = {"lr": choices.lr, "weight_decay": choices.weight_decay}
     if choices.optimizer == "SGD":
         options["momentum"] = 0.9
@@ -214,8 +214,8 @@ def make_optimizer(choices: Choices, parameters: Sequence[Tensor]) -> torch.opti
 def learning_rate(choices: Choices, number: int, epochs: int) -> float:
     """Return the learning rate of epoch `number` of `epochs`.
 
-    The cosine is that of `torch.optim.lr_scheduler.CosineAnnealingLR` with `T_max=epochs`: the
-    full rate in the first epoch, towards 0 after the last.
+    The cosine schedule is `torch.optim.lr_scheduler.CosineAnnealingLR` with `T_max=epochs`: the
+    full rate in the first epoch, decreasing toward 0 after the last.
     """
     if choices.schedule == "constant":
         return choices.lr
@@ -223,5 +223,5 @@ def learning_rate(choices: Choices, number: int, epochs: int) -> float:
 
 
 def _total(values: list[Tensor]) -> float:
-    """Return the sum of scalar tensors, added in float64 on the CPU."""
+    """Return the sum of scalar tensors, computed in float64 on the CPU."""
     return torch.stack(values).cpu().double().sum().item()

@@ -40,10 +40,10 @@ def test_the_pages_study_runs_to_its_end_and_its_snippets_do(folder: Path, searc
         done = search(*shlex.split(command))
         assert (done.returncode, done.stderr) == (0, "")
         printed.append(done.stdout)
-    assert "data/flowers: bringing 40 pictures to 32×32" in printed[0]
+    assert "data/flowers: resizing 40 pictures to 32×32" in printed[0]
     assert "Trials: 8 of 8 finished: " in printed[0]
     assert "Trials: 10 of 10 finished: " in printed[2]
-    assert "bringing" not in printed[2]
+    assert "resizing" not in printed[2]
     assert len(list((folder / "data" / "prepared").glob("flowers-32-*.safetensors"))) == 1
     assert re.search(r"sgd.*\n.*adamax", (folder / "report-flowers.md").read_text())
     for snippet in SNIPPETS:

@@ -47,7 +47,7 @@ def test_a_folder_of_class_folders_is_the_split_of_its_name(
     _add(folder / test, "rose", "tulip", n=1)
     dataset, said = _load(folder)
     assert (dataset.classes, _numbers(dataset)) == (("rose", "tulip"), (6, 2))
-    is_told = f"{folder / test} is the test set" in said
+    is_told = f"{folder / test} is used as the test set" in said
     assert is_told == test.lower().startswith("val")
 
 
@@ -56,7 +56,7 @@ def test_a_validation_set_beside_a_test_set_is_left_out_and_told(folder: Path) -
         _add(folder / split, "rose", "tulip", n=n)
     dataset, said = _load(folder)
     assert _numbers(dataset) == (8, 2)
-    assert f"{folder / 'valid'} is left out; the test set is {folder / 'test'}" in said
+    assert f"{folder / 'valid'} is ignored; the test set is {folder / 'test'}" in said
 
 
 def test_a_class_may_be_called_train_and_any_name_may_be_a_class_within_splits(
@@ -73,19 +73,22 @@ def test_a_class_may_be_called_train_and_any_name_may_be_a_class_within_splits(
 @pytest.mark.parametrize(
     ("classes", "complaint"),
     [
-        (["train/rose", "train/tulip"], r"things/train: neither test nor val is beside it"),
-        (["val/rose", "val/tulip"], r"things: it has val and no train; add it"),
-        (["test/rose", "val/rose"], r"things: it has test, val and no train; add it"),
-        (["train/a", "Train/a", "val/a"], r"things/train: .*Train is the training set already"),
-        (["train/a", "val/a", "valid/a"], r"valid: .*val is the validation set already"),
-        (["train/a", "test/a", "testing/a"], r"testing: .*test is the test set already"),
-        (["train/a", "val/a", "rose"], r"things/rose: .*train beside it holds folders of pic"),
-        (["train/a", "plane"], r"things/plane: .*train beside it holds folders of pictures"),
-        (["train", "val/a", "val/b"], r"things/train: .*val beside it holds folders of pictures"),
-        (["train", "test"], r"things/test: it has the name of a split, and holds no folders"),
-        (["train", "Train"], r"things/train: it has the name of a split, and holds no folders"),
-        (["cats", "dogs", "Test"], r"things/Test: it has the name of a split, and holds no"),
-        (["rose/train", "rose/val", "tulip/train"], r"rose/train: a split is within a class"),
+        (["train/rose", "train/tulip"], r"things/train: there is no test or val next to it"),
+        (["val/rose", "val/tulip"], r"things: it has val, but no train; add it"),
+        (["test/rose", "val/rose"], r"things: it has test, val, but no train; add it"),
+        (["train/a", "Train/a", "val/a"], r"things/train: .*Train is already the training set"),
+        (["train/a", "val/a", "valid/a"], r"valid: .*val is already the validation set"),
+        (["train/a", "test/a", "testing/a"], r"testing: .*test is already the test set"),
+        (["train/a", "val/a", "rose"], r"things/rose: .*train next to it contains folders of pic"),
+        (["train/a", "plane"], r"things/plane: .*train next to it contains folders of pictures"),
+        (
+            ["train", "val/a", "val/b"],
+            r"things/train: .*val next to it contains folders of pictures",
+        ),
+        (["train", "test"], r"things/test: it has the name of a split, but no folders"),
+        (["train", "Train"], r"things/train: it has the name of a split, but no folders"),
+        (["cats", "dogs", "Test"], r"things/Test: it has the name of a split, but no"),
+        (["rose/train", "rose/val", "tulip/train"], r"rose/train: a split is inside a class"),
     ],
 )
 def test_what_can_be_understood_in_two_ways_is_refused_in_one_line(
@@ -122,8 +125,8 @@ def test_what_is_passed_over_is_told_with_its_number(folder: Path) -> None:
     (folder / "rose" / "moving.GIF").touch()
     (folder / "tulip" / "notes.txt").touch()
     _, said = _load(folder)
-    assert any(line.startswith("5 pictures are in no folder of a class") for line in said)
-    assert "2 files are left out for their endings: .gif, .txt" in said
+    assert any(line.startswith("5 pictures are ignored, since they are not in") for line in said)
+    assert "2 files are ignored because of their extensions: .gif, .txt" in said
 
 
 def test_what_test_accuracy_does_not_show_of_the_classes_is_told(folder: Path) -> None:
@@ -132,18 +135,18 @@ def test_what_test_accuracy_does_not_show_of_the_classes_is_told(folder: Path) -
     _, said = _load(folder)
     assert any(line.startswith("3 of 5 classes have no test pictures, such as") for line in said)
     assert any(
-        line.startswith("2 classes differ by letter case or Unicode form alone from others")
+        line.startswith("2 classes differ only by letter case or Unicode form from others")
         for line in said
     )
     _add(folder / "test", "ROSE")
-    with pytest.raises(UserError, match="'Rose' differs by letter case or Unicode form alone"):
+    with pytest.raises(UserError, match="'Rose' differs only by letter case or Unicode form"):
         _load(folder)
 
 
 def test_pictures_of_folders_within_classes_are_told(folder: Path) -> None:
     _add(folder, "train_images/rose", "train_images/tulip", "test_images/rose", "test_images")
     _, said = _load(folder)
-    assert any(line.startswith("6 pictures are in folders within the folder of a") for line in said)
+    assert any(line.startswith("6 pictures are in subfolders of a class") for line in said)
 
 
 def _links(*pairs: tuple[Path, str | Path]) -> None:
@@ -182,7 +185,7 @@ def test_a_picture_that_is_no_file_is_refused_by_name(folder: Path, kind: str) -
         os.mkfifo(odd)
     else:
         odd.symlink_to("odd.png" if kind == "circle" else "nothing.png")
-    with pytest.raises(UserError, match=r"rose/odd.png: (no file, or a link|Too many levels)"):
+    with pytest.raises(UserError, match=r"rose/odd.png: (not a file, or a broken|Too many levels)"):
         _load(folder)
 
 

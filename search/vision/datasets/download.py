@@ -1,7 +1,4 @@
-"""Sources of image files: whether they answer, why they have not got them, where the files go.
-
-Which sources there are is for the modules of the datasets.
-"""
+"""Helpers for downloading image files; the datasets' modules define the sources."""
 
 import socket
 import tarfile
@@ -17,28 +14,28 @@ from pathlib import Path
 from search.errors import UserError
 
 ANSWER_SECONDS = 20
-"""A source that has not answered by then is passed over."""
+"""Timeout for a source; a source that does not answer in time is skipped."""
 DOWNLOAD_ERRORS = (
     OSError,
-    HTTPException,  # such as an answer that is cut off
-    RuntimeError,  # torchvision's, of a sum that is another one
+    HTTPException,  # such as a truncated response
+    RuntimeError,  # a wrong checksum, in torchvision
     EOFError,
     tarfile.TarError,
     zipfile.BadZipFile,
 )
-"""What torchvision raises where a download or its unpacking fails."""
+"""Errors that torchvision raises if a download or its unpacking fails."""
 
 Say = Callable[[str], None]
 
 
 class Unavailable(Exception):
-    """A source of the files has not got them; the message says why."""
+    """A source cannot provide the files; the message gives the reason."""
 
 
 def must_answer(url: str) -> None:
-    """Raise `Unavailable` unless `url` answers in time, name look-up and connection included.
+    """Raise `Unavailable` unless `url` answers in time, including name lookup and connection.
 
-    An answer that refuses the URL is one: what is fetched from there may lie beside it.
+    An HTTP error counts as an answer: the files may have other URLs on the same server.
     """
     error: list[Exception] = [TimeoutError(f"no answer within {ANSWER_SECONDS:g} seconds")]
 
@@ -50,20 +47,20 @@ def must_answer(url: str) -> None:
         except urllib.error.HTTPError as refusal:
             refusal.close()
             error.clear()
-        except Exception as answer:  # such as one that is not HTTP
-            error[:] = [answer]
+        except Exception as failure:  # such as an answer that is not HTTP
+            error[:] = [failure]
 
-    asking = threading.Thread(target=ask, daemon=True)  # a name look-up knows no time limit
+    asking = threading.Thread(target=ask, daemon=True)  # a name lookup has no timeout
     asking.start()
     asking.join(ANSWER_SECONDS)
-    found = list(error)  # it may answer at this very moment
+    found = list(error)  # a copy, since the thread may still change it
     if found:
         raise Unavailable(first_line(found[0]))
 
 
 @contextmanager
 def impatient_sockets() -> Iterator[None]:
-    """Let every connection that is made within end after `ANSWER_SECONDS` of silence."""
+    """Give new connections a socket timeout of `ANSWER_SECONDS`."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(ANSWER_SECONDS)
     try:
@@ -74,20 +71,20 @@ def impatient_sockets() -> Iterator[None]:
 
 @contextmanager
 def data_folder(root: Path) -> Iterator[None]:
-    """Make the folder of the image files, and blame it for the disk's errors within.
+    """Create the folder of the image files, and report disk errors as errors of `--data`.
 
     Raises:
-        UserError: it cannot be made, read or written to.
+        UserError: the folder cannot be created, read or written to.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(f"--data {root}: {error.strerror or error}; name another folder") from error
+        raise UserError(f"--data {root}: {error.strerror or error}; give another folder") from error
 
 
 def first_line(error: BaseException) -> str:
-    """Return what `error` says, in one line and without Python's decorations."""
+    """Return the first line of an error's message, without Python's decorations."""
     cause = error.reason if type(error) is urllib.error.URLError else error
     text = getattr(cause, "strerror", None) or str(cause)
     return (text.splitlines() or [type(cause).__name__])[0]

@@ -1,9 +1,9 @@
-"""Which files below a folder are pictures, of which class and of which split: by rule, or refused.
+"""Find the pictures below a folder, with their classes and splits; ambiguous layouts are errors.
 
 The layout is that of `torchvision.datasets.ImageFolder`: `CLASS/*.png`, or `SPLIT/CLASS/*.png`. A
-folder is a split if it has the name of one and holds folders of pictures. Without splits, a fifth
-of each class is the test set: those whose names have the lowest SHA-256. Pictures are in the order
-of these sums too, so that the first and the last ones are of all classes.
+folder is a split if it has the name of a split and contains folders of pictures. Without splits,
+the test set is a fifth of each class: the pictures whose names have the lowest SHA-256. Pictures
+are sorted by this SHA-256 too, so that the first and the last pictures are of all classes.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from search.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Those of `torchvision.datasets.folder.IMG_EXTENSIONS`; other files are left alone."""
+"""`torchvision.datasets.folder.IMG_EXTENSIONS`; other files are ignored."""
 LAYOUT = "CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
 SPLITS = {
     "train": "training",
@@ -28,7 +28,7 @@ SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
-"""The set that a folder of this name holds, in whatever letter case."""
+"""The set by the folder's name, case-insensitive."""
 FOREIGN = {
     "__macosx",  # macOS, in ZIP files
     "@eadir", "#recycle", "#snapshot",  # Synology
@@ -36,9 +36,9 @@ FOREIGN = {
     "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini",  # Windows
     "lost+found",  # ext4
 }  # fmt: skip
-"""What other tools leave, in lower case; so is everything whose name begins with a dot."""
+"""Files of other tools, in lower case; they are ignored, like all names that begin with a dot."""
 
-ALIKE = " by letter case or Unicode form alone"
+ALIKE = " only by letter case or Unicode form"
 
 Sample = tuple[Path, int]
 """A picture and the label of its class."""
@@ -46,21 +46,21 @@ Sample = tuple[Path, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The pictures of a folder, in the order in which a training takes them."""
+    """The pictures of a folder, in the order of the dataset."""
 
     folder: Path
     classes: list[str]
     train: list[Sample]
     test: list[Sample]
     remarks: list[str]
-    """What is left out, or is not what its name says; a line each."""
+    """Lines about ignored files and other surprises."""
 
     @classmethod
     def of(cls, folder: Path, *, ours: Path) -> "Layout":
-        """Return the layout of `folder`, in which `ours` is the service's own, if it is there.
+        """Return the layout of `folder`, ignoring the service's folder `ours`.
 
         Raises:
-            UserError: it has another layout, or one that can be understood in two ways.
+            UserError: the layout is invalid or ambiguous.
             OSError: a folder cannot be read.
         """
         search = _Search(folder, ours)
@@ -75,15 +75,15 @@ class Layout:
                 ]
                 raise UserError(
                     f"{test_folder / name}: {train_folder} has no class of this name"
-                    f"{''.join(alike)}; give both the same"
+                    f"{''.join(alike)}; use the same class names in both"
                 )
         else:
             train_folder = test_folder = folder
             train, test = _divided(search.by_class(folder), folder)
         if len(train) < 2:
             raise UserError(
-                f"{folder}: classes are folders, and at least two are needed, not {len(train)}; "
-                f"a folder of images holds {LAYOUT}"
+                f"{folder}: folders of at least two classes are needed, not {len(train)}; "
+                f"the layout is {LAYOUT}"
             )
         classes = list(train)
         return cls(
@@ -96,7 +96,7 @@ class Layout:
 
 
 class _Search:
-    """Finds the pictures of a folder, and remembers what it has passed over."""
+    """Finds the pictures of a folder, and records the files that it ignores."""
 
     def __init__(self, folder: Path, ours: Path) -> None:
         self._folder = folder
@@ -110,50 +110,52 @@ class _Search:
         found = list(self._remarks)
         if self._loose:
             found.append(
-                f"{len(self._loose)} pictures are in no folder of a class, and left out, such as "
-                f"{self._loose[0]}"
+                f"{len(self._loose)} pictures are ignored, since they are not in the folder of a "
+                f"class, such as {self._loose[0]}"
             )
         if self._deeper:
             found.append(
-                f"{len(self._deeper)} pictures are in folders within the folder of a class, and "
-                f"count as of that class, such as {self._deeper[0]}"
+                f"{len(self._deeper)} pictures are in subfolders of a class, and count as members "
+                f"of that class, such as {self._deeper[0]}"
             )
         if self._others:
             endings = ", ".join(sorted(self._others))
-            found.append(f"{self._others.total()} files are left out for their endings: {endings}")
+            found.append(
+                f"{self._others.total()} files are ignored because of their extensions: {endings}"
+            )
         return found
 
     def splits(self) -> tuple[Path, Path] | None:
-        """Return the folders to train and to test on; None if the folders are classes.
+        """Return the folders of the training and the test set; None if the folders are classes.
 
         Raises:
-            UserError: only some folders are splits, or a set is there twice or not at all.
+            UserError: only some folders are splits, or a set is missing or exists twice.
         """
         folders = self._folders(self._folder)
         named = [path for path in folders if _set(path)]
         splits = [path for path in named if any(map(_has_pictures, self._folders(path)))]
         flat = [path for path in named if path not in splits]
         if not splits:
-            # A class may be called train, as in a data set of vehicles; nothing else is ambiguous.
+            # A class may be called train, as in a dataset of vehicles; no other name is ambiguous.
             odd = [path for path in flat if path.name.casefold() != "train"] or flat[1:]
             if odd:
                 raise UserError(
-                    f"{odd[0]}: it has the name of a split, and holds no folders of pictures; "
-                    "give it one for each class, or rename it if it is a class"
+                    f"{odd[0]}: it has the name of a split, but no folders of pictures; "
+                    "add one for each class, or rename it if it is a class"
                 )
             return None
         for path in folders:
             if path in flat or (path not in named and _has_pictures(path)):
                 raise UserError(
-                    f"{path}: {splits[0]} beside it holds folders of pictures, as a split does, "
-                    "and this is no split; move or rename one of them"
+                    f"{path}: it is not a split, but {splits[0]} next to it contains folders of "
+                    "pictures, like a split; move or rename one of them"
                 )
         sets: dict[str, Path] = {}
         for path in splits:
             there = sets.setdefault(_set(path), path)
             if there != path:
                 raise UserError(
-                    f"{path}: {there} is the {_set(path)} set already; remove one of them"
+                    f"{path}: {there} is already the {_set(path)} set; remove one of them"
                 )
         return self._train_and_test(sets)
 
@@ -162,23 +164,23 @@ class _Search:
         test = sets.get("test") or validation
         if train is None:
             there = ", ".join(path.name for path in sets.values())
-            raise UserError(f"{self._folder}: it has {there} and no train; add it")
+            raise UserError(f"{self._folder}: it has {there}, but no train; add it")
         if test is None:
             raise UserError(
-                f"{train}: neither test nor val is beside it; add one, or name {train} as the "
-                "folder, to have a fifth of each class as the test set"
+                f"{train}: there is no test or val next to it; add one, or give {train} as the "
+                "folder, to use a fifth of each class as the test set"
             )
         if validation == test:
-            self._remarks.append(f"{validation} is the test set")
+            self._remarks.append(f"{validation} is used as the test set")
         elif validation:
-            self._remarks.append(f"{validation} is left out; the test set is {test}")
+            self._remarks.append(f"{validation} is ignored; the test set is {test}")
         return train, test
 
     def by_class(self, folder: Path) -> dict[str, list[Path]]:
         """Return the pictures of each class, in the order of their names' SHA-256.
 
         Raises:
-            UserError: a class has none, or is divided into splits.
+            UserError: a class has no pictures, or contains splits.
         """
         self._loose += _Entries.of(folder).pictures
         found = {}
@@ -186,7 +188,7 @@ class _Search:
             inside = {_set(path): path for path in self._folders(place) if _set(path)}
             if len(inside) > 1:
                 raise UserError(
-                    f"{min(inside.values())}: a split is within a class; put the classes into the "
+                    f"{min(inside.values())}: a split is inside a class; put the classes into the "
                     "splits, as in train/CLASS/*.png"
                 )
             paths: list[Path] = []
@@ -208,7 +210,7 @@ class _Search:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entries:
-    """What a folder holds, but for what other tools have left there; each in the order of names."""
+    """The entries of a folder, except files of other tools; each list is sorted by name."""
 
     folders: list[Path]
     pictures: list[Path]
@@ -216,10 +218,10 @@ class _Entries:
 
     @classmethod
     def of(cls, folder: Path) -> "_Entries":
-        """Read the folder; a link is what it leads to.
+        """Read the folder, following links.
 
         Raises:
-            UserError: something has the name of a picture and is no file.
+            UserError: an entry has the name of a picture, but is not a file.
         """
         found = cls(folders=[], pictures=[], others=[])
         with os.scandir(folder) as entries:
@@ -234,12 +236,12 @@ class _Entries:
                 elif entry.is_file():
                     found.pictures.append(path)
                 else:
-                    raise UserError(f"{path}: no file, or a link to none; mend or remove it")
+                    raise UserError(f"{path}: not a file, or a broken link; repair or remove it")
         return found
 
 
 def _set(folder: Path) -> str:
-    """Return the set that a folder holds by its name; empty if it is the name of none."""
+    """Return the set that a folder's name denotes; empty if it denotes none."""
     return SPLITS.get(folder.name.casefold(), "")
 
 
@@ -248,9 +250,10 @@ def _has_pictures(place: Path) -> bool:
 
 
 def _below(place: Path) -> Iterator[_Entries]:
-    """Yield what is in a folder and in those below it; links are followed, to no folder twice.
+    """Yield the entries of a folder and its subfolders, following links.
 
-    Nor is one to a folder that `place` is in: it would lead to other classes.
+    Folders that were visited before are skipped, and so are the parents of `place`, which would
+    lead to other classes.
     """
     above = {*place.absolute().parents, *place.resolve().parents}
     seen = set(map(_identity, above))
@@ -273,17 +276,17 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _divided(
     by_class: Mapping[str, list[Path]], folder: Path
 ) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Return the pictures to train on, and a fifth of each class to test on.
+    """Divide the pictures of each class: a fifth for the test set, the rest for the training set.
 
     Raises:
-        UserError: a class has a single picture.
+        UserError: a class has only one picture.
     """
     train, test = {}, {}
     for name, paths in by_class.items():
         if len(paths) == 1:
             raise UserError(
-                f"{folder / name}: this class has one picture, and one to train on and one to "
-                "test on are needed; add some"
+                f"{folder / name}: this class has only one picture, but at least one each is "
+                "needed for training and testing; add some"
             )
         n_test = max(len(paths) // 5, 1)
         train[name], test[name] = paths[n_test:], paths[:n_test]
@@ -291,11 +294,11 @@ def _divided(
 
 
 def _remarks(train: Mapping[str, list[Path]], test: Mapping[str, list[Path]]) -> Iterator[str]:
-    """Yield what a reader of the test accuracy should know of the classes."""
+    """Yield remarks on the classes that matter for the test accuracy."""
     if untested := [name for name in train if name not in test]:
         yield (
             f"{len(untested)} of {len(train)} classes have no test pictures, such as "
-            f"{untested[0]}: test accuracy says nothing of them"
+            f"{untested[0]}: test accuracy does not cover them"
         )
     first: dict[str, str] = {}
     alike = [(of, name) for name in train if (of := first.setdefault(_key(name), name)) != name]
@@ -305,12 +308,12 @@ def _remarks(train: Mapping[str, list[Path]], test: Mapping[str, list[Path]]) ->
 
 
 def _key(name: str) -> str:
-    """Return what is the same for names that differ as `ALIKE` says."""
+    """Return a key that is equal for names that differ only by letter case or Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _samples(by_class: Mapping[str, list[Path]], classes: list[str], folder: Path) -> list[Sample]:
-    """Return the pictures of all classes, in the order of their names' SHA-256."""
+    """Return the samples of all classes, in the order of their names' SHA-256."""
     labels = {name: label for label, name in enumerate(classes)}
     samples = [(path, labels[name]) for name, paths in by_class.items() for path in paths]
     return sorted(samples, key=lambda sample: _sum(sample[0], folder))

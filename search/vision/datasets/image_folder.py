@@ -1,7 +1,7 @@
-"""A folder of pictures as a dataset: brought to one size, and to one range of brightness.
+"""A folder of pictures as a dataset: resized, and scaled to one range of brightness.
 
-Where its pictures are, and to which class and split they belong, is for `folder_layout`. Colours
-are kept if any picture has them.
+`folder_layout` finds the pictures, their classes and their splits. The images are in color if any
+picture is.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ from search.vision.datasets.folder_layout import LAYOUT, Layout, Sample
 from search.vision.datasets.pictures import Kind
 
 SIZE = 32
-"""Height and width of the images, in pixels, if none are given."""
+"""Default height and width of the images, in pixels."""
 RULES = 2
-"""Another number for other rules of which files are pictures and how they become pixels."""
+"""Version of the rules that select pictures and convert them to pixels; part of the cache key."""
 
 
 def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
-    """Return the images of the folder, which is looked for below `root` unless it is absolute.
+    """Return the images of a folder; a relative `path` is relative to `root`.
 
-    They are prepared again when a file's name, size or time of change is another one.
+    The cache is rebuilt when a file's name, size or modification time changes.
 
     Raises:
-        UserError: there is no such folder, its layout is another one, or a file is corrupt.
+        UserError: the folder does not exist, its layout is invalid, or a file is corrupt.
     """
-    folder = root / os.path.expanduser(path)  # noqa: PTH111  # which leaves an unknown user's name
+    folder = root / os.path.expanduser(path)  # noqa: PTH111  # keeps the name of an unknown user
     if not folder.is_dir():
-        fault = "it is a file, and no folder:" if folder.is_file() else "there is no folder"
+        fault = "it is a file, not a folder:" if folder.is_file() else "there is no folder"
         raise UserError(
-            f"dataset folder:{path}: {fault} {folder}; name one below --data {root}, "
-            f"or an absolute path, that holds {LAYOUT}"
+            f"dataset folder:{path}: {fault} {folder}; give a path below --data {root}, "
+            f"or an absolute one, of a folder that contains {LAYOUT}"
         )
     try:
         layout = Layout.of(folder, ours=root / FOLDER)
@@ -56,10 +56,9 @@ def load(path: str, size: int | None, root: Path, say: Say) -> Prepared:
 
 
 def _key(layout: Layout) -> str:
-    """Return what is another one when a file has changed, as far as its folder tells.
+    """Return a digest of the files' names, labels, sizes and times.
 
-    The time of the last change of a file's content or rights cannot be set, as the one of its
-    content is when it is copied or unpacked.
+    It includes the change time, since copying or unpacking a file may set its modification time.
     """
     sha256 = hashlib.sha256(f"{RULES}\n".encode())
     for path, label in layout.train + layout.test:
@@ -72,15 +71,15 @@ def _key(layout: Layout) -> str:
 def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
     samples = layout.train + layout.test
     n, n_train = len(samples), len(layout.train)
-    say(printable(f"{layout.folder}: bringing {n} pictures to {size}×{size}"))
+    say(printable(f"{layout.folder}: resizing {n} pictures to {size}×{size}"))
     for remark in layout.remarks:
         say(printable(remark))
-    # Pillow decodes outside Python's lock. It warns of what does no harm, such as odd EXIF data.
+    # Pillow decodes without Python's lock. Its warnings are harmless, such as for odd EXIF data.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")
         looks = list(pool.map(partial(_look, size=size), samples))
         if frames := sum(look.has_frames for look in looks):
-            say(f"{frames} pictures have several frames or pages: the first one is taken")
+            say(f"{frames} pictures have several frames or pages: the first is used")
         whites = _whites(looks, say)
         channels = 1 if all(look.is_grey for look in looks) else 3
         images, labels = empty(n, channels=channels, size=size)
@@ -99,20 +98,20 @@ def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
         classes=tuple(layout.classes),
         whites=whites,
     )
-    _tell_copies(made, samples, say)
+    _report_copies(made, samples, say)
     return made
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What all pictures of a folder must be known for, before one is brought to its size."""
+    """Properties of a picture; those of all pictures must be known before any is resized."""
 
     path: Path
     is_grey: bool
     has_frames: bool
     kind: Kind | None
     peak: float
-    """0 for a picture of 8 bits, whose white is 255 in any case."""
+    """0 for 8-bit samples, whose white is always 255."""
 
 
 def _look(sample: Sample, *, size: int) -> _Look:
@@ -127,10 +126,10 @@ def _look(sample: Sample, *, size: int) -> _Look:
 
 
 def _whites(looks: Sequence[_Look], say: Say) -> dict[str, float]:
-    """Return the value that becomes white in all pictures of a kind, for each kind.
+    """Return, by kind, the value that becomes white in all pictures of that kind.
 
     Raises:
-        UserError: too little would be left of the pictures of a kind, or of some of them.
+        UserError: pictures would be almost black.
     """
     whites: dict[str, float] = {}
     for kind in sorted({look.kind for look in looks if look.kind is not None}):
@@ -142,18 +141,19 @@ def _whites(looks: Sequence[_Look], say: Say) -> dict[str, float]:
         black = [look for look in ours if 0 < look.peak < most / 16]
         if kind == "float" and black:
             raise UserError(
-                f"{black[0].path}: its values end at {black[0].peak:g}, and those of "
-                f"{brightest.path} at {brightest.peak:g}; give all floats one range, such as 0 to 1"
+                f"{black[0].path}: its values end at {black[0].peak:g}, but those of "
+                f"{brightest.path} at {brightest.peak:g}; scale all floats to one range, such as "
+                "0 to 1"
             )
-        dark = f"; {len(black)} of them stay below a sixteenth of that" if black else ""
+        dark = f"; {len(black)} of them are below a sixteenth of that" if black else ""
         say(
             f"{len(ours)} pictures have samples of more than 8 bits ({kind}): {most} is white{dark}"
         )
     return whites
 
 
-def _tell_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
-    """Say how many test images are, pixel by pixel as they are kept, training images too."""
+def _report_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
+    """Report how many resized test images are identical to a training image."""
     digests = [hashlib.sha256(image.numpy().data).digest() for image in made.images]
     n_train = made.n_train
     train = {digest: path for digest, (path, _) in zip(digests[:n_train], samples, strict=False)}
@@ -166,18 +166,18 @@ def _tell_copies(made: Prepared, samples: Sequence[Sample], say: Say) -> None:
         here, there = copies[0]
         say(
             printable(
-                f"{len(copies)} of {len(samples) - n_train} test pictures are in the training set "
-                f"too, pixel by pixel, such as {here}, which is {there}: test accuracy is too high"
+                f"{len(copies)} of {len(samples) - n_train} test pictures are also in the training "
+                f"set, pixel by pixel, such as {here}, which is {there}: test accuracy is too high"
             )
         )
 
 
 @contextmanager
 def _opened(path: Path, size: int) -> Iterator[pictures.Picture]:
-    """Open a picture, and blame it for whatever is wrong within.
+    """Open a picture, and name its path in every error.
 
     Raises:
-        UserError: naming the file.
+        UserError: the picture cannot be used.
     """
     try:
         with _named(path), pictures.opened(path, size) as picture:
@@ -189,8 +189,8 @@ def _opened(path: Path, size: int) -> Iterator[pictures.Picture]:
     except Exception as error:
         cause = pictures.fault(error)
         raise UserError(
-            f"{path}: this picture is corrupt or of a kind that Pillow does not read ({cause}); "
-            "mend, convert or remove it"
+            f"{path}: this picture is corrupt or of a type that Pillow does not read ({cause}); "
+            "repair, convert or remove it"
         ) from error
 
 

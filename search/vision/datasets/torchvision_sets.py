@@ -1,7 +1,7 @@
-"""Datasets of torchvision: found below `--data` or downloaded by it, and kept at one size.
+"""Datasets of torchvision: read from below `--data` or downloaded, resized and cached.
 
-Which are known is for `search.study.dataset_spec`. Images are in the order of the SHA-256 of their
-numbers, since some datasets are ordered by class.
+`search.study.dataset_spec` lists the supported ones. Images are sorted by the SHA-256 of their
+indices, since some datasets are ordered by class.
 """
 
 import hashlib
@@ -31,26 +31,26 @@ from search.vision.datasets.download import (
 from search.vision.datasets.pictures import Picture
 
 SIZE = 32
-"""Height and width of photographs, in pixels, if none are given."""
+"""Default height and width of photographs, in pixels."""
 SMALL = 96
-"""Squares of this size or less, such as MNIST's 28, are kept as they are."""
+"""Squares up to this size, such as MNIST's 28, are not resized by default."""
 
 VALUES: dict[str, tuple[object, object]] = {"train": (True, False), "split": ("train", "test")}
-"""Of the argument that names the split: to train and to test on."""
+"""Values, for the training and the test set, of the argument that selects the split."""
 
 Item = tuple[Image.Image, Any]
-"""A picture and its label, a whole number of some kind."""
+"""A picture and its label, an integer of any type."""
 Split = Sequence[Item]
 
 
 def load(name: str, size: int | None, root: Path, say: Say) -> Prepared:
     """Return the images of the class `name` of `torchvision.datasets`.
 
-    Its files are taken from below `root`, from where torchvision puts them, if they are there.
-    What is downloaded is not kept but for the images at their size.
+    Files below `root` are used if they are where torchvision puts them. Downloaded files are
+    deleted; only the resized images are kept.
 
     Raises:
-        UserError: the files are neither there nor to be had, or a picture is corrupt.
+        UserError: the files are missing and cannot be downloaded, or a picture is corrupt.
     """
     return kept(root, f"{name}-{size or 'own'}", lambda: _prepared(name, size, root, say))
 
@@ -63,7 +63,7 @@ def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
         size = size or (first.height if _is_small_square(first) else SIZE)
         channels = 1 if is_grey else 3
         n = len(train) + len(test)
-        say(f"{name}: bringing {n} images to {size}×{size}")
+        say(f"{name}: resizing {n} images to {size}×{size}")
         images, labels = empty(n, channels=channels, size=size)
         with _blaming(name, root):
             for place, (picture, label) in enumerate(chain(_shuffled(train), _shuffled(test))):
@@ -78,14 +78,14 @@ def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
 
 @contextmanager
 def _splits(name: str, root: Path, say: Say) -> Iterator[tuple[Split, Split]]:
-    """Yield the images to train and to test on, downloaded if they are not below `root`.
+    """Yield the training and the test images, downloaded if they are not below `root`.
 
     Raises:
-        UserError: the files are neither there nor to be had.
+        UserError: the files are missing and cannot be downloaded.
     """
     try:
         splits = _constructed(name, root)
-    except Exception as error:  # torchvision has many ways to say that files lack or are corrupt
+    except Exception as error:  # torchvision raises many types for missing or corrupt files
         tried = first_line(error).partition(".")[0]
     else:
         yield splits
@@ -95,9 +95,9 @@ def _splits(name: str, root: Path, say: Say) -> Iterator[tuple[Split, Split]]:
             yield _downloaded(name, Path(scratch), say)
         except Unavailable as reason:
             raise UserError(
-                f"dataset torchvision:{name} is neither in --data {root} ({tried}) nor to be had "
-                f"({reason}). By hand: where there is a network, run {_by_hand(name)} and put what "
-                f"is then in the folder {name}-files into {root}"
+                f"dataset torchvision:{name} was not found in --data {root} ({tried}) and could "
+                f"not be downloaded ({reason}). To install it manually, run {_by_hand(name)} on a "
+                f"machine with network access, and move the content of {name}-files to {root}"
             ) from None
 
 
@@ -108,7 +108,7 @@ def _blaming(name: str, root: Path) -> Iterator[None]:
     except Exception as error:
         raise UserError(
             f"dataset torchvision:{name}: a picture is corrupt ({pictures.fault(error)}); delete "
-            f"its folder in --data {root} to have it fetched again"
+            f"its folder in --data {root} to download it again"
         ) from error
 
 
@@ -123,7 +123,7 @@ def _constructed(name: str, root: Path, **options: Any) -> tuple[Split, Split]:
 
 
 def _by_hand(name: str) -> str:
-    """Return a command that downloads the files of both splits."""
+    """Return a shell command that downloads the files of both splits."""
     made = f'{name}("{name}-files", {SPLITS[name]}=x, download=True)'
     values = str(VALUES[SPLITS[name]]).replace("'", '"')
     return f"python -c 'from torchvision.datasets import {name}; [{made} for x in {values}]'"
@@ -142,11 +142,11 @@ def _downloaded(name: str, scratch: Path, say: Say) -> tuple[Split, Split]:
 
 
 def _url(name: str) -> str | None:
-    """Return an address that the class downloads from; None if it has it in its code alone."""
+    """Return a URL from which the class downloads; None if no class attribute has one."""
     import torchvision.datasets
 
     attributes = dict(vars(getattr(torchvision.datasets, name)), __doc__=None)
-    found = re.search(r"https?://[^'\"]+", repr(attributes))  # each class has another name for it
+    found = re.search(r"https?://[^'\"]+", repr(attributes))  # the attribute's name varies
     return found and found.group()
 
 
