@@ -1,1 +1,1 @@
-"""What trials and their re-runs say: statistics over seeds, ranking, the answer."""
+"""Analysis of trials and re-runs: statistics over seeds, ranking and the best trial."""

@@ -1,7 +1,7 @@
-"""Which trial a search has found: the best by its re-runs, once there are any.
+"""The best trial of a search, determined by re-runs if there are any.
 
-The accuracy that a trial won with is the highest of many, and too high. Trials that were trained
-again with fresh seeds are compared by their means over these; see `search.analysis.ranking`.
+The highest accuracy in a search is biased upward, since it is selected from many. Trials that were
+re-run with fresh seeds are compared by their means over these; see `search.analysis.ranking`.
 """
 
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ from search.study.trial_attributes import label
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     best: FrozenTrial | None
-    """The best by re-run mean of those that were trained again, if there are several; else the one
-    that the search ranks first. None while none is complete."""
+    """The best trial by mean over re-runs, if several trials were re-run; otherwise the search's
+    top trial. None if no trial is complete."""
     standings: Mapping[int, Standing]
-    """Of the trials that were trained again, by number, best first."""
+    """Standings of the trials that were re-run, by number, best first."""
     unproven: FrozenTrial | None
-    """The one that the search ranks first, if it was not trained again."""
+    """The search's top trial, if it was not re-run."""
 
     @property
     def tied(self) -> list[int]:
-        """The numbers of the trials that the re-runs cannot tell from the best."""
+        """Numbers of the trials that the re-runs cannot distinguish from the best."""
         return [
             number
             for number, one in self.standings.items()
@@ -40,34 +40,37 @@ class Answer:
 
     @property
     def text(self) -> str | None:
-        """What the re-runs have shown, in words; None if the best trial has none."""
+        """The result of the re-runs as text; None if the best trial was not re-run."""
         if self.best is None or self.best.number not in self.standings:
             return None
         honest = self.standings[self.best.number].honest
         seeds = f"{honest.n} fresh seed{'s' if honest.n > 1 else ''}"
-        tied = f", a tie with trial {', '.join(map(str, self.tied))}" if self.tied else ""
+        tied = f", tied with trial {', '.join(map(str, self.tied))}" if self.tied else ""
         return (
-            f"With {seeds} the best is trial {label(self.best)}: test accuracy {honest}{tied}; "
+            f"Best over {seeds}: trial {label(self.best)}, test accuracy {honest}{tied}; "
             f"{in_words(self.best.params)}."
         )
 
 
 def answer(database: Database, overview: Overview, name: str) -> Answer:
-    """Return the answer of the study called `name`, of which `overview` is."""
+    """Return the answer of the study called `name`, whose overview is `overview`."""
     with database.engine.connect() as connection:
         found = identify(connection, name)
-    assert found is not None, "its trials have been read"
+    assert found is not None, "its trials were read before"
     return decided(overview, reruns_of(database, found.ref.key))
 
 
 def reruns_of(database: Database, study_key: str) -> Repeats:
-    """Return the re-runs of the trials of the study of that key."""
+    """Return the re-runs of the trials of the study with the key `study_key`."""
     name = rerun_study(database, study_key)
     return {} if name is None else repeats(Overview.of_study(database, name))
 
 
 def decided(overview: Overview, runs: Repeats) -> Answer:
-    """Return the answer by `runs`; `overview` has those trials, and the best of the others."""
+    """Return the answer by the re-runs `runs`.
+
+    `overview` must contain the re-run trials and the best of the others.
+    """
     ranked = {trial.number: trial for trial in overview.ranked}
     numbers = [number for number in ranked if f"trial {number}" in runs]
     made = standings(accuracies(runs, numbers, overview.n_epochs))

@@ -1,4 +1,4 @@
-"""Our runs of the variants beside the published ones: a verdict, and its rule."""
+"""Comparison of our runs of the variants with published runs."""
 
 from dataclasses import dataclass
 
@@ -7,30 +7,30 @@ from search.study.study import PublishedFigures
 
 LEVEL = 0.95
 RULE = (
-    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the interval "
-    "where one more of our runs would lie, with a joint probability of at least 95 % (mean ± "
-    "t·sd·√(1 + 1/n), t of n - 1 degrees of freedom at 95 % shared out among the epochs). A run of "
-    "chance fails it once in twenty times; with two or three seeds only a gross difference does."
+    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the "
+    "prediction interval for one more of our runs, with a joint probability of at least 95 % "
+    "(mean ± t·sd·√(1 + 1/n), t with n - 1 degrees of freedom, 95 % divided among the epochs). By "
+    "chance, one run in twenty is outside; with two or three seeds, only a gross difference is."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a variant's published curve is inside what our seeds spread over."""
+    """Whether a variant's published curve lies inside the prediction interval of our runs."""
 
     variant: str
     n: int
     compared: int
-    """Epochs that both have."""
+    """Number of epochs that both have."""
     within: int
-    """Epochs at which the published accuracy is from our lowest to our highest."""
+    """Number of epochs at which the published accuracy is between our minimum and maximum."""
     outside: list[int]
     """Epochs at which it is outside the joint prediction interval."""
     best: Spread
-    """Over our runs: the highest test accuracy of any epoch."""
+    """Highest test accuracy of any epoch, over our runs."""
     published_best: float
     incomparable: str | None = None
-    """Why the two cannot be compared, as `Study.incomparable` says; then there is no verdict."""
+    """See `Study.incomparable`; if set, there is no verdict."""
 
     @property
     def text(self) -> str:
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
-    """Return the spread of `figure` over a variant's runs by epoch."""
+    """Return the spread of the metric `figure` over a variant's runs, by epoch."""
     values: dict[int, list[float]] = {}
     for epochs in runs.get(variant, {}).values():
         for epoch in epochs:
@@ -57,7 +57,7 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
 def verdict(
     runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
 ) -> Verdict | None:
-    """Return the verdict by `RULE`; None if one of the two has no epoch of it."""
+    """Return the verdict according to `RULE`; None if the two have no epoch in common."""
     theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
     ours = spreads(runs, variant, "test_accuracy")
     both = sorted(theirs.keys() & ours.keys())

@@ -1,7 +1,7 @@
-"""The best trials trained again with fresh seeds: what they really reach, and which is the best.
+"""Ranking of the best trials by re-runs with fresh seeds.
 
-The accuracy that a trial won a search with is the highest of many, and too high. Re-runs are paired
-by their seed: what one seed gives to all of them is no difference between them.
+The highest accuracy in a search is biased upward, since it is selected from many. Re-runs are
+paired by seed, so that effects of a seed on all trials cancel.
 """
 
 import math
@@ -11,39 +11,39 @@ from dataclasses import dataclass, replace
 from search.analysis.seeds import Repeats, Spread
 
 FEWEST = 3
-"""Seeds before a trial may be left out."""
+"""Minimum number of seeds before a trial may be left out."""
 LEAVE_OUT = 0.01
 TIE = 0.05
 RULE = (
-    "Rule: trials are compared with the one of the highest mean by a one-sided t test over the "
-    f"paired seeds. After {FEWEST} seeds or more, one that is worse at the level {LEAVE_OUT} is "
-    f"left out of further ones; at the end, one that is not worse at the level {TIE} is a tie. A "
-    "run that diverged counts as accuracy 0."
+    "Rule: trials are compared with the one with the highest mean, by a one-sided t-test over "
+    f"paired seeds. From {FEWEST} seeds on, a trial that is worse at level {LEAVE_OUT} is left out "
+    f"of further seeds; at the end, a trial that is not worse at level {TIE} is a tie. A diverged "
+    "run counts as accuracy 0."
 )
 
 Accuracies = Mapping[int, Mapping[int, float]]
-"""By the number of the trial and by repeat: the test accuracy after the last epoch."""
+"""Test accuracy after the last epoch, by trial number and repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One of the best trials after its re-runs."""
+    """The result of a trial's re-runs."""
 
     trial: int
     honest: Spread
-    """Of the test accuracy, over the seeds."""
+    """Spread of the test accuracy over the seeds."""
     behind: float
-    """Mean of the paired differences from the best one's accuracy; 0 for the best itself, NaN if
-    the two have no seed in common."""
+    """Mean over common seeds of the best trial's accuracy minus this trial's; 0 for the best, NaN
+    if the two have no common seed."""
     p: float
-    """Of the t test; NaN where it cannot be made."""
+    """p-value of the t-test; NaN if it cannot be computed."""
     verdict: str
-    """`best`, `worse` or `worse, left out`; `tie` for the best and those that are not worse than
-    it; `one seed` where nothing can be said."""
+    """`best`, `worse`, or `worse, left out`; `tie` for the best trial and those not worse than it;
+    `one seed` if there are too few seeds."""
 
 
 def accuracies(runs: Repeats, numbers: Sequence[int], epochs: int) -> Accuracies:
-    """Return the re-runs' accuracies; 0 for one that diverged before its last epoch, `epochs`."""
+    """Return the accuracies of the re-runs; 0 if a run diverged before its last epoch, `epochs`."""
     return {
         number: {
             repeat: _last(found[-1].test_accuracy) if len(found) == epochs else 0.0
@@ -56,7 +56,7 @@ def accuracies(runs: Repeats, numbers: Sequence[int], epochs: int) -> Accuracies
 def still_in(found: Accuracies, repeat: int) -> list[int]:
     """Return the trials that `RULE` has not left out before re-run `repeat`.
 
-    It follows from the re-runs before that one alone, so that every process decides alike.
+    The result depends only on earlier re-runs, so that all processes decide alike.
     """
     left = list(found)
     for seen in range(FEWEST, repeat + 1):
@@ -67,10 +67,10 @@ def still_in(found: Accuracies, repeat: int) -> list[int]:
 
 
 def standings(found: Accuracies) -> list[Standing]:
-    """Return the trials that have a re-run, best first.
+    """Return the standings of the trials with re-runs, best first.
 
-    Of those that `RULE` has not left out, the best one has the highest mean over the seeds that all
-    of them have; over its own seeds, if they have none in common.
+    The best trial has the highest mean, among those that `RULE` has not left out, over their common
+    seeds, or over each trial's seeds if there are no common ones.
     """
     found = {number: of for number, of in found.items() if of}
     if not found:
@@ -116,7 +116,7 @@ def _standing(
 
 
 def _p(own: Mapping[int, float], of_best: Mapping[int, float]) -> float:
-    """Return the probability of such differences, were the trial as good as the best one."""
+    """Return the p-value: the probability of such differences if the trial equals the best one."""
     differences = _differences(own, of_best)
     if len(differences) < 2:
         return math.nan
@@ -132,7 +132,7 @@ def _differences(own: Mapping[int, float], of_best: Mapping[int, float]) -> list
 
 
 def _best(found: Accuracies) -> int:
-    """Return the trial of the highest mean; of equals the one that the search ranked higher."""
+    """Return the trial with the highest mean; ties go to the trial ranked higher in the search."""
     return max(found, key=lambda number: _mean(found[number].values()))
 
 

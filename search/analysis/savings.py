@@ -1,4 +1,4 @@
-"""What pruning saved: epochs that were not run, and the time they would have taken."""
+"""Savings of pruning: the epochs that were not run, and their estimated time."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,25 +12,25 @@ from search.study.trial_attributes import DIVERGED
 
 @dataclass(frozen=True, kw_only=True)
 class Savings:
-    """Over the finished trials of a study, but for those that somebody else ended."""
+    """Totals over the trials of a study that this service finished."""
 
     epochs_run: int
     epochs_possible: int
-    """Had every finished trial run to its end."""
+    """Epochs if no trial had been stopped."""
     epochs_saved: int
-    """That pruned trials did not run."""
+    """Epochs that pruned trials did not run."""
     seconds_run: float
     seconds_saved: float
-    """For each pruned trial, those epochs at its own mean epoch time. Trials that diverged are not
-    counted: no epoch of theirs was worth running."""
+    """Time of `epochs_saved`, at the mean epoch time of each trial. Diverged trials are excluded:
+    none of their epochs was worth running."""
     pruned: int
-    """Trials that the pruner stopped."""
+    """Number of trials that the pruner stopped."""
     diverged: int
-    """Trials that ended because a loss was not finite; pruned ones to Optuna."""
+    """Number of trials that stopped because a loss was not finite; PRUNED in Optuna."""
 
     @classmethod
     def of(cls, overview: Overview, epochs: int) -> Self:
-        """Sum up the finished trials of a study whose trials have `epochs` epochs."""
+        """Compute the savings of a study whose full trials have `epochs` epochs."""
         ended = overview.ended_here
         diverged = [trial for trial in ended if DIVERGED in trial.user_attrs]
         pruned = [
@@ -55,4 +55,4 @@ class Savings:
 
     def __str__(self) -> str:
         share = f" ({self.epochs_run / self.epochs_possible:.0%})" if self.epochs_possible else ""
-        return f"{self.epochs_run} run of {self.epochs_possible} possible{share}"
+        return f"{self.epochs_run} of {self.epochs_possible} possible{share}"

@@ -1,7 +1,7 @@
-"""The same fixed trials trained with several seeds: what their figures spread over.
+"""Re-runs of fixed trials with several seeds, and the spread of their metrics.
 
-Read from the database, or from a CSV file that `write` made, which holds everything that the
-comparisons of `search.analysis.published` need. A mean has its spread and its count beside it.
+Re-runs are read from the database, or from a CSV file by `write`, which contains everything that
+`search.analysis.published` needs.
 """
 
 import csv
@@ -25,27 +25,28 @@ from search.study.study import Study
 from search.study.trial_attributes import REPEAT, SEED, origin_name
 
 Repeats = Mapping[str, Mapping[int, Sequence[Epoch]]]
-"""By the name of what was trained (`question-3`, `trial 17`) and by repeat: the epochs in order."""
+"""Epochs in order, by name of the variant or trial (`question-3`, `trial 17`) and by repeat."""
 
 REPRODUCED = "-reproduced"
-"""After a study's name: the name of the study that holds the re-runs of its variants."""
+"""Suffix of the name of a study that holds the re-runs of another study's variants."""
 RERUN = "-rerun"
 """After a study's name: the name of the study that holds the re-runs of its best trials."""
 FIGURES = tuple(field.name for field in fields(Epoch))
 TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
-"""Fields of the study that the figures of its re-runs depend on."""
+"""Fields of the study that affect the metrics of its re-runs."""
 COLUMNS = ("name", "repeat", "seed", *FIGURES, *TRAINED)
-"""Of a file of re-runs; the last are the same in every row, `images` empty for all of them."""
+"""Columns of a file of re-runs. Those of `TRAINED` are the same in every row; `images` is empty for
+all images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Of one figure over several seeds."""
+    """Statistics of one metric over several seeds."""
 
     n: int
     mean: float
     sd: float
-    """Standard deviation of a single run, with n - 1; NaN for one run."""
+    """Sample standard deviation (n - 1); NaN for one run."""
     lowest: float
     highest: float
 
@@ -60,15 +61,15 @@ class Spread:
         )
 
     def __str__(self) -> str:
-        """Return such as `0.7071 ± 0.0042 (0.7010 to 0.7100)`; the mean alone for one run."""
+        """Return for example `0.7071 ± 0.0042 (0.7010 to 0.7100)`; only the mean for one run."""
         if self.n < 2:
             return f"{self.mean:.4f}"
         return f"{self.mean:.4f} ± {self.sd:.4f} ({self.lowest:.4f} to {self.highest:.4f})"
 
     def prediction_interval(self, level: float) -> tuple[float, float]:
-        """Return where one more run lies with probability `level`, if runs are normal.
+        """Return the interval that contains one more run with probability `level`.
 
-        Infinite for one run. Source: any text on prediction intervals of a normal sample.
+        The runs are assumed to be normally distributed. For one run, the interval is infinite.
         """
         if self.n < 2:
             return -math.inf, math.inf
@@ -78,7 +79,7 @@ class Spread:
 
 
 def repeats(overview: Overview) -> Repeats:
-    """Return the re-runs in `overview` that came to their end, complete ones and diverged ones."""
+    """Return the finished re-runs in `overview`, complete and diverged ones."""
     found: dict[str, dict[int, Sequence[Epoch]]] = {}
     for (name, repeat), trial in _reruns(overview).items():
         found.setdefault(name, {})[repeat] = overview.of(trial)
@@ -86,9 +87,9 @@ def repeats(overview: Overview) -> Repeats:
 
 
 def _reruns(overview: Overview) -> Mapping[tuple[str, int], FrozenTrial]:
-    """Return the trials that are re-runs and came to their end, by name and repeat.
+    """Return the trials that are finished re-runs, by name and repeat.
 
-    One that somebody else ended did not: it neither reached what was told, nor diverged.
+    Trials that another program finished are excluded: they neither completed nor diverged.
     """
     return {
         (name, trial.user_attrs[REPEAT]): trial
@@ -98,9 +99,9 @@ def _reruns(overview: Overview) -> Mapping[tuple[str, int], FrozenTrial]:
 
 
 def write(overview: Overview, path: Path, study: Study) -> None:
-    """Write every epoch of the re-runs that ended to a CSV file, for `read`.
+    """Write every epoch of the finished re-runs to a CSV file, for `read`.
 
-    `study` is the one that they were trained as.
+    `study` is the study with the settings of the re-runs.
 
     Raises:
         UserError: the file cannot be written.
@@ -111,33 +112,33 @@ def write(overview: Overview, path: Path, study: Study) -> None:
     table.writerow(COLUMNS)
     for (name, repeat), trial in _reruns(overview).items():
         for epoch in overview.of(trial):
-            figures = [getattr(epoch, figure) for figure in FIGURES]
-            table.writerow([name, repeat, trial.user_attrs[SEED], *figures, *trained])
+            metrics = [getattr(epoch, metric) for metric in FIGURES]
+            table.writerow([name, repeat, trial.user_attrs[SEED], *metrics, *trained])
     write_out(path, lines.getvalue().encode())
 
 
 def read(path: Path) -> Repeats:
-    """Return what `write` wrote.
+    """Read a file that `write` wrote.
 
     Raises:
-        UserError: the file cannot be read, or is not of that form.
+        UserError: the file cannot be read, or has another format.
     """
     found: dict[str, dict[int, list[Epoch]]] = {}
     with _rows_of(path) as rows:
         for row in rows:
-            figures = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
+            metrics = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
             runs = found.setdefault(row["name"], {})
-            runs.setdefault(int(row["repeat"]), []).append(Epoch(**figures))
+            runs.setdefault(int(row["repeat"]), []).append(Epoch(**metrics))
     return found
 
 
 def trained_as(paths: Sequence[Path], study: Study) -> Study:
-    """Return `study` with the images, epochs and so on that the re-runs in the files have.
+    """Return `study` with the settings `TRAINED` of the re-runs in the files.
 
-    A file that does not say, as those of earlier versions, is of all images.
+    A file of an earlier version has no such columns; its runs were trained on all images.
 
     Raises:
-        UserError: two files differ in it, a file by itself does, or it is of another dataset.
+        UserError: the runs have different settings, or another dataset than the study.
     """
     found: dict[tuple[Any, ...], Path] = {}
     for path in paths:
@@ -152,18 +153,18 @@ def trained_as(paths: Sequence[Path], study: Study) -> Study:
         ]
         raise UserError(
             f"--compare {differing}: its re-runs and those of {path} were trained differently: "
-            f"{', '.join(apart)}; compare each by itself"
+            f"{', '.join(apart)}; compare each file separately"
         )
     if first[0] != study.dataset:
         raise UserError(
-            f"--compare {path}: its re-runs are of {first[0]}, and the study's are of "
-            f"{study.dataset}; give the --study that they were made with"
+            f"--compare {path}: its re-runs have the dataset {first[0]}, but the study has "
+            f"{study.dataset}; give the --study of the re-runs"
         )
     return replace(study, **dict(zip(TRAINED, first, strict=True)))
 
 
 def _trained(path: Path, study: Study) -> Iterable[tuple[Any, ...]]:
-    """Return each way, as values of `TRAINED`, in which the runs of a file were trained."""
+    """Return the distinct values of `TRAINED` in a file."""
     with _rows_of(path) as rows:
         if not rows or TRAINED[0] not in rows[0]:
             epochs = max((int(row["number"]) for row in rows), default=study.epochs)
@@ -177,17 +178,17 @@ def _trained(path: Path, study: Study) -> Iterable[tuple[Any, ...]]:
 
 @contextmanager
 def _rows_of(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of a file that `write` wrote; an error over them is one of the file.
+    """Yield the rows of a file that `write` wrote; errors in the body are errors of the file.
 
     Raises:
-        UserError: the file cannot be read, or is not of that form.
+        UserError: the file cannot be read, or has another format.
     """
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             yield list(csv.DictReader(lines))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"--compare {path}: no file that --out wrote ({type(error).__name__}: {error})"
+            f"--compare {path}: not a file written by --out ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -196,7 +197,7 @@ def _named(value: object) -> str:
 
 
 def merged(parts: Sequence[Repeats]) -> Repeats:
-    """Return all runs of `parts`; of the same name and repeat the last one."""
+    """Merge `parts`; for the same name and repeat, the last one counts."""
     found: dict[str, dict[int, Sequence[Epoch]]] = {}
     for part in parts:
         for name, runs in part.items():

@@ -63,13 +63,13 @@ def learning_curves(findings: Findings) -> go.Figure:
     fixed = [trial for trial in trials if is_fixed(trial)]
     others = [trial for trial in trials if trial not in pruned and trial not in fixed]
     figure = go.Figure()
-    for name, some, colour in (
-        ("pruned", pruned, GREY),
+    for name, some, color in (
+        ("pruned", pruned, GRAY),
         ("sampled", others, TRAIN),
         ("variants", fixed, TEST),
     ):
         if some:
-            figure.add_trace(_lines(findings, some, name, colour))
+            figure.add_trace(_lines(findings, some, name, color))
     if pruned:
         figure.add_trace(_crosses(findings, pruned))
     if findings.best is not None:
@@ -85,10 +85,10 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
     Our curve is the mean over the seeds, in a band from the lowest to the highest value. The
     published curve, of a single run, is dashed.
     """
-    report = "report, not comparable" if findings.trained[name].incomparable else "report"
+    published = "published, not comparable" if findings.trained[name].incomparable else "published"
     made = go.Figure()
     highest = []
-    for split, colour in (("train", TRAIN), (findings.study.select, TEST)):
+    for split, color in (("train", TRAIN), (findings.study.select, TEST)):
         ours = spreads(findings.reproduced, name, f"{split}_{figure}")
         epochs, found = list(ours), list(ours.values())
         highest += [spread.highest for spread in found]
@@ -96,14 +96,14 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
             edge = [spread.highest for spread in found] + [spread.lowest for spread in found[::-1]]
             made.add_trace(
                 go.Scatter(
-                    x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=colour, opacity=0.2,
+                    x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=color, opacity=0.2,
                     mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
                 )
             )  # fmt: skip
         made.add_trace(
             go.Scatter(
                 x=epochs, y=[spread.mean for spread in found], name=f"{split}, ours",
-                line_color=colour, mode="lines+markers", marker_size=5,
+                line_color=color, mode="lines+markers", marker_size=5,
             )
         )  # fmt: skip
         theirs = {
@@ -115,8 +115,8 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
             highest += theirs.values()
             made.add_trace(
                 go.Scatter(
-                    x=list(theirs), y=list(theirs.values()), name=f"{split}, {report}",
-                    line={"color": colour, "dash": "dash"}, mode="lines",
+                    x=list(theirs), y=list(theirs.values()), name=f"{split}, {published}",
+                    line={"color": color, "dash": "dash"}, mode="lines",
                 )
             )  # fmt: skip
     made.update_layout(xaxis=_epochs(findings), yaxis_title=figure)
@@ -126,7 +126,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
 
 
 def _lines(
-    findings: Findings, trials: Sequence[FrozenTrial], name: str, colour: str, *, width: int = 1
+    findings: Findings, trials: Sequence[FrozenTrial], name: str, color: str, *, width: int = 1
 ) -> go.Scatter:
     """Return the curves of `trials` as one trace with gaps: a trace for each trial is slow."""
     x: list[float | None] = []
@@ -139,7 +139,7 @@ def _lines(
         text += [f"trial {label(trial)}"] * (len(epochs) + 1)
     return go.Scatter(
         x=x, y=y, text=text, name=f"{name} ({len(trials)})" if name != "best" else name,
-        mode="lines+markers", marker_size=3, line={"color": colour, "width": width},
+        mode="lines+markers", marker_size=3, line={"color": color, "width": width},
         hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The learning curves of one trial as a picture: loss and accuracy, train and test in one plot.
+"""The learning curves of one trial as an SVG file: accuracy and loss of each split by epoch.
 
 An SVG file of some 30 KB, drawn in 0.2 s, when somebody looks at the trial. The first takes a
 second more, to import matplotlib.
@@ -15,9 +15,9 @@ from search.study.epoch import Epoch
 SIZE = 520 / 96, 480 / 96
 """In inches of 96 pixels; of a shape that a dashboard's thumbnail fills."""
 LEAST = 0.05
-"""Least height of a panel, in nats or as a fraction: a single epoch is no drama."""
+"""Minimum range of a vertical axis, in nats or as a fraction, so that noise is not magnified."""
 LEAST_SHARE = 1e-9
-"""And as a share of the highest value, beside which a float can have no less."""
+"""The same as a share of the highest value, for the limited precision of floats."""
 MOST = {"accuracy": 1.0, "loss": math.inf}
 """What a figure can be at most; none is below zero."""
 COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
@@ -38,12 +38,12 @@ _drawing = threading.Lock()
 """matplotlib and its settings are for one thread at a time."""
 
 Published = Mapping[int, Mapping[str, float]]
-"""By epoch: figures that somebody else published for the same choices."""
+"""Published metrics of the same choices, by epoch."""
 
 
 def curves_id(files: str, number: int) -> str:
-    """Return the artifact's id under which the dashboard hands out a trial's curves; `files` as in
-    `search.database.tables.studies`. Nothing is stored under it."""
+    """Return the artifact id under which the dashboard serves a trial's curves; `files` as in
+    `search.database.tables.studies`. No file is stored under it."""
     return f"{files}-{number}-c"
 
 
@@ -93,7 +93,7 @@ def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
 def _curves(
     figure: str, epochs: Sequence[Epoch], published: Published
 ) -> Iterator[tuple[tuple[str, bool], Mapping[int, float]]]:
-    """Yield the finite values by epoch of each split, the published ones (True) first."""
+    """Yield the finite values of each split by epoch; published curves (True) come first."""
     for split in COLORS:
         name = f"{split}_{figure}"
         theirs = {number: of[name] for number, of in published.items() if name in of}

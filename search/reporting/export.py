@@ -59,7 +59,7 @@ def comma_separated(findings: Findings) -> str:
 
 
 def as_json(findings: Findings) -> str:
-    """Return everything as one JSON object.
+    """Return all data as one JSON object; non-finite numbers are null. Its keys are:
 
     - `study`, `dataset`, `images` (null for all), `select`, `epochs`, `seed`: the study.
     - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the

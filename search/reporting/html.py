@@ -105,7 +105,7 @@ def _parameters(findings: Findings) -> list[Section]:
     slices = [(name, _json(figure)) for name, figure in charts.slices(findings)]
     return [
         importances,
-        Section(title="Accuracy over each parameter", charts=slices, layout="small"),
+        Section(title="Accuracy by parameter", charts=slices, layout="small"),
         Section(
             title="Parallel coordinates",
             text=f"Each line is a completed trial; at most the best {charts.PARALLEL}.",

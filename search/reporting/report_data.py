@@ -129,7 +129,7 @@ class Findings:
 
     @property
     def failures(self) -> list[FrozenTrial]:
-        """The trials that failed or diverged."""
+        """The failed and diverged trials."""
         return [
             trial
             for trial in self.overview.trials

@@ -25,8 +25,8 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
-    figures, incomparable = study.published_figures, study.incomparable
-    verdicts = [found for name in variants if (found := verdict(runs, figures, name, incomparable))]
+    metrics, incomparable = study.published_figures, study.incomparable
+    verdicts = [found for name in variants if (found := verdict(runs, metrics, name, incomparable))]
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
     if verdicts and not incomparable:
@@ -66,14 +66,14 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     n = len(runs[variant])
     title = f"{variant}, {n} seed{'s' if n > 1 else ''}, {setting(study)}"
     if study.incomparable:
-        title += "; not comparable with the report"
+        title += "; not comparable with the published metrics"
     rows = []
-    for figure in PUBLISHED:
-        for number, ours in spreads(runs, variant, figure).items():
-            theirs = study.published_figures.get((variant, number), {}).get(figure)
+    for metric in PUBLISHED:
+        for number, ours in spreads(runs, variant, metric).items():
+            theirs = study.published_figures.get((variant, number), {}).get(metric)
             rows.append(
                 [
-                    figure.replace("_", " "),
+                    metric.replace("_", " "),
                     str(number),
                     "" if theirs is None else f"{theirs:.4f}",
                     f"{ours.mean:.4f}",
@@ -86,13 +86,13 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
         title=title,
         columns=["metric", "epoch", "report", "our mean", "sd", "lowest", "highest"],
         rows=rows,
-        droppable=["highest", "lowest", "sd", "report"],
+        droppable=["highest", "lowest", "sd", "published"],
         box=box.MARKDOWN,
     )
 
 
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
-    theirs = best_of("report's best", published_epochs(study))
+    theirs = best_of("published best", published_epochs(study))
     ours, within = best_of("our best", study.epochs), "epochs within our range"
     rows = [
         [
@@ -106,7 +106,7 @@ def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
         for one in verdicts
     ]
     return FittedTable(
-        title="Report against ours",
+        title="Published runs and ours",
         columns=["variant", "verdict", "seeds", theirs, ours, within],
         rows=rows,
         texts=["verdict"],

@@ -108,7 +108,7 @@ def variants(findings: Findings) -> Table:
         )
     columns: tuple[str, ...] = (
         "variant", "trained on", "verdict", "seeds",
-        best_of("report's best", published_epochs(findings.study)), "our best",
+        best_of("published best", published_epochs(findings.study)), "our best",
         "our last epoch, mean",
     )  # fmt: skip
     if not findings.verdicts:  # no published figures
@@ -143,7 +143,7 @@ def savings(findings: Findings) -> Table:
 
 
 def failures(findings: Findings) -> Table:
-    """Return the trials that failed or diverged, with their reasons."""
+    """Return the failed and diverged trials, with their reasons."""
     return Table(
         columns=("trial", "state", "reason", "choices"),
         rows=[

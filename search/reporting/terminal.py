@@ -15,7 +15,7 @@ from search.study.trial_attributes import label
 
 
 def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
-    """Return the best trials, the variants, and what pruning saved.
+    """Return the best trials, the variants, and the savings of pruning.
 
     `honest` describes the results of re-runs with fresh seeds; None if there are none.
     """

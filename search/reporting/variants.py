@@ -1,4 +1,4 @@
-"""The variants of a study beside their published figures, as a table's rows."""
+"""Table rows that compare a study's variants with their published metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ def columns(study: Study) -> Sequence[str]:
     own = ("variant", "trial", "state", "epochs", "test accuracy", best_of("best", study.epochs))
     if not study.published_figures:
         return own
-    return (*own, "report, same epoch", best_of("report's best", published_epochs(study)))
+    return (*own, "published, same epoch", best_of("published best", published_epochs(study)))
 
 
 def least_important(study: Study) -> Sequence[str]:
@@ -41,7 +41,7 @@ def caption(study: Study) -> str:
     if not study.published_figures:
         return ""
     theirs = published_epochs(study)
-    said = f"Ours: {setting(study)}. Report: up to {_epochs(theirs)}."
+    said = f"Ours: {setting(study)}. Published: up to {_epochs(theirs)}."
     if study.incomparable:
         return f"{said} Not comparable: ours are {study.incomparable}."
     if study.epochs != theirs:
@@ -84,8 +84,8 @@ def rows(
 
 def published(study: Study, name: str) -> Mapping[int, float]:
     """Return the published test accuracies of a variant by epoch."""
-    figures = study.published_for(name)
-    return {epoch: found["test_accuracy"] for epoch, found in figures.items()}
+    metrics = study.published_for(name)
+    return {epoch: found["test_accuracy"] for epoch, found in metrics.items()}
 
 
 def fraction(value: float | None) -> str:

@@ -94,7 +94,7 @@ def test_re_runs_of_several_trials_decide_and_those_of_one_do_not(
     both = _answer(database)
     assert (_number(both.best), both.unproven, both.tied) == (1, None, [])
     assert both.text is not None
-    assert "With 2 fresh seeds the best is trial 1: test accuracy 0.6050 ± " in both.text
+    assert "Best over 2 fresh seeds: trial 1, test accuracy 0.6050 ± " in both.text
 
 
 def test_a_trial_with_fewer_re_runs_can_be_the_best(

@@ -168,10 +168,10 @@ def test_files_of_runs_that_were_trained_differently_are_not_put_together(
     with pytest.raises(UserError, match=r"few.csv: .* images 600 and 500"):
         trained_as([few], study)
     other = _file(tmp_path / "other.csv", "cifar10", "", "2", "32", "test")
-    with pytest.raises(UserError, match=r"other.csv: its re-runs are of cifar10"):
+    with pytest.raises(UserError, match=r"other.csv: its re-runs have the dataset cifar10"):
         trained_as([other], study)
     odd = _file(tmp_path / "odd.csv", "digits", "many", "2", "32", "test")
-    with pytest.raises(UserError, match=r"odd.csv: no file that --out wrote"):
+    with pytest.raises(UserError, match=r"odd.csv: not a file written by --out"):
         trained_as([odd], study)
 
 
@@ -189,5 +189,5 @@ def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path, content: str | Non
     path = tmp_path / "runs.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match="no file that --out wrote"):
+    with pytest.raises(UserError, match="not a file written by --out"):
         read(path)

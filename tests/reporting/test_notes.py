@@ -85,8 +85,8 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]
     assert second[0] == "question-3"
     assert (
-        "\nOurs: the first 160 of 1438 images, 5 epochs. Report: up to 10 epochs. Not comparable: "
-        "ours are trained on digits and not cifar10; on the first 160 of 1438 images.\n"
+        "\nOurs: the first 160 of 1438 images, 5 epochs. Published: up to 10 epochs. Not "
+        "comparable: ours are trained on digits and not cifar10; on the first 160 of 1438 images.\n"
     ) in note
     assert "on a rung (epochs 1, 4)" in note
     assert "The best of many trials on the test set is optimistic" in note
@@ -190,8 +190,8 @@ def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
             attributes = {"trial": int(number), "repeat": repeat, "seed": repeat}
             add(notes.database, rerun, [accuracy - 0.1] * 4 + [accuracy], user_attrs=attributes)
     note = _updated(notes)
-    assert "With 3 fresh seeds the best is trial " + second[0] in note
-    assert "train the winner again" not in note
+    assert "Best over 3 fresh seeds: trial " + second[0] in note
+    assert "re-run the winner" not in note
     rows = {row[0]: row[2] for row in _rows(note, "best trials")}
     assert rows[second[0]] == "0.7100 ± 0.0100 (0.7000 to 0.7200)"
     assert rows[first[0]].startswith("0.5100 ± ")
@@ -250,7 +250,7 @@ def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> Non
     assert "Compare values after the same epoch, not the best ones." in note
     assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
     unpublished = text(dataclasses.replace(comparable, published=None), nothing)
-    assert "Report:" not in unpublished
+    assert "Published:" not in unpublished
 
 
 def test_a_variants_name_breaks_no_table(published: Study, base: Choices) -> None:
