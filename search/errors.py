@@ -8,7 +8,7 @@ Every command prints it as one line on standard error and exits with status 2; s
 class UserError(ValueError):
     """A request cannot be met; the message names the rule, the value received and the way out.
 
-    The message is one line and never holds a password.
+    The message is a single line and never contains a password.
     """
 
     def __str__(self) -> str:

@@ -67,7 +67,7 @@ def _blaming_out(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--out {path}: {error.strerror}; name another file") from error
+        raise UserError(f"--out {path}: {error.strerror}; give another file") from error
 
 
 def _replace(path: Path, content: bytes | memoryview) -> None:
@@ -188,7 +188,7 @@ def folder_of_machine() -> Path:
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be made or written to; leave nothing behind.
+    """Check that a folder can be created and written to; leave no files behind.
 
     Raises:
         UserError: the folder cannot be made or written to; the message names the option and the
@@ -201,4 +201,4 @@ def check_folder(folder: Path, option: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(f"{option} {folder}: {error.strerror}; name another folder") from error
+        raise UserError(f"{option} {folder}: {error.strerror}; give another folder") from error

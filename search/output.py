@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command, which may be closed, full, hung up or stopped.
+"""Standard output and standard error of a command, which may be closed, full, hung up or blocked.
 
 A command whose result is elsewhere continues without a reader: output that cannot be written is
 dropped, and a reader that has stopped, such as a terminal after Ctrl-S, does not block it.
@@ -42,7 +42,7 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 PLAINLY = "search.plainly"
-"""An error handler for `str.encode`."""
+"""Name of the error handler for `str.encode`."""
 codecs.register_error(PLAINLY, _plainly)
 
 

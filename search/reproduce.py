@@ -1,4 +1,4 @@
-"""Train variants and trials again: `python -m search.reproduce --study cifar`.
+"""Re-run variants, or replay or re-run trials: `python -m search.reproduce --study cifar`.
 
 Trains the variants over several seeds and compares them with the published figures; replays a
 stored trial from its own seed, bit for bit; or re-runs the best trials with fresh seeds. The search
@@ -64,7 +64,7 @@ def parser() -> Parser:
         "--variant",
         action="append",
         metavar="NAME",
-        help="a variant to train; can be given several times (default: all of them)",
+        help="a variant to re-run; can be repeated (default: all variants)",
     )
     what.add_argument(
         "--trial",

@@ -109,8 +109,7 @@ def parser() -> Parser:
         "--variants",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="run the study's fixed variants first, or enqueue none of them "
-        "(default: run them first)",
+        help="run the study's variants first, or do not enqueue them (default: run them first)",
     )
     return made
 
@@ -151,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing, Worker
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings show whole statements
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings contain whole SQL statements
     out = console()
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options))

@@ -100,7 +100,7 @@ def _verified(artifacts: Artifacts, artifact_id: str, sha256: str, number: int) 
         path = artifacts.fetch(artifact_id, sha256)
     except OSError as error:
         raise UserError(
-            f"trial {number}: its weights cannot be fetched from {artifacts}: {error}"
+            f"trial {number}: its weights cannot be read from {artifacts}: {error}"
         ) from error
     found = file_sha256(path)
     if found is None:

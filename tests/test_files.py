@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, fau
     (tmp_path / "loop").symlink_to("loop")
     before = sorted(tmp_path.rglob("*"))
     for refuse in (check_out, lambda path: write_out(path, b"content")):
-        with pytest.raises(UserError, match=f"--out .*{fault}.*; name another file"):
+        with pytest.raises(UserError, match=f"--out .*{fault}.*; give another file"):
             refuse(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -211,6 +211,6 @@ def test_a_deleted_current_folder_is_refused(tmp_path: Path, name: str) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"python -m search.{name}: error: the current folder has been deleted; `cd` to one that "
-        "is there\n"
+        f"python -m search.{name}: error: the current folder has been deleted; `cd` to another one"
+        "\n"
     )

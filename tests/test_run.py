@@ -40,7 +40,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert "Best trials by test accuracy" in done.stdout
     assert re.search(r"│ question-4.2 │ 5 +│ COMPLETE │ 3 of 3 │ +0\.\d{4} │", done.stdout)
     assert "Trials: 8 of 8 finished: " in done.stdout
-    assert re.search(r"Epochs: \d+ run of 24 possible \(\d+%\)\.", done.stdout)
+    assert re.search(r"Epochs: \d+ of 24 possible \(\d+%\)\.", done.stdout)
     assert "optimistic" in done.stdout
     assert len(states(tmp_path)) == 8
 

@@ -31,19 +31,19 @@ class Savings:
     @classmethod
     def of(cls, overview: Overview, epochs: int) -> Self:
         """Compute the savings of a study whose full trials have `epochs` epochs."""
-        ended = overview.ended_here
-        diverged = [trial for trial in ended if DIVERGED in trial.user_attrs]
+        finished = overview.ended_here
+        diverged = [trial for trial in finished if DIVERGED in trial.user_attrs]
         pruned = [
             trial
-            for trial in ended
+            for trial in finished
             if trial.state == TrialState.PRUNED and DIVERGED not in trial.user_attrs
         ]
         missing = {trial.number: epochs - len(overview.of(trial)) for trial in pruned}
         return cls(
-            epochs_run=sum(len(overview.of(trial)) for trial in ended),
-            epochs_possible=len(ended) * epochs,
+            epochs_run=sum(len(overview.of(trial)) for trial in finished),
+            epochs_possible=len(finished) * epochs,
             epochs_saved=sum(missing.values()),
-            seconds_run=sum(epoch.seconds for trial in ended for epoch in overview.of(trial)),
+            seconds_run=sum(epoch.seconds for trial in finished for epoch in overview.of(trial)),
             seconds_saved=sum(
                 missing[trial.number] * fmean(epoch.seconds for epoch in ran)
                 for trial in pruned

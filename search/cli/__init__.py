@@ -1,1 +1,1 @@
-"""The command line: the parser, the options that commands share, completion."""
+"""The command line: parser, shared options and completion."""

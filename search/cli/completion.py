@@ -1,7 +1,7 @@
-"""What the Tab key completes in a shell: options, studies, devices, folders, by argcomplete.
+"""Shell completion of options, studies, devices and folders, with argcomplete.
 
-The shell's part is argcomplete's own, for commands that it finds marked PYTHON_ARGCOMPLETE_OK. It
-runs the command itself, which answers and ends. Source: https://kislyuk.github.io/argcomplete/.
+The shell integration is part of argcomplete: for a command marked PYTHON_ARGCOMPLETE_OK, it runs
+the command, which prints completions and exits. Source: https://kislyuk.github.io/argcomplete/.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ def answer(parser: "Parser") -> None:
     }
     for action in parser.actions:
         action.completer = completers.get(action.dest)  # type: ignore[attr-defined]
-    no_files = ChoicesCompleter({})  # what has no completer and no choices is a name or a number
+    no_files = ChoicesCompleter({})  # for options that take a name or a number
     argcomplete.autocomplete(parser, always_complete_options="long", default_completer=no_files)
 
 
 def devices(folder: Path = Path("/dev")) -> list[str]:
-    """Return values of `--device`; `folder` tells how many CUDA devices there are."""
+    """Return values of `--device`; `folder` contains the device files of CUDA devices."""
     cuda = sorted(path.name[6:] for path in folder.glob("nvidia[0-9]*"))
     return ["auto", "cpu", "cuda", "mps", *(f"cuda:{number}" for number in cuda)]

@@ -1,6 +1,6 @@
-"""A command's parser, the values that its options take, and what becomes of its errors.
+"""A command's parser, the types of its options, and the handling of its errors.
 
-Nothing slow is imported here, so that `--help` and a mistyped option answer at once.
+No slow imports here, so that `--help` and mistyped options respond immediately.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from search.errors import UserError
 from search.study.numerals import decimal_number, whole_number
 
 COMPLETION_VARIABLE = "_ARGCOMPLETE"
-"""Set where a shell runs the command to ask what may come next in its line."""
+"""Set if a shell runs the command to get completions."""
 
 
 class _Help(argparse.HelpFormatter):
@@ -30,7 +30,7 @@ class _Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line and takes no abbreviations."""
+    """A parser that reports errors in one line and does not accept abbreviations."""
 
     @property
     def actions(self) -> list[argparse.Action]:
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}{self._way_out(message)}\n")
 
     def _way_out(self, message: str) -> str:
-        """Return the end of an error's line that argparse leaves without a way out."""
+        """Return a hint for argparse's errors about unknown and missing options."""
         if not message.startswith(("unrecognized", "the following")):
             return ""
         from difflib import get_close_matches
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-    """Return a converter of option values to whole numbers from `lowest` to `highest`."""
+    """Return a parser of whole numbers from `lowest` to `highest`."""
     rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
 
     def convert(text: str) -> int:
@@ -78,7 +78,7 @@ def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
 
 
 def seconds(text: str) -> float:
-    """Return a positive, finite number of seconds."""
+    """Parse a positive, finite number of seconds."""
     number = decimal_number(text)
     if number is None or number <= 0:
         raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
@@ -86,10 +86,9 @@ def seconds(text: str) -> float:
 
 
 def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callable[[], int]:
-    """Return the command's entry point, which turns errors into one line and an exit status.
+    """Return the command's entry point, which reports an error in one line and an exit status.
 
-    0: done; 1: the work failed; 2: what was asked cannot be done; 128 and the number of the signal
-    that has stopped it.
+    0: done; 1: failed; 2: invalid request; 128 plus the number of the signal that stopped it.
     """
 
     def work() -> int:
@@ -102,11 +101,11 @@ def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callabl
 
 
 def _check_current_folder() -> None:
-    """Refuse to work in a folder that is gone, where not even PyTorch's libraries are found."""
+    """Check that the current folder exists; without it, even importing PyTorch fails."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
-        raise UserError("the current folder has been deleted; `cd` to one that is there") from error
+        raise UserError("the current folder has been deleted; `cd` to another one") from error
 
 
 def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
@@ -122,12 +121,12 @@ def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except output.NotDelivered as error:
-        if not isinstance(error.__cause__, BrokenPipeError):  # whose reader has seen enough
+        if not isinstance(error.__cause__, BrokenPipeError):  # the reader closed it on purpose
             print(f"{parser.prog}: error: standard output: {error}", file=sys.stderr)
         return 1
     except PermissionError as error:
         place = "" if error.filename is None else f"{error.filename}: "
-        print(f"{parser.prog}: error: {place}{error.strerror}; name another", file=sys.stderr)
+        print(f"{parser.prog}: error: {place}{error.strerror}; give another", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("search"):
@@ -135,8 +134,8 @@ def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
         package = error.name.partition(".")[0]
         print(
             f"{parser.prog}: error: the package {package} is not installed for "
-            f"{sys.executable}; use the Python of the environment that this project was "
-            "installed in, such as .venv/bin/python",
+            f"{sys.executable}; use the Python of the environment in which this project is "
+            "installed, such as .venv/bin/python",
             file=sys.stderr,
         )
         return 2

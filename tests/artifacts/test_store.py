@@ -206,6 +206,6 @@ def test_a_folder_in_whose_place_is_a_file_or_a_broken_link_is_refused(tmp_path:
     (tmp_path / "taken" / "files").write_text("somebody else's")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("taken", "link"):
-        with pytest.raises(UserError, match=f"--artifacts {tmp_path}/{name}.*; name another"):
+        with pytest.raises(UserError, match=f"--artifacts {tmp_path}/{name}.*; give another"):
             open_artifacts(str(tmp_path / name)).check()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "taken"]

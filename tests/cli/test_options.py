@@ -30,7 +30,7 @@ def test_help_has_defaults_examples_and_exit_statuses(
             assert re.search(r"\(default: |\(required", action.help or ""), action.dest
     text = made.format_help()
     assert f"examples:\n  {made.prog} " in text
-    assert re.search("exit status: (0 done|1 the database went away at the start), ", text)
+    assert re.search("exit status: (0 done|1 the database became unavailable at the start), ", text)
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -56,7 +56,7 @@ def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[],
         (run.main, ["--study", "digits", "--frobnicate"], "--help explains every option"),
         (run.main, [], "required: --study; --help explains every option"),
         (run.main, ["--study", "mine"], "unknown study; did you mean mine.py?"),
-        (run.main, ["--study", "mine.py"], "write in it study = Study("),
+        (run.main, ["--study", "mine.py"], "add study = Study("),
         (run.main, ["--study", "digits", "--enqueue", "lr=much"], "--enqueue: lr must be a number"),
         (report.main, ["--study", "digits"], "no such file in {folder}; name the database"),
         (reproduce.main, ["--study", "digits", "--trial", "best"], "no such file in {folder}"),

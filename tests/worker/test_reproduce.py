@@ -135,7 +135,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds(search: Command, tmp_pat
         (["--top", "2"], "sqlite:///search.db has no study of this name"),
         (["--trial", "3", "--variant", "base"], "not allowed with argument"),
         (["--repeats", "0"], "--repeats: a whole number from 1 to 1000"),
-        (["--compare", "none.csv"], "--compare none.csv: no file that --out wrote"),
+        (["--compare", "none.csv"], "--compare none.csv: not a file written by --out"),
     ],
 )
 def test_a_trial_that_cannot_be_reproduced_is_refused(
