@@ -11,7 +11,7 @@ from search.reporting.report_data import Findings
 from search.study.choices import FIELDS
 from search.study.trial_attributes import REASON, is_fixed, label
 
-TRAIN, TEST, GREY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
+TRAIN, TEST, GRAY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
 """Colours of the colour-blind-safe palette of Okabe and Ito, and a grey."""
 PARALLEL = 200
 """The maximum number of trials in the parallel coordinates, the best ones."""
