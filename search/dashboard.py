@@ -38,7 +38,7 @@ examples:
   python -m search.dashboard --allow-edits     edit notes and artifacts, rename and delete studies
   {TOKEN_VARIABLE}=... python -m search.dashboard --host 0.0.0.0
 
-exit status: 1 the database went away at the start, 2 invalid request,
+exit status: 1 the database became unavailable at the start, 2 invalid request,
 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM
 """
 

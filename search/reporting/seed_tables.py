@@ -84,7 +84,7 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
             )
     return FittedTable(
         title=title,
-        columns=["metric", "epoch", "report", "our mean", "sd", "lowest", "highest"],
+        columns=["metric", "epoch", "published", "our mean", "sd", "lowest", "highest"],
         rows=rows,
         droppable=["highest", "lowest", "sd", "published"],
         box=box.MARKDOWN,

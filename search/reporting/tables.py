@@ -39,7 +39,7 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
     return [
         ("Best trial", label(best)),
         (f"{findings.study.select.capitalize()} accuracy in the search", f"{best.values[0]:.4f}"),
-        ("Honest test accuracy", honest),
+        ("Test accuracy of re-runs", honest),
         ("Choices", in_words(best.params)),
         *_tied(findings),
         *_unproven(findings),

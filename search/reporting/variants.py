@@ -18,9 +18,9 @@ def columns(study: Study) -> Sequence[str]:
 def least_important(study: Study) -> Sequence[str]:
     """Return the columns that a narrow terminal drops, in this order. Accuracies are dropped before
     the epochs that they belong to."""
-    ours, theirs = best_of("best", study.epochs), best_of("report's best", published_epochs(study))
-    every = (ours, "trial", theirs, "state", "report, same epoch", "epochs")
-    return [name for name in every if name in columns(study)]
+    *_, epochs, _, ours = (own := columns(study))[:6]
+    same, theirs = own[6:] or ("", "")
+    return [name for name in (ours, "trial", theirs, "state", same, epochs) if name]
 
 
 def best_of(what: str, n_epochs: int) -> str:

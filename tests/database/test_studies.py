@@ -83,6 +83,6 @@ def test_the_study_has_a_key_and_files_unlike_those_of_another_database(
 def test_fixed_values_are_checked_before_anything_is_written(
     database: Database, study: Study
 ) -> None:
-    with pytest.raises(UserError, match="lr is a number"):
+    with pytest.raises(UserError, match="lr must be a number"):
         _join(database, study, given=[{"lr": 5.0}])
     assert database.optuna.get_all_studies() == []

@@ -246,7 +246,7 @@ def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> Non
     nothing = _nothing()
     comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
     note = text(comparable, nothing)
-    assert "| best of 2 epochs | report, same epoch | report's best of 10 epochs |" in note
+    assert "| best of 2 epochs | published, same epoch | published best of 10 epochs |" in note
     assert "Compare values after the same epoch, not the best ones." in note
     assert "Compare" not in text(dataclasses.replace(comparable, epochs=10), nothing)
     unpublished = text(dataclasses.replace(comparable, published=None), nothing)

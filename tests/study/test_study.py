@@ -360,7 +360,7 @@ def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", 1, "best", "17"])
 def test_a_variants_name_is_unlike_those_of_other_trials(study: Study, name: Any) -> None:
-    with pytest.raises(UserError, match="a variant's name is"):
+    with pytest.raises(UserError, match="a variant's name must"):
         dataclasses.replace(study, variants={name: study.variants["question-1"]})
 
 

@@ -86,7 +86,7 @@ def test_samples_of_more_than_8_bits_are_scaled_as_those_learnt_from(
     for image in (twelve, floats, tmp_path / "12.png", tmp_path / "float.tif"):
         assert classifier.classify(image) == expected
     brighter = Image.fromarray(np.full((32, 32), 4096, np.uint16))
-    with pytest.raises(UserError, match=r"a value of 4096, and white was 4095 .*; scale it"):
+    with pytest.raises(UserError, match=r"a value of 4096, but white was 4095 .*; scale it"):
         classifier.classify(brighter)
 
 
@@ -101,7 +101,9 @@ def test_white_is_found_by_a_pictures_upper_half_or_refused(
         Image.fromarray(np.full((32, 32), 4095, np.uint16)),
         Image.fromarray(np.full((32, 32), 1, np.float32)),
     ):
-        with pytest.raises(UserError, match=r"cannot be told from one picture; save it with 8 bit"):
+        with pytest.raises(
+            UserError, match=r"does not determine the value of white; save it with 8 bit"
+        ):
             classifier.classify(unclear)
 
 
@@ -111,9 +113,9 @@ def test_no_picture_and_no_file_of_weights_are_refused(
     classifier = load(path)
     with pytest.raises(UserError, match=r"shape \(3, 32, 32\), not torch.float32 of \(3, 8, 8\)"):
         classifier.classify(torch.zeros(3, 8, 8))
-    with pytest.raises(UserError, match=r"none.png: No such file or directory; name a picture$"):
+    with pytest.raises(UserError, match=r"none.png: No such file or directory; give a picture$"):
         classifier.classify(tmp_path / "none.png")
-    with pytest.raises(UserError, match="not a picture of a known kind"):
+    with pytest.raises(UserError, match="not a picture of a known type"):
         classifier.classify(path)
     Image.new("RGB", (99, 99)).save(tmp_path / "half.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-20])
