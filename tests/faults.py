@@ -44,8 +44,8 @@ from search.study.epoch import Epoch
 from search.study.study import load
 from search.study.trial_attributes import FINISHED, VARIANT
 from search.worker.config import WorkerConfig
+from search.worker.machine import Machine
 from search.worker.replay import train_again
-from search.worker.session import Machine
 from search.worker.stop import Stop
 
 if TYPE_CHECKING:

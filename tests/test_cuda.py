@@ -12,7 +12,7 @@ import torch
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.vision.training import Training
-from search.worker.session import Machine
+from search.worker.machine import Machine
 from tests.support.commands import Command
 
 DEVICE = "cuda"

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from search.artifacts.store import from_any_folder
 from search.study.study import Study, load
 from search.worker.claims import LEASE_SECONDS
-from search.worker.session import Machine
+from search.worker.machine import Machine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, FINISHED, meas
 from search.vision.training import NonFiniteLoss
 from search.worker import device, environment
 from search.worker.environment import Environment
-from search.worker.session import Machine
+from search.worker.machine import Machine
 
 FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
 

@@ -28,8 +28,8 @@ from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from search.worker import replay
 from search.worker.config import WorkerConfig
+from search.worker.machine import Machine
 from search.worker.reruns import Reruns
-from search.worker.session import Machine
 from search.worker.stop import Stop, Stopped
 
 

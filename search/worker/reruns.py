@@ -22,7 +22,7 @@ from search.study.choices import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
 from search.worker.config import WorkerConfig
-from search.worker.session import Machine
+from search.worker.machine import Machine
 from search.worker.stop import Stop
 from search.worker.worker import Worker
 

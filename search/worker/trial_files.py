@@ -20,7 +20,7 @@ from search.study.trial_attributes import VARIANT
 from search.vision.classifier import About, packed
 from search.vision.training import Training
 from search.worker.claims import Claim, Claims
-from search.worker.session import Machine
+from search.worker.machine import Machine
 
 log = logging.getLogger(__name__)
 

@@ -34,9 +34,9 @@ from search.study.trial_attributes import is_fixed
 from search.worker.claims import Claim, Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
+from search.worker.machine import Machine
 from search.worker.result import Outcome
 from search.worker.sampling import RepeatableSampler
-from search.worker.session import Machine
 from search.worker.stop import Stop, Stopped
 from search.worker.trial import run_trial
 from search.worker.trial_files import TrialFiles

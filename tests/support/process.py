@@ -17,8 +17,8 @@ from search.study.choices import RANGES
 from search.study.study import Study
 from search.worker.claims import Claim, Claims
 from search.worker.config import WorkerConfig
+from search.worker.machine import Machine
 from search.worker.result import Outcome
-from search.worker.session import Machine
 from search.worker.stop import Stop
 from search.worker.worker import Worker
 

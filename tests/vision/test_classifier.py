@@ -119,9 +119,9 @@ def test_no_picture_and_no_file_of_weights_are_refused(
         classifier.classify(path)
     Image.new("RGB", (99, 99)).save(tmp_path / "half.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "half.jpg").read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"half.jpg: image file is truncated .*; name a picture$"):
+    with pytest.raises(UserError, match=r"half.jpg: image file is truncated .*; give a picture$"):
         classifier.classify(tmp_path / "half.jpg")
-    with pytest.raises(UserError, match=r"embedded null byte; name a picture$"):
+    with pytest.raises(UserError, match=r"embedded null byte; give a picture$"):
         classifier.classify("x\0.png")
     monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
     with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, and the most is 99; make"):

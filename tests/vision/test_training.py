@@ -18,7 +18,7 @@ from search.study.study import load
 from search.vision.images import Dataset, Images, load_dataset
 from search.vision.network import Network
 from search.vision.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
-from search.worker.session import Machine
+from search.worker.machine import Machine
 from studies.cifar import VARIANTS
 from tests.support.reference_network import Report
 

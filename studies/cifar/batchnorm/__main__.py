@@ -21,7 +21,7 @@ from search.files import is_stream
 if TYPE_CHECKING:
     from search.study.choices import Choices
     from search.study.study import Study
-    from search.worker.session import Machine
+    from search.worker.machine import Machine
     from search.worker.stop import Stop
     from studies.cifar.batchnorm.records import ProbedEpoch, Run
 
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         read([options.out], "--out")
     append(options.out, [])  # fails before the training if the file cannot be written
 
-    from search.worker.session import Machine
+    from search.worker.machine import Machine
     from search.worker.stop import Stop, Stopped
 
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
