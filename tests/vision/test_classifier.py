@@ -124,15 +124,15 @@ def test_no_picture_and_no_file_of_weights_are_refused(
     with pytest.raises(UserError, match=r"embedded null byte; give a picture$"):
         classifier.classify("x\0.png")
     monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
-    with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, and the most is 99; make"):
+    with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, but at most 99 are supported; make"):
         classifier.classify(tmp_path / "half.jpg")
     for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match="there is no such file; name one that a search kept"):
+        with pytest.raises(UserError, match="there is no such file; give a weights file of a search"):
             load(missing)
     (tmp_path / "text").write_text("no weights at all")
-    with pytest.raises(UserError, match=r"^load .*text: no weights that this service kept \(.*$"):
+    with pytest.raises(UserError, match=r"^load .*text: not a weights file of this service \(.*$"):
         load(tmp_path / "text")
     unnamed = dataclasses.replace(about, classes=("cat", "dog"))
     (tmp_path / "unnamed").write_bytes(packed(classifier.network, unnamed))
-    with pytest.raises(UserError, match="2 names are given to 10 classes"):
+    with pytest.raises(UserError, match="2 names for 10 classes"):
         load(tmp_path / "unnamed")
