@@ -89,6 +89,9 @@ class Ordeal:
         self.database = Database(url)
         self._joined = join(self.database, self.study, data_digest=self.machine.data_digest)
 
+    def close(self) -> None:
+        self.database.close()
+
     def search(self) -> None:
         """Search until the kills are made and the budget is spent, whatever happens."""
         observer = Observer(self.database, self._joined)

@@ -109,7 +109,7 @@ def test_commands_run_with_the_environment_of_the_compose_file(
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            port = re.match(r"http://0\.0\.0\.0:(\d+)/  \(read-only, needs the token;", line)
+            port = re.match(r"http://0\.0\.0\.0:(\d+)/  \(read-only, asks for the token;", line)
             assert port, line
             studies = f"http://127.0.0.1:{port[1]}/api/studies"
             with pytest.raises(urllib.error.HTTPError, match="401") as refused:

@@ -246,7 +246,7 @@ def test_a_copy_whose_original_is_gone_must_have_its_trials(
         connection.execute(text("UPDATE trial_intermediate_values SET intermediate_value = 0.125"))
     with pytest.raises(UserError, match="a copy of small, which is gone, and its trials are not"):
         stored_definition(process.database, "other")
-    process.database.close()
+    process.close()
 
 
 def test_tables_of_another_version_are_refused_and_left_alone(url: str) -> None:

@@ -1,6 +1,7 @@
 """Faults made for real, at random moments: the finished database is that of an undisturbed run."""
 
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def test_many_workers_lose_nothing_by_any_fault(
     print(f"random seed {seed}")  # shown if the test fails
     (tmp_path / "artifacts").mkdir()
     ordeal = Ordeal(url, tmp_path, seed=seed, kills=8, away_seconds=3, server=server)
-    ordeal.search()
-    ordeal.check()
+    with closing(ordeal):
+        ordeal.search()
+        ordeal.check()
     assert ordeal.counts["killed"] == 8
     assert ordeal.counts["trials trained again with the same figures"] >= 20

@@ -62,7 +62,7 @@ def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
     options = (*SEARCH, "--variant", "base", "--variant", "question-3", "--repeats", 2)
     stopped = search("reproduce", *options, "--timeout", 0.001)
     assert stopped.returncode == 0
-    assert "the same command goes on" in stopped.stdout
+    assert "run the same command to resume" in stopped.stdout
     done = search("reproduce", *options, "--out", "runs.csv")
     assert done.returncode == 0, done.stderr
     assert "question-3, 2 seeds" in done.stdout
@@ -105,7 +105,7 @@ def test_the_best_are_trained_with_the_same_fresh_seeds(search: Command, tmp_pat
     before = overview(tmp_path, "digits")
     best = before.ranked[:2]
     stopped = search("reproduce", *QUICK, "--trial", "best", "--repeats", 2, "--timeout", 0.001)
-    assert "the same command goes on" in stopped.stdout
+    assert "run the same command to resume" in stopped.stdout
     done = search("reproduce", *QUICK, "--trial", "best", "--repeats", 2)
     assert done.returncode == 0, done.stderr
     both = search("reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
