@@ -32,7 +32,7 @@ from tests.support.databases import PASSWORD
         ),
         (["--study", "digits", "--timeout", "nan"], "--timeout: a number of seconds above 0"),
         (["--study", "digits", "--threads", "99999"], "--threads: a whole number from 1 to 1024"),
-        (["--study", "digits", "--name", "../x"], "with no / in it, not '../x'"),
+        (["--study", "digits", "--name", "../x"], "folder name without /, not '../x'"),
         (["--study", "digits", "--name", "x" * 101], "at most 100 bytes, not 101"),
         (["--study", "digits", "--device", "cuda:300"], "give auto, cuda, cuda:1, mps or cpu"),
         (["--study", "digits", "--storage", "sqlite:///s.db?timeout=x"], "takes nothing after a ?"),
