@@ -17,7 +17,7 @@ _DESCRIPTORS = re.compile(r"/proc/(?P<process>\d+)(/task/\d+)?/fd|/dev/fd")
 """Folders whose entries are open files: those of one process, and of the reading process."""
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Replace the content of the file at `path`, or leave it unchanged, atomically.
 
     Several processes may write at once. An existing file keeps its mode; a new one gets the mode of
@@ -51,14 +51,14 @@ def check_out(path: Path) -> None:
 
 
 def write_out(path: Path, content: bytes) -> bool:
-    """Write the file of `--out` with `write_whole`; return whether it `is_stream`.
+    """Write the file of `--out` with `write_atomic`; return whether it `is_stream`.
 
     Raises:
         UserError: the file cannot be written.
     """
     with _blaming_out(path):
         has_reader = is_stream(path)
-        write_whole(path, content)
+        write_atomic(path, content)
     return has_reader
 
 
@@ -174,7 +174,7 @@ def temporary_folder() -> Path:
         raise UserError(f"{error.strerror}; name one, as with `export TMPDIR=FOLDER`") from error
 
 
-def folder_of_machine() -> Path:
+def private_temp_folder() -> Path:
     """Return a folder shared by this user's processes on this machine, and closed to other users.
 
     Raises:

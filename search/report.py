@@ -20,7 +20,7 @@ from search.errors import UserError
 from search.files import write_out
 
 if TYPE_CHECKING:
-    from search.reporting.report_data import Findings
+    from search.reporting.report_data import ReportData
 
 FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
 """The file name extension of each format."""
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     """Read the study, then write the report atomically."""
     from search.database import url as storage_url
     from search.database.identity import identify
-    from search.study.study import load
+    from search.study.study_file import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
     look = partial(identify, name=study.name)
@@ -72,11 +72,11 @@ def run(options: argparse.Namespace) -> int:
     import optuna
 
     from search.database.database import Database
-    from search.reporting.report_data import Findings
+    from search.reporting.report_data import ReportData
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with closing(Database(options.storage, may_create=False)) as database:
-        text = _written(Findings.of(database, study, _named(options)), options.format)
+        text = _written(ReportData.of(database, study, _named(options)), options.format)
     out = options.out or f"report-{study.name}.{FORMATS[options.format]}"
     content = text.encode(errors="surrogateescape")
     if out == "-":
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _written(findings: "Findings", form: str) -> str:
+def _written(findings: "ReportData", form: str) -> str:
     if form == "html":
         try:
             import plotly  # noqa: F401  # to tell its absence from other errors

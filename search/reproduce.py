@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     from search.database import url as storage_url
     from search.database.identity import identify
     from search.reporting.terminal import console
-    from search.study.study import load
+    from search.study.study_file import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
     if options.compare:
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     from search.database.outage import DatabaseGone
     from search.worker.claims import StudyGone
     from search.worker.config import WorkerConfig
-    from search.worker.reproduction import Reproduction
+    from search.worker.reproduce_tasks import Reproduction
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing
 
@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:
-    from search.analysis.seeds import merged, read, trained_as
+    from search.analysis.rerun_metrics import merged, read, trained_as
     from search.reporting.seed_tables import comparison
 
     runs = merged([read(path) for path in options.compare])

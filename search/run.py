@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
     from search.database import url as storage_url
     from search.database.identity import identify
     from search.study import choices
-    from search.study.study import load
+    from search.study.study_file import load
 
     study = load(options.study)
     changes = given(options, "name", *TRAINING)
@@ -143,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
     from search.database.studies import agree_on_budget
     from search.launch.launcher import hired
     from search.launch.supervisor import KeepsDying
-    from search.reporting.progress import following
+    from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
     from search.worker.claims import StudyGone
     from search.worker.config import WorkerConfig
@@ -184,7 +184,7 @@ def run(options: argparse.Namespace) -> int:
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
         try:
             with (
-                following(observer, out, epochs=study.epochs, budget=budget),
+                show_progress(observer, out, epochs=study.epochs, budget=budget),
                 stop.on_signals(),
             ):
                 crew.work(worker, stop, budget=budget, say=partial(_say, out))

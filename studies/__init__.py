@@ -1,4 +1,4 @@
-"""The studies included in the package, one module each; `search.study.study.load` finds them."""
+"""The studies included in the package, one module each; see `search.study.study_file`."""
 
 from pkgutil import extend_path
 

@@ -41,7 +41,7 @@ from search.database.studies import join
 from search.launch.processes import Process
 from search.launch.supervisor import KeepsDying, supervise
 from search.study.epoch import Epoch
-from search.study.study import load
+from search.study.study_file import load
 from search.study.trial_attributes import FINISHED, VARIANT
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine

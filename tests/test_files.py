@@ -13,7 +13,7 @@ import pytest
 
 from search import files
 from search.errors import UserError
-from search.files import check_out, is_stream, write_out, write_whole
+from search.files import check_out, is_stream, write_atomic, write_out
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_new_file_has_the_umasks_mode_and_an_old_one_keeps_its_own(
     old.write_text("old")
     old.chmod(0o604)
     for path in (new, old):
-        write_whole(path, b"content")
+        write_atomic(path, b"content")
         assert path.read_bytes() == b"content"
     assert (_mode(new), _mode(old)) == (0o640, 0o604)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
@@ -59,7 +59,7 @@ def test_a_hard_links_other_name_keeps_the_old_file_whole(tmp_path: Path) -> Non
     path, other = tmp_path / "path", tmp_path / "other"
     path.write_text("old")
     other.hardlink_to(path)
-    write_whole(path, b"new")
+    write_atomic(path, b"new")
     assert (path.read_bytes(), other.read_bytes()) == (b"new", b"old")
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, name: str, fau
 def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
     path = tmp_path / ("猫" * 85)
     check_out(path)
-    write_whole(path, b"content")
+    write_atomic(path, b"content")
     assert path.read_bytes() == b"content"
 
 
@@ -143,11 +143,11 @@ def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
 def test_a_file_that_the_user_may_not_write_is_not_replaced() -> None:
     """Even if its folder would let him."""
     attempt = (
-        "import os, sys, pathlib; from search.files import write_whole\n"
+        "import os, sys, pathlib; from search.files import write_atomic\n"
         "if os.getuid() == 0: os.setgroups([]); os.setresgid(*[12345] * 3); "
         "os.setresuid(*[12345] * 3)\n"
-        "write_whole(pathlib.Path('another'), b'new')\n"
-        "try: write_whole(pathlib.Path('file'), b'new')\n"
+        "write_atomic(pathlib.Path('another'), b'new')\n"
+        "try: write_atomic(pathlib.Path('file'), b'new')\n"
         "except PermissionError: sys.exit(7)\n"
     )
     with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to other users
@@ -174,7 +174,7 @@ def test_nothing_is_left_of_a_writing_that_fails_or_is_interrupted(
 
         monkeypatch.setattr(files, "write_all", fail)
         with pytest.raises(type(fault)):
-            write_whole(path, b"content")
+            write_atomic(path, b"content")
         assert path.read_text() == "old"
         assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
@@ -187,11 +187,11 @@ def test_writers_with_the_same_process_id_do_not_share_a_scratch_file(
 
     def meet_another(descriptor: int, content: bytes | memoryview) -> None:
         monkeypatch.setattr(files, "write_all", whole)
-        write_whole(path, b"the other's")
+        write_atomic(path, b"the other's")
         whole(descriptor, content)
 
     monkeypatch.setattr(files, "write_all", meet_another)
-    write_whole(path, b"mine")
+    write_atomic(path, b"mine")
     assert path.read_bytes() == b"mine"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 

@@ -1,7 +1,7 @@
 """The best trial of a search, determined by re-runs if there are any.
 
 The highest accuracy in a search is biased upward, since it is selected from many. Trials that were
-re-run with fresh seeds are compared by their means over these; see `search.analysis.ranking`.
+re-run with fresh seeds are compared by their means over these; see `search.analysis.paired_test`.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from search.analysis.ranking import Standing, accuracies, standings
-from search.analysis.seeds import Repeats, repeats
+from search.analysis.paired_test import Standing, accuracies, standings
+from search.analysis.rerun_metrics import Repeats, repeats
 from search.database.database import Database
 from search.database.identity import identify
 from search.database.snapshot import Overview
 from search.database.studies import rerun_study
-from search.study.choices import in_words
+from search.study.choices import params_text
 from search.study.trial_attributes import label
 
 
@@ -26,7 +26,7 @@ class Answer:
     top trial. None if no trial is complete."""
     standings: Mapping[int, Standing]
     """Standings of the trials that were re-run, by number, best first."""
-    unproven: FrozenTrial | None
+    not_rerun: FrozenTrial | None
     """The search's top trial, if it was not re-run."""
 
     @property
@@ -48,7 +48,7 @@ class Answer:
         tied = f", tied with trial {', '.join(map(str, self.tied))}" if self.tied else ""
         return (
             f"Best over {seeds}: trial {label(self.best)}, test accuracy {honest}{tied}; "
-            f"{in_words(self.best.params)}."
+            f"{params_text(self.best.params)}."
         )
 
 
@@ -57,7 +57,7 @@ def answer(database: Database, overview: Overview, name: str) -> Answer:
     with database.engine.connect() as connection:
         found = identify(connection, name)
     assert found is not None, "its trials were read before"
-    return decided(overview, reruns_of(database, found.ref.key))
+    return answer_from_reruns(overview, reruns_of(database, found.ref.key))
 
 
 def reruns_of(database: Database, study_key: str) -> Repeats:
@@ -66,7 +66,7 @@ def reruns_of(database: Database, study_key: str) -> Repeats:
     return {} if name is None else repeats(Overview.of_study(database, name))
 
 
-def decided(overview: Overview, runs: Repeats) -> Answer:
+def answer_from_reruns(overview: Overview, runs: Repeats) -> Answer:
     """Return the answer by the re-runs `runs`.
 
     `overview` must contain the re-run trials and the best of the others.
@@ -78,4 +78,4 @@ def decided(overview: Overview, runs: Repeats) -> Answer:
     first = next(iter(ranked.values()), None)
     best = ranked[made[0].trial] if len(made) > 1 else first
     is_proven = first is None or first.number in found
-    return Answer(best=best, standings=found, unproven=None if is_proven else first)
+    return Answer(best=best, standings=found, not_rerun=None if is_proven else first)

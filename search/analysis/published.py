@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from search.analysis.seeds import Repeats, Spread
+from search.analysis.rerun_metrics import Repeats, Spread
 from search.study.study import PublishedFigures
 
 LEVEL = 0.95

@@ -5,7 +5,7 @@ from typing import BinaryIO
 
 from optuna.artifacts import FileSystemArtifactStore
 
-from search.files import check_folder, remove, write_whole
+from search.files import check_folder, remove, write_atomic
 
 FILES = "files"
 """The subfolder, as for `optuna-dashboard --artifact-dir`."""
@@ -29,7 +29,7 @@ class Folder:
     def write(self, artifact_id: str, content: bytes) -> None:
         # Optuna's store leaves a partial file when the disk is full or the process is killed.
         self.files.mkdir(parents=True, exist_ok=True)
-        write_whole(self.files / artifact_id, content)
+        write_atomic(self.files / artifact_id, content)
 
     def read(self, artifact_id: str) -> bytes | None:
         try:
@@ -52,4 +52,4 @@ class _Store(FileSystemArtifactStore):
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         self._base_path.mkdir(parents=True, exist_ok=True)
-        write_whole(self._get_filepath(artifact_id), content_body.read())
+        write_atomic(self._get_filepath(artifact_id), content_body.read())

@@ -8,7 +8,7 @@ has left both, without the study's lock, since it may be on a network.
 from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
-from search.artifacts.study_files import Store
+from search.artifacts.files_of_study import StudyFiles
 from search.database import artifact_lists, queries
 from search.database.artifact_lists import File, Listed
 from search.database.database import Database
@@ -20,11 +20,11 @@ BEST = 5
 """Number of best trials whose weights are kept, including variants."""
 
 
-class Kept:
+class Retention:
     """The kept files of one study, and the dashboard's list of them."""
 
     def __init__(
-        self, database: Database, ref: StudyRef, store: Store, *, name: str, epochs: int
+        self, database: Database, ref: StudyRef, store: StudyFiles, *, name: str, epochs: int
     ) -> None:
         """`name` is the study's, used for downloads; `epochs` is the number of epochs of a complete
         trial."""

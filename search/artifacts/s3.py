@@ -19,7 +19,7 @@ from optuna.artifacts import Boto3ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.errors import UserError
-from search.files import file_sha256, folder_of_machine, remove, write_whole
+from search.files import file_sha256, private_temp_folder, remove, write_atomic
 
 PATIENCE = Config(
     connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3}
@@ -82,12 +82,12 @@ class Bucket:
             ]
 
     def fetch(self, artifact_id: str, sha256: str) -> Path:
-        path = folder_of_machine() / "weights" / artifact_id
+        path = private_temp_folder() / "weights" / artifact_id
         if file_sha256(path) != sha256:
             remove(path)
             if (content := self.read(artifact_id)) is not None:
                 path.parent.mkdir(exist_ok=True)
-                write_whole(path, content)
+                write_atomic(path, content)
         return path
 
 

@@ -1,7 +1,7 @@
 """The place for the files of all studies: a folder, or an S3 bucket.
 
 Checkpoints and weights share one artifact store, since the dashboard reads a single one. It accepts
-only hexadecimal digits and hyphens in ids; see `search.artifacts.study_files` for their meaning.
+only hexadecimal digits and hyphens in ids; see `search.artifacts.files_of_study` for their meaning.
 """
 
 import re

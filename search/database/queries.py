@@ -19,7 +19,7 @@ from search.study.choices import Value
 from search.study.trial_attributes import (
     ENQUEUED,
     FINISHED,
-    FIXING,
+    FIXED_TRIAL_ATTRIBUTES,
     is_first_run,
     is_readable,
     name_of,
@@ -88,7 +88,7 @@ def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
 
 def fixed(connection: Connection, study: StudyRef) -> list[Entry]:
     """Return the fixed trials in any state, by number."""
-    having = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXING))
+    having = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES))
     own = _trials.c.study_id == study.study_id
     found = _entries(connection, own & _trials.c.trial_id.in_(having))
     return [entry for entry in found if entry.name is not None]
@@ -189,7 +189,7 @@ def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
 
 
 def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
-    telling = _attributes.c.key.in_(FIXING | {ENQUEUED})
+    telling = _attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES | {ENQUEUED})
     query = (
         select(_trials.c["trial_id", "number", "state"], _attributes.c["key", "value_json"])
         .outerjoin_from(

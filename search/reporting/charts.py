@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.published import spreads
-from search.reporting.report_data import Findings
+from search.reporting.report_data import ReportData
 from search.study.choices import FIELDS
 from search.study.trial_attributes import REASON, is_fixed, label
 
@@ -17,7 +17,7 @@ PARALLEL = 200
 """The maximum number of trials in the parallel coordinates, the best ones."""
 
 
-def history(findings: Findings) -> go.Figure:
+def history(findings: ReportData) -> go.Figure:
     """Return a plot of the accuracy of each completed trial and the best value so far."""
     figure = optuna.visualization.plot_optimization_history(
         findings.copy, target_name=_accuracy(findings)
@@ -26,7 +26,7 @@ def history(findings: Findings) -> go.Figure:
     return _styled(figure, height=340)
 
 
-def importances(findings: Findings) -> go.Figure:
+def importances(findings: ReportData) -> go.Figure:
     """Return a bar chart of the parameter importances, the highest at the top."""
     names = list(findings.importances)[::-1]
     values = [findings.importances[name] for name in names]
@@ -36,7 +36,7 @@ def importances(findings: Findings) -> go.Figure:
     return _styled(go.Figure(bar), height=320).update_layout(xaxis_title="importance (sum 1)")
 
 
-def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
+def slices(findings: ReportData) -> Iterator[tuple[str, go.Figure]]:
     """Yield the name of each parameter with a plot of accuracy over its values."""
     for name in FIELDS:
         if any(name in trial.params for trial in findings.overview.ranked):
@@ -48,7 +48,7 @@ def slices(findings: Findings) -> Iterator[tuple[str, go.Figure]]:
             yield name, _styled(figure, height=240)
 
 
-def parallel_coordinates(findings: Findings) -> go.Figure:
+def parallel_coordinates(findings: ReportData) -> go.Figure:
     """Return the parallel coordinates of the best completed trials, up to `PARALLEL`."""
     few = optuna.create_study(direction="maximize")
     few.add_trials(findings.overview.ranked[:PARALLEL])
@@ -56,7 +56,7 @@ def parallel_coordinates(findings: Findings) -> go.Figure:
     return _styled(figure, height=420)
 
 
-def learning_curves(findings: Findings) -> go.Figure:
+def learning_curves(findings: ReportData) -> go.Figure:
     """Return the accuracy of every trial by epoch, with a cross where a trial was pruned."""
     trials = [trial for trial in findings.overview.trials if findings.overview.of(trial)]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -78,7 +78,7 @@ def learning_curves(findings: Findings) -> go.Figure:
     return _styled(figure, height=420)
 
 
-def variant(findings: Findings, name: str, figure: str) -> go.Figure:
+def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
     """Return a variant's curves of `figure`, `loss` or `accuracy`, on the training images and on
     the study's selection images.
 
@@ -126,7 +126,7 @@ def variant(findings: Findings, name: str, figure: str) -> go.Figure:
 
 
 def _lines(
-    findings: Findings, trials: Sequence[FrozenTrial], name: str, color: str, *, width: int = 1
+    findings: ReportData, trials: Sequence[FrozenTrial], name: str, color: str, *, width: int = 1
 ) -> go.Scatter:
     """Return the curves of `trials` as one trace with gaps: a trace for each trial is slow."""
     x: list[float | None] = []
@@ -144,7 +144,7 @@ def _lines(
     )  # fmt: skip
 
 
-def _crosses(findings: Findings, pruned: Sequence[FrozenTrial]) -> go.Scatter:
+def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> go.Scatter:
     last = [findings.overview.of(trial)[-1] for trial in pruned]
     return go.Scatter(
         x=[epoch.number for epoch in last],
@@ -155,7 +155,7 @@ def _crosses(findings: Findings, pruned: Sequence[FrozenTrial]) -> go.Scatter:
     )  # fmt: skip
 
 
-def _epochs(findings: Findings) -> dict[str, object]:
+def _epochs(findings: ReportData) -> dict[str, object]:
     """Return the settings of an epoch axis, with a tick at every epoch if there are at most 12."""
     return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
 
@@ -165,7 +165,7 @@ def _escaped(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get(REASON, "")).replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _accuracy(findings: Findings) -> str:
+def _accuracy(findings: ReportData) -> str:
     return f"{findings.study.select} accuracy"
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from search.reporting import tables
 from search.reporting.rendering import template
-from search.reporting.report_data import Findings
+from search.reporting.report_data import ReportData
 from search.study.choices import FIELDS
 from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
@@ -22,7 +22,7 @@ the outcome that another program recorded. `honest_mean` and `honest_n` are the 
 and the number of the re-runs with fresh seeds."""
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: ReportData) -> str:
     """Return the report's text and tables in Markdown."""
     parts = [
         ("The best trials", "", tables.best_trials(findings)),
@@ -37,12 +37,12 @@ def markdown(findings: Findings) -> str:
         study=findings.study,
         answer=tables.answer(findings),
         caution=findings.caution,
-        rerun=tables.needs_rerun(findings),
+        rerun=tables.rerun_command(findings),
         tables=[part for part in parts if part[2].rows],
     )
 
 
-def comma_separated(findings: Findings) -> str:
+def comma_separated(findings: ReportData) -> str:
     """Return CSV with the header `COLUMNS` and a line for each trial."""
     lines = io.StringIO(newline="")
     table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
@@ -58,7 +58,7 @@ def comma_separated(findings: Findings) -> str:
     return lines.getvalue()
 
 
-def as_json(findings: Findings) -> str:
+def as_json(findings: ReportData) -> str:
     """Return all data as one JSON object; non-finite numbers are null. Its keys are:
 
     - `study`, `dataset`, `images` (null for all), `select`, `epochs`, `seed`: the study.
@@ -107,7 +107,7 @@ def as_json(findings: Findings) -> str:
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
 
 
-def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
+def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "variant": trial.user_attrs.get(VARIANT),
@@ -121,7 +121,7 @@ def _trial(findings: Findings, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _importances(findings: Findings) -> tables.Table:
+def _importances(findings: ReportData) -> tables.Table:
     rows = [(name, f"{value:.3f}") for name, value in findings.importances.items()]
     return tables.Table(columns=("parameter", "importance (sum 1)"), rows=rows)
 

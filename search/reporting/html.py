@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from search.reporting import charts, tables
 from search.reporting.rendering import template
-from search.reporting.report_data import Findings
+from search.reporting.report_data import ReportData
 from search.reporting.tables import Table
 
 
@@ -25,20 +25,20 @@ class Section:
     """One, two or three charts side by side where there is room."""
 
 
-def html(findings: Findings) -> str:
+def html(findings: ReportData) -> str:
     """Return the page; it loads nothing from the network."""
     return template("report.html").render(
         study=findings.study,
         database=findings.database,
         answer=tables.answer(findings),
         caution=findings.caution,
-        rerun=tables.needs_rerun(findings),
+        rerun=tables.rerun_command(findings),
         sections=[section for section in _sections(findings) if section.table or section.charts],
         plotly=get_plotlyjs(),
     )
 
 
-def _sections(findings: Findings) -> list[Section]:
+def _sections(findings: ReportData) -> list[Section]:
     found = [
         Section(
             title="The best trials",
@@ -69,7 +69,7 @@ def _sections(findings: Findings) -> list[Section]:
     return found
 
 
-def _variants(findings: Findings) -> Section:
+def _variants(findings: ReportData) -> Section:
     if not findings.variants:
         return Section(title="The variants")
     text = "Solid: the mean over our seeds, in a band from the lowest to the highest."
@@ -88,13 +88,13 @@ def _variants(findings: Findings) -> Section:
     )
 
 
-def _history(findings: Findings) -> Section:
+def _history(findings: ReportData) -> Section:
     if findings.best is None:
         return Section(title="History")
     return Section(title="History", charts=[("", _json(charts.history(findings)))])
 
 
-def _parameters(findings: Findings) -> list[Section]:
+def _parameters(findings: ReportData) -> list[Section]:
     importances = Section(
         title="Parameter importances",
         text="The share of the difference between good and average trials that each parameter "

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
-from search.analysis.answer import Answer, decided, reruns_of
-from search.analysis.seeds import Repeats
+from search.analysis.answer import Answer, answer_from_reruns, reruns_of
+from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
 from search.database.database import Database
 from search.database.identity import study_ref
@@ -30,7 +30,7 @@ from search.database.studies import ORIGIN_KEY, files_of, stored_budget
 from search.reporting import variants
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.choices import FIELDS, in_words, spelled
+from search.study.choices import FIELDS, params_text, range_text
 from search.study.epoch import Epoch
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
@@ -79,7 +79,7 @@ class Progress:
         return cls(
             counts=counts,
             some=some,
-            answer=decided(some, runs),
+            answer=answer_from_reruns(some, runs),
             is_of_reruns=ORIGIN_KEY in storage.get_study_user_attrs(ref.study_id),
         )
 
@@ -229,7 +229,7 @@ def text(study: Study, progress: Progress) -> str:
         best=[] if progress.is_of_reruns else _best_rows(progress),
         is_of_reruns=progress.is_of_reruns,
         has_fresh=bool(answer.standings),
-        unproven=answer.unproven and label(answer.unproven),
+        not_rerun=answer.not_rerun and label(answer.not_rerun),
         told=[
             (label(trial), some.told[trial.number])
             for trial in some.trials
@@ -243,7 +243,7 @@ def text(study: Study, progress: Progress) -> str:
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
         images=study.trained_on,
-        ranges=[(name, spelled(study.ranges[name])) for name in FIELDS],
+        ranges=[(name, range_text(study.ranges[name])) for name in FIELDS],
     )
 
 
@@ -258,7 +258,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
             "label": label(trial),
             "accuracy": variants.fraction(some.score(trial)),
             "fresh": str(standing.honest) if standing else "",
-            "choices": in_words(trial.params),
+            "choices": params_text(trial.params),
         }
         for trial in best
         for standing in (answer.standings.get(trial.number),)

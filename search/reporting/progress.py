@@ -31,7 +31,9 @@ BAR_WIDTH = 40
 
 
 @contextmanager
-def following(observer: Observer, console: Console, *, epochs: int, budget: int) -> Iterator[None]:
+def show_progress(
+    observer: Observer, console: Console, *, epochs: int, budget: int
+) -> Iterator[None]:
     """Show the study's progress on `console` during the block."""
     show = _Screen if console.is_interactive else _Lines
     with show(console, observer.look(), epochs=epochs, budget=budget) as view:

@@ -9,10 +9,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.analysis.answer import Answer, answer
+from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, verdict
-from search.analysis.ranking import Standing
+from search.analysis.rerun_metrics import REPRODUCED, Repeats, repeats
 from search.analysis.savings import Savings
-from search.analysis.seeds import REPRODUCED, Repeats, repeats
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition
@@ -23,7 +23,7 @@ from search.study.trial_attributes import DIVERGED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class ReportData:
     """The results of one study, read from the database at one moment."""
 
     study: Study

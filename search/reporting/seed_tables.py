@@ -7,13 +7,13 @@ from optuna.trial import FrozenTrial
 from rich import box
 from rich.console import Group, RenderableType
 
-from search.analysis import published, ranking
+from search.analysis import paired_test, published
+from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, spreads, verdict
-from search.analysis.ranking import Standing
-from search.analysis.seeds import Repeats
+from search.analysis.rerun_metrics import Repeats
 from search.reporting.fitted_table import FittedTable
 from search.reporting.variants import best_of, caption, published_epochs, setting
-from search.study.choices import in_words
+from search.study.choices import params_text
 from search.study.study import PUBLISHED, Study
 from search.study.trial_attributes import label
 
@@ -57,9 +57,10 @@ def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) ->
         box=box.MARKDOWN,
     )
     lines = [
-        f"trial {label(trials[one.trial])}: {in_words(trials[one.trial].params)}" for one in found
+        f"trial {label(trials[one.trial])}: {params_text(trials[one.trial].params)}"
+        for one in found
     ]
-    return Group(made, *lines, *([ranking.RULE] if len(found) > 1 else []))
+    return Group(made, *lines, *([paired_test.RULE] if len(found) > 1 else []))
 
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:

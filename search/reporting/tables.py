@@ -8,9 +8,9 @@ from datetime import timedelta
 from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.published import RULE
-from search.reporting.report_data import Findings
+from search.reporting.report_data import ReportData
 from search.reporting.variants import best_of, caption, published_epochs, setting
-from search.study.choices import in_words
+from search.study.choices import params_text
 from search.study.trial_attributes import ENVIRONMENTS, REASON, label
 
 BEST = 10
@@ -26,7 +26,7 @@ class Table:
     """Number of text columns, from the left; the others hold numbers."""
 
 
-def answer(findings: Findings) -> list[tuple[str, str]]:
+def answer(findings: ReportData) -> list[tuple[str, str]]:
     """Return the result of the search, as pairs of a name and a value."""
     best = findings.best
     if best is None:
@@ -40,24 +40,24 @@ def answer(findings: Findings) -> list[tuple[str, str]]:
         ("Best trial", label(best)),
         (f"{findings.study.select.capitalize()} accuracy in the search", f"{best.values[0]:.4f}"),
         ("Test accuracy of re-runs", honest),
-        ("Choices", in_words(best.params)),
+        ("Choices", params_text(best.params)),
         *_tied(findings),
         *_unproven(findings),
         ("Trials", counts(findings)),
     ]
 
 
-def needs_rerun(findings: Findings) -> str | None:
+def rerun_command(findings: ReportData) -> str | None:
     """Return the command that re-runs the search's first-ranked trial with fresh seeds; None if it
     has re-runs."""
-    unproven = findings.answer.unproven
-    if unproven is None:
+    not_rerun = findings.answer.not_rerun
+    if not_rerun is None:
         return None
-    trial = str(unproven.number) if findings.standings else "best"
+    trial = str(not_rerun.number) if findings.standings else "best"
     return RERUN.format(options=findings.options, trial=trial)
 
 
-def counts(findings: Findings) -> str:
+def counts(findings: ReportData) -> str:
     """Return the number of trials in each state."""
     trials = findings.overview.trials
     number = {state: sum(trial.state == state for trial in trials) for state in TrialState}
@@ -74,12 +74,12 @@ def counts(findings: Findings) -> str:
     return ", ".join(parts) + (f", {begun} unfinished" if begun else "")
 
 
-def best_trials(findings: Findings) -> Table:
+def best_trials(findings: ReportData) -> Table:
     """Return the best trials, with the results of their re-runs if there are any."""
     return Table(
         columns=("trial", "choices", f"{findings.study.select} accuracy", "with fresh seeds"),
         rows=[
-            (label(trial), in_words(trial.params), f"{trial.values[0]:.4f}", honest)
+            (label(trial), params_text(trial.params), f"{trial.values[0]:.4f}", honest)
             for trial in findings.overview.ranked[:BEST]
             for honest in (_honest(findings, trial),)
         ],
@@ -87,7 +87,7 @@ def best_trials(findings: Findings) -> Table:
     )
 
 
-def variants(findings: Findings) -> Table:
+def variants(findings: ReportData) -> Table:
     """Return the variants' best accuracies, published and ours, and the verdicts."""
     rows: list[tuple[str, ...]] = []
     for name in findings.variants:
@@ -119,7 +119,7 @@ def variants(findings: Findings) -> Table:
     return Table(columns=columns, rows=rows, texts=3)
 
 
-def compared(findings: Findings) -> str:
+def compared(findings: ReportData) -> str:
     """Return a caption for the table of variants, with the rule of the comparison; empty if there
     is nothing to compare."""
     if not findings.verdicts:
@@ -129,7 +129,7 @@ def compared(findings: Findings) -> str:
     return " ".join([*captions, *rule])
 
 
-def savings(findings: Findings) -> Table:
+def savings(findings: ReportData) -> Table:
     """Return the epochs and the time saved by pruning."""
     saved = findings.savings
     return Table(
@@ -142,7 +142,7 @@ def savings(findings: Findings) -> Table:
     )
 
 
-def failures(findings: Findings) -> Table:
+def failures(findings: ReportData) -> Table:
     """Return the failed and diverged trials, with their reasons."""
     return Table(
         columns=("trial", "state", "reason", "choices"),
@@ -151,7 +151,7 @@ def failures(findings: Findings) -> Table:
                 label(trial),
                 "FAIL" if trial.state == TrialState.FAIL else "diverged",
                 str(trial.user_attrs.get(REASON, "not recorded")),
-                in_words(trial.params),
+                params_text(trial.params),
             )
             for trial in findings.failures
         ],
@@ -159,7 +159,7 @@ def failures(findings: Findings) -> Table:
     )
 
 
-def environments(findings: Findings) -> Table:
+def environments(findings: ReportData) -> Table:
     """Return the environments that trials were trained in, and the number of trials in each."""
     names = ("device", "threads", "precision", "torch", "cuda", "code")
     number = Counter(
@@ -171,26 +171,26 @@ def environments(findings: Findings) -> Table:
     return Table(columns=(*names, "trials"), rows=rows, texts=len(names))
 
 
-def _tied(findings: Findings) -> list[tuple[str, str]]:
+def _tied(findings: ReportData) -> list[tuple[str, str]]:
     tied = ", ".join(map(str, findings.answer.tied))
     return [("Tied with", f"trial {tied}, with fresh seeds")] if tied else []
 
 
-def _unproven(findings: Findings) -> list[tuple[str, str]]:
+def _unproven(findings: ReportData) -> list[tuple[str, str]]:
     """Return the search's first-ranked trial, if it has no re-runs and is not the answer."""
-    first = findings.answer.unproven
+    first = findings.answer.not_rerun
     if first is None or first is findings.best:
         return []
     text = f"trial {label(first)}, {first.values[0]:.4f}; not yet trained again with fresh seeds"
     return [("Highest in the search", text)]
 
 
-def told(findings: Findings) -> Table:
+def told(findings: ReportData) -> Table:
     """Return the trials that other programs finished, with what was measured here."""
     return Table(
         columns=("trial", "outcome", "choices"),
         rows=[
-            (label(trial), findings.overview.told[trial.number], in_words(trial.params))
+            (label(trial), findings.overview.told[trial.number], params_text(trial.params))
             for trial in findings.overview.trials
             if trial.number in findings.overview.told
         ],
@@ -198,7 +198,7 @@ def told(findings: Findings) -> Table:
     )
 
 
-def _honest(findings: Findings, trial: FrozenTrial) -> str:
+def _honest(findings: ReportData, trial: FrozenTrial) -> str:
     standing = findings.standings.get(trial.number)
     if standing is None:
         return ""

@@ -9,7 +9,7 @@ from search.reporting import variants
 from search.reporting.fitted_table import FittedTable
 from search.reporting.notes import BEST
 from search.reporting.variants import fraction
-from search.study.choices import in_words
+from search.study.choices import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
 
@@ -50,7 +50,7 @@ def _best(overview: Overview, study: Study) -> FittedTable:
     rows = []
     for trial in overview.ranked[:BEST]:
         test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        rows.append([label(trial), fraction(trial.values[0]), *test, in_words(trial.params)])
+        rows.append([label(trial), fraction(trial.values[0]), *test, params_text(trial.params)])
     return FittedTable(
         title=f"Best trials by {study.select} accuracy",
         columns=["trial", f"{study.select} accuracy", *tested, "choices"],

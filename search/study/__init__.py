@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from search.study.choices import RANGES, Choices
     from search.study.pruners import SuccessiveHalving
     from search.study.samplers import TPE
-    from search.study.study import Study, load
+    from search.study.study import Study
+    from search.study.study_file import load
 
 __all__ = ["RANGES", "TPE", "Choices", "Study", "SuccessiveHalving", "load"]
 
@@ -20,7 +21,7 @@ _HOMES = {
     "Choices": "choices",
     "Study": "study",
     "SuccessiveHalving": "pruners",
-    "load": "study",
+    "load": "study_file",
 }
 
 

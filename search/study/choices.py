@@ -93,7 +93,7 @@ class Choices:
         return asdict(self)
 
     def __str__(self) -> str:
-        return in_words(self.params())
+        return params_text(self.params())
 
 
 FIELDS = tuple(field.name for field in fields(Choices))
@@ -179,7 +179,7 @@ def check_params(params: Mapping[str, Value], ranges: Ranges, *, complete: bool 
         raise UserError(f"no value for {_listed(missing)}; a variant needs every parameter")
 
 
-def spelled(distribution: BaseDistribution) -> str:
+def range_text(distribution: BaseDistribution) -> str:
     """Return a range as text for display: its values, or its bounds."""
     match distribution:
         case CategoricalDistribution(choices=options):
@@ -210,7 +210,7 @@ def parse_params(text: str, ranges: Ranges) -> dict[str, Value]:
     return {name: params[name] for name in FIELDS if name in params}
 
 
-def in_words(params: Mapping[str, Value]) -> str:
+def params_text(params: Mapping[str, Value]) -> str:
     """Return `params` as text for display, numbers with six significant digits.
 
     The fields come first, in their order, then unknown parameters, which other programs may add.

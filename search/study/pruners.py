@@ -19,7 +19,7 @@ from search.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cut:
+class PruneReason:
     """Why a trial is pruned."""
 
     epoch: int | None
@@ -112,7 +112,9 @@ class SuccessiveHalving(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self.cut(study, trial) is not None
 
-    def cut(self, study: Study, trial: FrozenTrial, find: FindRivals = Reported) -> Cut | None:
+    def cut(
+        self, study: Study, trial: FrozenTrial, find: FindRivals = Reported
+    ) -> PruneReason | None:
         """Return why `trial` is pruned at its last reported epoch; None if it continues."""
         epoch = trial.last_step
         if epoch is None or epoch not in self.rungs(epoch):
@@ -123,7 +125,9 @@ class SuccessiveHalving(BasePruner):
         places = max((n_rivals + 1) // self.factor, 1)
         if n_better < places:
             return None
-        return Cut(epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__)
+        return PruneReason(
+            epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__
+        )
 
     def rungs(self, epochs: int) -> list[int]:
         """Return the rungs up to `epochs`."""
@@ -133,7 +137,7 @@ class SuccessiveHalving(BasePruner):
         return [rung for rung in found if rung <= epochs]
 
 
-class Sparing(BasePruner):
+class ExemptingPruner(BasePruner):
     """Call `pruner` for every trial, so that it can record it, but never prune `spared` ones."""
 
     def __init__(
@@ -149,16 +153,16 @@ class Sparing(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self.cut(study, trial) is not None
 
-    def cut(self, study: Study, trial: FrozenTrial) -> Cut | None:
+    def cut(self, study: Study, trial: FrozenTrial) -> PruneReason | None:
         """Return why `trial` is pruned at its last reported epoch; None if it continues."""
         found = self._asked(study, trial)
         return None if found is None or self._spared(trial) else found
 
-    def _asked(self, study: Study, trial: FrozenTrial) -> Cut | None:
+    def _asked(self, study: Study, trial: FrozenTrial) -> PruneReason | None:
         if isinstance(self._pruner, SuccessiveHalving):
             return self._pruner.cut(study, trial, self._find)
         if not self._pruner.prune(study, trial):
             return None
         epoch = trial.last_step
         value = None if epoch is None else trial.intermediate_values[epoch]
-        return Cut(epoch=epoch, value=value, pruner=type(self._pruner).__name__)
+        return PruneReason(epoch=epoch, value=value, pruner=type(self._pruner).__name__)

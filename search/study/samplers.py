@@ -26,7 +26,7 @@ from search.study.choices import Ranges, check_params
 SamplerFactory = Callable[..., BaseSampler]
 """Creates a sampler from a seed from 0 to 2**32 - 1; see `made`."""
 
-MODELLED_AS_GOOD = 25
+N_GOOD_TRIALS = 25
 """Maximum number of trials that TPE models as good, by its default `gamma`."""
 
 
@@ -44,7 +44,7 @@ class TPE:
     `python -m tests.benchmarks.sampling` measures the time saved and the effect on the results."""
 
     def __post_init__(self) -> None:
-        lowest = max(self.startup_trials, 2 * MODELLED_AS_GOOD)
+        lowest = max(self.startup_trials, 2 * N_GOOD_TRIALS)
         if self.history < lowest:
             raise ValueError(f"history must be at least {lowest}, not {self.history}")
 

@@ -1,4 +1,4 @@
-"""The shipped studies, by name; `search.study.study` loads them.
+"""The shipped studies, by name; `search.study.study_file` loads them.
 
 They are the package `studies` next to `search`. The current folder, which `python -m` searches
 first, may contain a different `studies` folder.

@@ -19,7 +19,7 @@ REPEAT = "repeat"
 """User attribute of a re-run: its number, from 0."""
 SEED = "seed"
 """User attribute of a re-run: the seed of all random draws of its training."""
-FIXING = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
+FIXED_TRIAL_ATTRIBUTES = frozenset({VARIANT, ORIGIN, REPEAT, SEED})
 """The attributes that identify a fixed trial."""
 ENQUEUED = "enqueued"
 """User attribute of a trial: the values that a user gave it by `--enqueue`."""
@@ -83,7 +83,7 @@ class Fixed:
 
     params: Mapping[str, Value]
     attributes: Mapping[str, Value]
-    """The user attributes, of `FIXING`, that determine its name."""
+    """The user attributes, of `FIXED_TRIAL_ATTRIBUTES`, that determine its name."""
 
     @property
     def name(self) -> str:

@@ -73,7 +73,7 @@ class About:
         return about
 
 
-def packed(network: Network, about: About) -> bytes:
+def serialized(network: Network, about: About) -> bytes:
     """Return the content of a file for `load`, from a network on any device."""
     state = network.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

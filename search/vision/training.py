@@ -23,7 +23,7 @@ from search.vision.images import Dataset, Images
 from search.vision.network import Network, build
 from search.vision.precision import autocast
 
-EVALUATED_AT_ONCE = 100
+EVALUATION_BATCH = 100
 """Batch size for evaluation: the activations take about 25 MB of CPU memory."""
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
 """Optimizers with a fused implementation for CPU and CUDA; the others use `foreach`."""
@@ -169,7 +169,7 @@ class Training:
         """Return the mean loss and the accuracy over `images` in eval mode."""
         losses, hits = [], []
         self.network.eval()
-        for pixels, labels in images.batches(EVALUATED_AT_ONCE, dtype=self._dtype):
+        for pixels, labels in images.batches(EVALUATION_BATCH, dtype=self._dtype):
             with autocast(self._device):
                 scores = self.network(pixels)
                 losses.append(F.cross_entropy(scores, labels, reduction="sum"))

@@ -60,7 +60,7 @@ STYLE = """<style>
 def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
     """Return the dashboard without access control; the store may be empty."""
     event.listen(database.engine, "handle_error", _answer_503)
-    app = optuna_dashboard.wsgi(Attentive(database), _Forgiving(store, database))
+    app = optuna_dashboard.wsgi(RefreshingStorage(database), _GuardedStore(store, database))
     # The routes of its static files require the header Accept-Encoding.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
@@ -128,7 +128,7 @@ class _Drawable:
             trial.system_attrs[ARTIFACT + artifact_id] = meta
 
 
-class Attentive(RereadableStorage):
+class RefreshingStorage(RereadableStorage):
     """Optuna's cache of finished trials, kept up to date, with learning curves as artifacts.
 
     Finished trials can still lose their weights, and SQLite reuses the ids of deleted trials and
@@ -225,7 +225,7 @@ def _kept(connection: Connection, study_id: int) -> Iterable[int]:
     return connection.scalars(query).all()
 
 
-class _Forgiving:
+class _GuardedStore:
     """The store's files; a missing or unreadable file is answered with an HTTP status.
 
     A file is removed only if it belongs to this database: a copied study lists the files of its

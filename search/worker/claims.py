@@ -16,7 +16,7 @@ from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from search.artifacts.retention import Kept
+from search.artifacts.retention import Retention
 from search.database import leases, queries
 from search.database.artifact_lists import Listed
 from search.database.database import Database, LeaseLost
@@ -26,7 +26,7 @@ from search.database.optuna_internals import FIXED_PARAMS, end_trial
 from search.database.queries import Entry
 from search.study.choices import Ranges, check_params
 from search.study.epoch import Epoch
-from search.study.trial_attributes import CRASH, FINISHED, FIXING, REASON, readable
+from search.study.trial_attributes import CRASH, FINISHED, FIXED_TRIAL_ATTRIBUTES, REASON, readable
 from search.worker.result import Outcome
 
 LEASE_SECONDS = 120.0
@@ -154,7 +154,7 @@ class Claims:
         """Return the SHA-256 of the file written after epoch `number`; None if there is none."""
         return self._database.checkpoint_sha256(self._ref.key, claim.number, number)
 
-    def finish(self, claim: Claim, outcome: Outcome, kept: Kept | None = None) -> list[str]:
+    def finish(self, claim: Claim, outcome: Outcome, kept: Retention | None = None) -> list[str]:
         """End the trial and its lease in one transaction; with `kept`, enter its weights.
 
         Return the ids of files that are no longer needed.
@@ -177,7 +177,7 @@ class Claims:
             leases.drop(connection, self._ref.key, {claim.number})
         return surplus
 
-    def crash(self, claim: Claim, error: Exception, kept: Kept | None = None) -> None:
+    def crash(self, claim: Claim, error: Exception, kept: Retention | None = None) -> None:
         """Store an unforeseen error: release the trial for one retry; the second time, end it.
 
         Raises:
@@ -279,7 +279,8 @@ class Claims:
                 if not isinstance(params, dict):
                     continue  # another tool's trial of the same name
                 attributes = {
-                    key: first.user_attrs[key] for key in FIXING & first.user_attrs.keys()
+                    key: first.user_attrs[key]
+                    for key in FIXED_TRIAL_ATTRIBUTES & first.user_attrs.keys()
                 }
                 self._study.enqueue_trial(params, user_attrs=attributes)
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))

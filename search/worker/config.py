@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import make_url
 
 from search.artifacts.store import from_any_folder
-from search.study.study import Study, load
+from search.study.study import Study
+from search.study.study_file import load
 from search.worker.claims import LEASE_SECONDS
 from search.worker.machine import Machine
 

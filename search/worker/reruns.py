@@ -12,12 +12,12 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search.analysis.ranking import accuracies, still_in
-from search.analysis.seeds import RERUN, repeats
+from search.analysis.paired_test import accuracies, remaining_trials
+from search.analysis.rerun_metrics import RERUN, repeats
 from search.database.snapshot import Observer, Overview
 from search.database.studies import ORIGIN_KEY, enqueue
 from search.errors import UserError
-from search.reporting.progress import following
+from search.reporting.progress import show_progress
 from search.study.choices import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
@@ -47,7 +47,7 @@ class Reruns:
     def train_best(self, best: Sequence[FrozenTrial], n_repeats: int, stop: Stop) -> Overview:
         """Train each of `best`, trials of another study, with `n_repeats` seeds, seed by seed.
 
-        Trials that `search.analysis.ranking.RULE` excludes are dropped. Returns and raises like
+        Trials that `search.analysis.paired_test.RULE` excludes are dropped. Returns and raises like
         `train`.
         """
         params = {trial.number: trial.params for trial in best}
@@ -57,7 +57,7 @@ class Reruns:
                 found = accuracies(repeats(overview), list(params), self.study.epochs)
                 wanted = [
                     self.fixed({ORIGIN: number}, params[number], repeat)
-                    for number in still_in(found, repeat)
+                    for number in remaining_trials(found, repeat)
                 ]
                 overview = self._train(worker, wanted, stop)
                 if stop.is_asked():
@@ -85,7 +85,7 @@ class Reruns:
         enqueue(worker.database, worker.joined, wanted)
         observer = Observer(worker.database, worker.joined)
         with (
-            following(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
+            show_progress(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
             stop.on_signals(),
         ):
             worker.work(stop, wanted={one.name for one in wanted})

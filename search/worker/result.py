@@ -7,7 +7,7 @@ from typing import Self
 from optuna.trial import TrialState
 
 from search.study.epoch import Epoch
-from search.study.pruners import Cut
+from search.study.pruners import PruneReason
 from search.study.trial_attributes import CUTOFF, DIVERGED, REASON, RUNG, SECONDS, TRACEBACK
 
 
@@ -42,7 +42,7 @@ class Outcome:
         )
 
     @classmethod
-    def pruned(cls, cut: Cut) -> Self:
+    def pruned(cls, cut: PruneReason) -> Self:
         return cls(state=TrialState.PRUNED, reason=str(cut), rung=cut.epoch, cutoff=cut.cutoff)
 
     @property

@@ -17,7 +17,7 @@ from optuna.samplers import BaseGASampler, BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database.optuna_internals import StudyView, pin_sequence
-from search.study.samplers import MODELLED_AS_GOOD, TPE, SamplerFactory, made, parts
+from search.study.samplers import N_GOOD_TRIALS, TPE, SamplerFactory, made, parts
 from search.study.seeds import derive_seed
 from search.study.trial_attributes import FINISHED
 
@@ -92,7 +92,7 @@ def _is_as_reported(trial: FrozenTrial) -> bool:
 def thinned(trials: list[FrozenTrial], history: int) -> list[FrozenTrial]:
     """Leave out finished trials until `history` are left.
 
-    The `MODELLED_AS_GOOD` best ones stay, which TPE separates from the rest, and of the rest an
+    The `N_GOOD_TRIALS` best ones stay, which TPE separates from the rest, and of the rest an
     even choice over the course of the study. Unfinished trials stay, and so does the order. Values:
     the higher, the better.
     """
@@ -100,8 +100,8 @@ def thinned(trials: list[FrozenTrial], history: int) -> list[FrozenTrial]:
     if len(finished) <= history:
         return trials
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    ranked = complete if len(complete) >= MODELLED_AS_GOOD else finished
-    best = {trial.number for trial in heapq.nlargest(MODELLED_AS_GOOD, ranked, key=_merit)}
+    ranked = complete if len(complete) >= N_GOOD_TRIALS else finished
+    best = {trial.number for trial in heapq.nlargest(N_GOOD_TRIALS, ranked, key=_merit)}
     others = [trial.number for trial in finished if trial.number not in best]
     n_others = history - len(best)
     stay = best | {others[place * len(others) // n_others] for place in range(n_others)}

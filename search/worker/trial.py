@@ -16,7 +16,7 @@ from search.database.database import LeaseLost
 from search.database.optuna_internals import open_trial, reported
 from search.study.choices import Choices
 from search.study.epoch import Epoch
-from search.study.pruners import Cut
+from search.study.pruners import PruneReason
 from search.study.trial_attributes import (
     ENVIRONMENTS,
     MEASURED_TRAIN,
@@ -108,7 +108,7 @@ def _note_environment(worker: "Worker", trial: optuna.Trial, *, is_new: bool) ->
         trial.set_user_attr(MEASURED_TRAIN, True)
 
 
-def _cut(worker: "Worker", trial: optuna.Trial, epoch: Epoch) -> Cut | None:
+def _cut(worker: "Worker", trial: optuna.Trial, epoch: Epoch) -> PruneReason | None:
     """Ask the pruner as `trial.should_prune` does; after the last epoch pruning saves nothing."""
     if epoch.number == worker.study.epochs:
         return None

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from search.artifacts.retention import Kept
+from search.artifacts.retention import Retention
 from search.study.choices import Choices
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
-from search.vision.classifier import About, packed
+from search.vision.classifier import About, serialized
 from search.vision.training import Training
 from search.worker.claims import Claim, Claims
 from search.worker.machine import Machine
@@ -30,7 +30,7 @@ class TrialFiles:
     study: Study
     machine: Machine
     claims: Claims
-    kept: Kept
+    kept: Retention
     claim: Claim
     trial: FrozenTrial
     """With all its choices."""
@@ -102,7 +102,7 @@ class TrialFiles:
             test_accuracy=epoch.test_accuracy,
             validation_accuracy=epoch.validation_accuracy,
         )
-        return self.kept.store.write(self.claim.number, packed(training.network, about))
+        return self.kept.store.write(self.claim.number, serialized(training.network, about))
 
     def _is_wanted(self, last: Epoch) -> bool:
         return self.kept.wants(self.claim.trial_id, self.claim.number, last.selection_accuracy)

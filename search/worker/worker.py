@@ -16,19 +16,19 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.artifacts.retention import Kept
+from search.artifacts.files_of_study import StudyFiles
+from search.artifacts.retention import Retention
 from search.artifacts.store import open_artifacts
-from search.artifacts.study_files import Store
 from search.database.database import Database, LeaseLost
 from search.database.identity import study_ref
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
-from search.database.rungs import Recorded
+from search.database.rung_rivals import Recorded
 from search.database.studies import files_of, join
 from search.reporting.notes import Notes
 from search.study.choices import Value
 from search.study.epoch import Epoch
-from search.study.pruners import Sparing
+from search.study.pruners import ExemptingPruner
 from search.study.study import Study
 from search.study.trial_attributes import is_fixed
 from search.worker.claims import Claim, Claims, Standing
@@ -63,11 +63,11 @@ class Worker:
     study: Study
     joined: optuna.Study
     """The study in the database, with its sampler and pruner."""
-    pruner: Sparing
+    pruner: ExemptingPruner
     database: Database
     machine: Machine
     claims: Claims
-    kept: Kept
+    kept: Retention
     config: WorkerConfig
     share: Share = field(default_factory=partial(Share, log.warning))
 
@@ -95,8 +95,10 @@ class Worker:
             )
             joined.sampler = RepeatableSampler(study.sampler, study.seed)
             ref = study_ref(joined)
-            store = Store(open_artifacts(config.artifacts), files_of(database, ref))
-            joined.pruner = Sparing(study.pruner, _is_spared, partial(Recorded, database, ref))
+            store = StudyFiles(open_artifacts(config.artifacts), files_of(database, ref))
+            joined.pruner = ExemptingPruner(
+                study.pruner, _is_never_pruned, partial(Recorded, database, ref)
+            )
             yield cls(
                 study=study,
                 joined=joined,
@@ -106,7 +108,7 @@ class Worker:
                 claims=Claims(
                     database, joined, ranges=study.ranges, lease_seconds=config.lease_seconds
                 ),
-                kept=Kept(database, ref, store, name=study.name, epochs=study.epochs),
+                kept=Retention(database, ref, store, name=study.name, epochs=study.epochs),
                 config=config,
             )
 
@@ -230,7 +232,7 @@ class Worker:
             return self.run(claim, after_batch)
 
 
-def _is_spared(trial: FrozenTrial) -> bool:
+def _is_never_pruned(trial: FrozenTrial) -> bool:
     """Return whether the trial is never pruned, since somebody asked for just these values."""
     return is_fixed(trial) or FIXED_PARAMS in trial.system_attrs
 

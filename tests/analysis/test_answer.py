@@ -88,11 +88,11 @@ def test_re_runs_of_several_trials_decide_and_those_of_one_do_not(
     assert _number(_answer(database).best) == 2
     _run_again(database, small, {1: (0.60, 0.61)})
     alone = _answer(database)
-    assert (_number(alone.best), _number(alone.unproven)) == (2, 2)
+    assert (_number(alone.best), _number(alone.not_rerun)) == (2, 2)
     assert alone.text is None
     _run_again(database, small, {2: (0.50, 0.52)})
     both = _answer(database)
-    assert (_number(both.best), both.unproven, both.tied) == (1, None, [])
+    assert (_number(both.best), both.not_rerun, both.tied) == (1, None, [])
     assert both.text is not None
     assert "Best over 2 fresh seeds: trial 1, test accuracy 0.6050 ± " in both.text
 

@@ -10,7 +10,7 @@ from optuna.artifacts import get_all_artifact_meta, upload_artifact
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from search.artifacts.retention import Kept
+from search.artifacts.retention import Retention
 from search.artifacts.store import Artifacts
 from search.database.database import LeaseLost
 from search.study.study import Study
@@ -64,7 +64,7 @@ def test_a_trials_list_is_cleared_before_it_ends(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A dashboard keeps for good what it has read of an ended trial.
-    monkeypatch.setattr(Kept, "clean", lambda kept: None)
+    monkeypatch.setattr(Retention, "clean", lambda kept: None)
     process.work()
     for trial in process.trials:
         complete = trial.state == TrialState.COMPLETE

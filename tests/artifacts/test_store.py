@@ -10,10 +10,10 @@ import pytest
 from moto.core.authorization import enable_iam_authentication
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from search.artifacts.files_of_study import StudyFiles
 from search.artifacts.store import Artifacts, from_any_folder, open_artifacts
-from search.artifacts.study_files import Store
 from search.errors import UserError
-from search.files import folder_of_machine
+from search.files import private_temp_folder
 from tests.support.s3 import SECRET
 
 CONTENT = bytes(range(256)) * 1000
@@ -38,7 +38,7 @@ def test_ids_are_listed_by_what_they_begin_with(artifacts: Artifacts) -> None:
     assert artifacts.ids("0a-1-") == ["0a-1-ff"]
 
 
-class Cut(io.BytesIO):
+class PruneReason(io.BytesIO):
     """An upload that ends in its middle."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -55,7 +55,7 @@ def test_optunas_store_has_the_same_files(artifacts: Artifacts) -> None:
     artifacts.store.write("0a-2-ff", io.BytesIO(b"uploaded"))
     assert artifacts.read("0a-2-ff") == b"uploaded"
     with pytest.raises(OSError, match="cut off"):
-        artifacts.store.write("0a-3-ff", Cut(CONTENT))
+        artifacts.store.write("0a-3-ff", PruneReason(CONTENT))
     assert sorted(artifacts.ids("")) == ["0a-1-ff", "0a-2-ff"]
     artifacts.store.remove("0a-1-ff")
     with pytest.raises(ArtifactNotFound):
@@ -81,7 +81,7 @@ def test_a_check_leaves_nothing_behind(artifacts: Artifacts, tmp_path: Path) -> 
 
 
 def test_only_files_of_the_study_that_nobody_needs_are_unneeded(artifacts: Artifacts) -> None:
-    store, other = Store(artifacts, "0a"), Store(artifacts, "0b")
+    store, other = StudyFiles(artifacts, "0a"), StudyFiles(artifacts, "0b")
     for one in (store, other):
         for number in (3, 4, 33):
             one.write(number, CONTENT)
@@ -98,7 +98,7 @@ def test_only_files_of_the_study_that_nobody_needs_are_unneeded(artifacts: Artif
 
 
 def test_ids_are_such_as_the_dashboard_takes(artifacts: Artifacts) -> None:
-    store = Store(artifacts, "0123abcd")
+    store = StudyFiles(artifacts, "0123abcd")
     store.write(17, CONTENT)
     store.write(17, CONTENT, epoch=10)
     assert all(re.fullmatch("[0-9a-f-]+", artifact_id) for artifact_id in store.ids())
@@ -184,13 +184,13 @@ def test_a_folder_for_copies_that_is_another_users_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = folder_of_machine()
+    folder = private_temp_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
     other = folder.stat().st_uid + 1
     folder.rename(folder.with_name(f"search-{other}"))
     monkeypatch.setattr("os.getuid", lambda: other)
     with pytest.raises(UserError, match="belongs to another user; set TMPDIR to another folder"):
-        folder_of_machine()
+        private_temp_folder()
 
 
 def test_a_place_is_the_same_from_any_folder(

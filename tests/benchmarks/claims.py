@@ -28,7 +28,8 @@ from search.database.database import Database
 from search.database.optuna_internals import open_trial
 from search.study.choices import Choices
 from search.study.epoch import Epoch
-from search.study.study import Study, load
+from search.study.study import Study
+from search.study.study_file import load
 from search.worker.result import Outcome
 from tests.benchmarks.databases import empty
 from tests.support.made_up import made_up

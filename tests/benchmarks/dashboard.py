@@ -31,7 +31,8 @@ from search.database.optuna_internals import cached
 from search.database.studies import join
 from search.reporting.curves import svg
 from search.reporting.notes import Notes
-from search.study.study import Study, load
+from search.study.study import Study
+from search.study.study_file import load
 from search.web.app import dashboard_app
 from tests.benchmarks.databases import empty
 from tests.support.made_up import made_up

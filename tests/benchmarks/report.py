@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 
 from search.database.database import Database
-from search.study.study import load
+from search.study.study_file import load
 from tests.support.made_up import made_up
 
 PLAIN = """

@@ -61,7 +61,7 @@ from search.worker.result import Outcome
 from search.study.choices import RANGES
 from search.database.database import Database
 from search.database.studies import join
-from search.study.study import load
+from search.study.study_file import load
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 database = Database(sys.argv[1])
 study = join(database, load("digits"), data_digest="x")

@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Engine, event
 
-from search.artifacts import retention, study_files
+from search.artifacts import files_of_study, retention
 from search.database import artifact_lists, optuna_internals, queries
 from search.database.database import Database
 from search.errors import UserError
@@ -40,7 +40,7 @@ class Tracer:
             artifact_lists,
             optuna_internals,
             trial_files,
-            study_files,
+            files_of_study,
         )
     )
 

@@ -8,13 +8,13 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console, RenderableType
 
-from search.analysis.ranking import standings
+from search.analysis.paired_test import standings
 from search.database.database import Database
 from search.database.leases import Lease
 from search.database.liveness import ProcessIdentity
 from search.database.snapshot import Observer, Overview
 from search.database.studies import join
-from search.reporting.progress import Status, following
+from search.reporting.progress import Status, show_progress
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.terminal import summary
 from search.study.choices import Choices
@@ -122,7 +122,7 @@ def test_what_is_left_when_a_search_ends_is_what_was_printed(
     made_up(database, study, 12)
     observer = Observer(database, join(database, study, data_digest="none"))
     console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
-    with following(observer, console, epochs=study.epochs, budget=20):
+    with show_progress(observer, console, epochs=study.epochs, budget=20):
         console.print("a worker's message")
     assert isinstance(console.file, io.StringIO)
     output = console.file.getvalue()
@@ -153,7 +153,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
     monkeypatch.setenv("TERM", "dumb")
     joined = join(database, study, data_digest="none")
     console = Console(file=io.StringIO(), force_terminal=True)
-    with following(Observer(database, joined), console, epochs=study.epochs, budget=20):
+    with show_progress(Observer(database, joined), console, epochs=study.epochs, budget=20):
         joined.tell(joined.ask(), state=TrialState.FAIL)
     assert isinstance(console.file, io.StringIO)
     assert "FAIL after 0 of" in console.file.getvalue()

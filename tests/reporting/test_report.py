@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from search.analysis.seeds import read
+from search.analysis.rerun_metrics import read
 from search.database.database import Database
-from search.study.study import load
+from search.study.study_file import load
 from tests.support.commands import Command, run_command
 from tests.support.made_up import made_up
 

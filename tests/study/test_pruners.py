@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 
 from search.errors import UserError
 from search.study.definition import described
-from search.study.pruners import Sparing, SuccessiveHalving, check_pruner
+from search.study.pruners import ExemptingPruner, SuccessiveHalving, check_pruner
 from search.study.study import Study
 
 with warnings.catch_warnings():
@@ -96,9 +96,11 @@ def test_a_spared_trial_counts_on_its_rung_and_goes_on() -> None:
 
     accuracies = [0.5, 0.6, 0.7, 0.4]
     assert _study_with(accuracies, SuccessiveHalving()).should_prune()
-    assert not _study_with(accuracies, Sparing(SuccessiveHalving(), is_fourth)).should_prune()
+    assert not _study_with(
+        accuracies, ExemptingPruner(SuccessiveHalving(), is_fourth)
+    ).should_prune()
     better = [0.5, 0.6, 0.4, 0.9, 0.7]  # the spared fourth is the best so far
-    assert _study_with(better, Sparing(SuccessiveHalving(), is_fourth)).should_prune()
+    assert _study_with(better, ExemptingPruner(SuccessiveHalving(), is_fourth)).should_prune()
 
 
 def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
@@ -108,7 +110,7 @@ def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
     assert str(cut) == "0.4000 at epoch 1, cut-off 0.7000"
     for finished in trial.study.trials[:3]:
         trial.study.tell(finished.number, 0.9)
-    median = Sparing(MedianPruner(n_startup_trials=0), lambda trial: False)
+    median = ExemptingPruner(MedianPruner(n_startup_trials=0), lambda trial: False)
     assert str(median.cut(trial.study, frozen)) == "pruned by MedianPruner at epoch 1"
 
 
@@ -127,7 +129,7 @@ def test_pruners_of_optuna_decide_as_they_do_without_the_service() -> None:
     ):
         check_pruner(pruner)
         before = described(pruner)
-        spared = Sparing(pruner, lambda trial: False)
+        spared = ExemptingPruner(pruner, lambda trial: False)
         assert _decisions(spared, "maximize", seed=1) == _decisions(
             copy.deepcopy(pruner), "maximize", seed=1
         ), before

@@ -15,7 +15,8 @@ from search.errors import UserError
 from search.study.choices import RANGES
 from search.study.definition import differences
 from search.study.shipped import known
-from search.study.study import Study, load
+from search.study.study import Study
+from search.study.study_file import load
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:

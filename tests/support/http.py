@@ -24,7 +24,7 @@ def serving(
             server.shutdown()
 
 
-class Cut(SimpleHTTPRequestHandler):
+class PruneReason(SimpleHTTPRequestHandler):
     """Ends in the middle of its answer."""
 
     protocol_version = "HTTP/1.1"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from search.errors import UserError
 from search.study.choices import Choices
-from search.vision.classifier import About, load, packed
+from search.vision.classifier import About, load, serialized
 from search.vision.datasets import pictures
 from search.vision.network import build
 
@@ -34,7 +34,7 @@ def about(base: Choices) -> About:
 @pytest.fixture
 def path(about: About, tmp_path: Path) -> Path:
     network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
-    (tmp_path / "weights").write_bytes(packed(network, about))
+    (tmp_path / "weights").write_bytes(serialized(network, about))
     return tmp_path / "weights"
 
 
@@ -46,7 +46,7 @@ def test_a_file_holds_the_network_and_what_it_is_of(path: Path, about: About) ->
     ours, theirs = network.state_dict(), classifier.network.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert packed(network, about) == path.read_bytes()
+    assert serialized(network, about) == path.read_bytes()
 
 
 def test_a_picture_of_the_networks_size_is_what_its_tensor_is(path: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_samples_of_more_than_8_bits_are_scaled_as_those_learnt_from(
 ) -> None:
     network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
     learnt = dataclasses.replace(about, whites={"integer": 4095, "float": 1})
-    (tmp_path / "weights").write_bytes(packed(network, learnt))
+    (tmp_path / "weights").write_bytes(serialized(network, learnt))
     classifier = load(tmp_path / "weights")
     assert classifier.about == learnt
     grey = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
@@ -124,15 +124,19 @@ def test_no_picture_and_no_file_of_weights_are_refused(
     with pytest.raises(UserError, match=r"embedded null byte; give a picture$"):
         classifier.classify("x\0.png")
     monkeypatch.setattr(pictures, "MOST_PIXELS", 99)
-    with pytest.raises(UserError, match=r"half.jpg: it has 99×99 pixels, but at most 99 are supported; make"):
+    with pytest.raises(
+        UserError, match=r"half.jpg: it has 99×99 pixels, but at most 99 are supported; make"
+    ):
         classifier.classify(tmp_path / "half.jpg")
     for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match="there is no such file; give a weights file of a search"):
+        with pytest.raises(
+            UserError, match="there is no such file; give a weights file of a search"
+        ):
             load(missing)
     (tmp_path / "text").write_text("no weights at all")
     with pytest.raises(UserError, match=r"^load .*text: not a weights file of this service \(.*$"):
         load(tmp_path / "text")
     unnamed = dataclasses.replace(about, classes=("cat", "dog"))
-    (tmp_path / "unnamed").write_bytes(packed(classifier.network, unnamed))
+    (tmp_path / "unnamed").write_bytes(serialized(classifier.network, unnamed))
     with pytest.raises(UserError, match="2 names for 10 classes"):
         load(tmp_path / "unnamed")

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from search.study.choices import Choices, OptimizerName, Schedule
-from search.study.study import load
+from search.study.study_file import load
 from search.vision.images import Dataset, Images, load_dataset
 from search.vision.network import Network
 from search.vision.training import NonFiniteLoss, Splits, Training, learning_rate, make_network

@@ -39,7 +39,7 @@ from search.database import tables
 from search.database.database import Database
 from search.database.optuna_internals import study_id, trial_id, trial_system_attributes
 from search.errors import UserError
-from search.web.app import Attentive, dashboard_app
+from search.web.app import RefreshingStorage, dashboard_app
 from tests.support.commands import Command, run_command
 from tests.support.databases import PASSWORD, empty_database
 
@@ -342,7 +342,7 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
         connection.execute(insert(tables.studies).values(mine))
         row = key | {"trial": trial.number, "artifact_id": "0a", "sha256": "0" * 64}
         connection.execute(insert(tables.weights).values(row))
-    storage = Attentive(database)
+    storage = RefreshingStorage(database)
     app = dashboard_app(database, FileSystemArtifactStore(tmp_path))
     assert _status(app, f"/artifacts/{here}/{trial_id(trial)}/0a") == "200 OK"
     assert "artifacts:0a" in storage.get_all_trials(here)[0].system_attrs
@@ -356,7 +356,7 @@ def test_weights_that_a_search_drops_are_not_offered_any_more(
 def test_a_study_that_has_the_id_of_a_deleted_one_is_shown_and_not_the_other(
     database: Database,
 ) -> None:
-    storage = Attentive(database)
+    storage = RefreshingStorage(database)
     for n_trials in (3, 1):
         study = optuna.create_study(study_name="again", storage=database.uncached)
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=n_trials)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.analysis.seeds import read, repeats
+from search.analysis.rerun_metrics import read, repeats
 from search.database.database import Database
 from search.database.studies import stored_definition
 from tests.support.commands import Command

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from search.files import write_whole
+from search.files import write_atomic
 from search.vision.datasets.download import data_folder
 from search.vision.datasets.pictures import Whites
 
@@ -92,7 +92,7 @@ def _written(path: Path, made: Prepared) -> Prepared:
         "digest": made.digest,
     }
     tensors = {"images": made.images, "labels": made.labels}
-    write_whole(path, save(tensors, {METADATA: json.dumps(about)}))
+    write_atomic(path, save(tensors, {METADATA: json.dumps(about)}))
     found = _read(path)
     assert found is not None, "the file was just written"
     return found

@@ -25,8 +25,8 @@ from search.vision.datasets.download import (
     Unavailable,
     data_folder,
     first_line,
-    impatient_sockets,
     must_answer,
+    socket_timeout,
 )
 
 FOLDER = "cifar-10-batches-bin"
@@ -109,7 +109,7 @@ def _from_torchvision(root: Path, scratch: Path, made: Path, say: Say) -> None:
     must_answer(CIFAR10.url)
     say(f"CIFAR-10: downloading {CIFAR10.url} (170 MB)")
     try:
-        with impatient_sockets():
+        with socket_timeout():
             CIFAR10(str(scratch), download=True)
     except DOWNLOAD_ERRORS as error:
         raise Unavailable(first_line(error)) from error

@@ -59,7 +59,7 @@ def must_answer(url: str) -> None:
 
 
 @contextmanager
-def impatient_sockets() -> Iterator[None]:
+def socket_timeout() -> Iterator[None]:
     """Give new connections a socket timeout of `ANSWER_SECONDS`."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(ANSWER_SECONDS)

@@ -81,7 +81,7 @@ def _prepared(layout: Layout, size: int, say: Say) -> Prepared:
         if frames := sum(look.has_frames for look in looks):
             say(f"{frames} pictures have several frames or pages: the first is used")
         whites = _whites(looks, say)
-        channels = 1 if all(look.is_grey for look in looks) else 3
+        channels = 1 if all(look.is_gray for look in looks) else 3
         images, labels = empty(n, channels=channels, size=size)
 
         def pixels(sample: Sample) -> np.ndarray:
@@ -107,7 +107,7 @@ class _Look:
     """Properties of a picture; those of all pictures must be known before any is resized."""
 
     path: Path
-    is_grey: bool
+    is_gray: bool
     has_frames: bool
     kind: Kind | None
     peak: float
@@ -118,7 +118,7 @@ def _look(sample: Sample, *, size: int) -> _Look:
     with _opened(sample[0], size) as picture:
         return _Look(
             path=sample[0],
-            is_grey=picture.is_grey,
+            is_gray=picture.is_gray,
             has_frames=picture.has_frames,
             kind=picture.kind,
             peak=0 if picture.kind is None else picture.peak(),

@@ -63,7 +63,7 @@ class Picture:
         return cls(image=image, kind=kind)
 
     @property
-    def is_grey(self) -> bool:
+    def is_gray(self) -> bool:
         """Whether it has one channel, not counting transparency."""
         return Image.getmodebase(self.image.mode) == "L"
 
@@ -187,7 +187,7 @@ def square(picture: Picture, size: int, channels: int, whites: Whites) -> np.nda
             samples = np.asarray(upright) * np.float64(255 / most)
             upright = Image.fromarray(np.rint(samples).astype(np.uint8))
     image = _in_mode(upright, STRAIGHT.get(upright.mode, upright.mode))
-    if channels == 3 or not picture.is_grey:
+    if channels == 3 or not picture.is_gray:
         image = _in_mode(image, "RGB")
     if channels == 1:
         image = _in_mode(image, "L")

@@ -25,8 +25,8 @@ from search.vision.datasets.download import (
     Say,
     Unavailable,
     first_line,
-    impatient_sockets,
     must_answer,
+    socket_timeout,
 )
 from search.vision.datasets.pictures import Picture
 
@@ -59,9 +59,9 @@ def _prepared(name: str, size: int | None, root: Path, say: Say) -> Prepared:
     with _splits(name, root, say) as (train, test):
         with _blaming(name, root):
             first, _ = train[0]
-            is_grey = Picture.of(first).is_grey
+            is_gray = Picture.of(first).is_gray
         size = size or (first.height if _is_small_square(first) else SIZE)
-        channels = 1 if is_grey else 3
+        channels = 1 if is_gray else 3
         n = len(train) + len(test)
         say(f"{name}: resizing {n} images to {size}×{size}")
         images, labels = empty(n, channels=channels, size=size)
@@ -135,7 +135,7 @@ def _downloaded(name: str, scratch: Path, say: Say) -> tuple[Split, Split]:
         must_answer(url)
     say(f"{name}: downloading{f' from {url}' if url else ''}")
     try:
-        with impatient_sockets():
+        with socket_timeout():
             return _constructed(name, scratch, download=True)
     except DOWNLOAD_ERRORS as error:
         raise Unavailable(" ".join(str(error).split()) or type(error).__name__) from error

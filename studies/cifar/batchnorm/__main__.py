@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
     from search.reporting.terminal import console
     from search.study.choices import written
-    from search.study.study import load
+    from search.study.study_file import load
     from studies.cifar.batchnorm.records import ProbedEpoch, append, group_of, read, tables
 
     out = console()

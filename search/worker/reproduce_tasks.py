@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.analysis.answer import answer
-from search.analysis.ranking import accuracies, standings
-from search.analysis.seeds import REPRODUCED, RERUN, repeats, write
+from search.analysis.paired_test import accuracies, standings
+from search.analysis.rerun_metrics import REPRODUCED, RERUN, repeats, write
 from search.database.database import Database
 from search.database.identity import identify
 from search.database.outage import tolerating_outage

@@ -1,22 +1,22 @@
 import pytest
 
+from search.artifacts.files_of_study import StudyFiles
 from search.artifacts.store import Artifacts
-from search.artifacts.study_files import Store
 
 STATE = bytes(range(256)) * 8
 
 
 @pytest.fixture
-def files(artifacts: Artifacts) -> Store:
-    return Store(artifacts, "0a")
+def files(artifacts: Artifacts) -> StudyFiles:
+    return StudyFiles(artifacts, "0a")
 
 
-def test_file_is_read_as_it_was_written(files: Store) -> None:
+def test_file_is_read_as_it_was_written(files: StudyFiles) -> None:
     sha256 = files.write(3, STATE, epoch=2)
     assert files.read(3, sha256, epoch=2) == STATE
 
 
-def test_damaged_missing_or_other_file_is_not_read(files: Store, artifacts: Artifacts) -> None:
+def test_damaged_missing_or_other_file_is_not_read(files: StudyFiles, artifacts: Artifacts) -> None:
     sha256 = files.write(3, STATE, epoch=2)
     assert files.read(3, sha256, epoch=1) is None
     assert files.read(3, "0" * 64, epoch=2) is None
@@ -27,7 +27,7 @@ def test_damaged_missing_or_other_file_is_not_read(files: Store, artifacts: Arti
     assert files.read(3, sha256, epoch=2) is None
 
 
-def test_worker_does_not_overwrite_the_file_of_another(files: Store) -> None:
+def test_worker_does_not_overwrite_the_file_of_another(files: StudyFiles) -> None:
     sha256 = files.write(3, STATE, epoch=2)
     files.write(3, STATE[1:], epoch=2)
     assert files.read(3, sha256, epoch=2) is not None

@@ -14,7 +14,7 @@ from search.artifacts.store import Artifacts
 log = logging.getLogger(__name__)
 
 
-class Store:
+class StudyFiles:
     """The files of one study in a place that other studies may share.
 
     Only files with the study's prefix are ever removed: a copied database also lists files of the

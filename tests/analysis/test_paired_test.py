@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from search.analysis.ranking import accuracies, standings, still_in
+from search.analysis.paired_test import accuracies, remaining_trials, standings
 from search.study.epoch import Epoch
 
 BEST = {0: 0.80, 1: 0.81, 2: 0.79}
@@ -44,16 +44,16 @@ def test_a_trial_is_worse_by_a_paired_test_or_it_is_a_tie(
     assert second.behind == pytest.approx(-sum(differences) / 3)
     if max(differences) - min(differences) > 1e-9:
         assert second.p == pytest.approx(_p(differences))
-        assert still_in(found, 3) == ([7] if _p(differences) < 0.01 else [7, 3])
+        assert remaining_trials(found, 3) == ([7] if _p(differences) < 0.01 else [7, 3])
 
 
 def test_nobody_is_left_out_before_three_seeds_or_by_later_ones() -> None:
     found = {7: BEST, 3: _apart([-0.5, -0.51, -0.52])}
-    assert still_in(found, 2) == [7, 3]
-    assert still_in(found, 3) == [7]
+    assert remaining_trials(found, 2) == [7, 3]
+    assert remaining_trials(found, 3) == [7]
     recovered = {7: BEST | {3: 0.1}, 3: found[3] | {3: 0.9}}
-    assert still_in(recovered, 4) == [7], "it had been left out before"
-    assert still_in(recovered, 2) == [7, 3]
+    assert remaining_trials(recovered, 4) == [7], "it had been left out before"
+    assert remaining_trials(recovered, 2) == [7, 3]
 
 
 def test_one_that_was_left_out_is_named_so_however_it_did() -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from search.analysis.published import spreads, verdict
-from search.analysis.seeds import Repeats, Spread, merged, read, trained_as
+from search.analysis.rerun_metrics import Repeats, Spread, merged, read, trained_as
 from search.errors import UserError
 from search.reporting.seed_tables import comparison
 from search.study.epoch import Epoch

@@ -8,17 +8,17 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from search.analysis.seeds import Repeats, Spread
+from search.analysis.rerun_metrics import Repeats, Spread
 
-FEWEST = 3
+MIN_SEEDS = 3
 """Minimum number of seeds before a trial may be left out."""
 LEAVE_OUT = 0.01
 TIE = 0.05
 RULE = (
     "Rule: trials are compared with the one with the highest mean, by a one-sided t-test over "
-    f"paired seeds. From {FEWEST} seeds on, a trial that is worse at level {LEAVE_OUT} is left out "
-    f"of further seeds; at the end, a trial that is not worse at level {TIE} is a tie. A diverged "
-    "run counts as accuracy 0."
+    f"paired seeds. From {MIN_SEEDS} seeds on, a trial that is worse at level {LEAVE_OUT} is left "
+    f"out of further seeds; at the end, a trial that is not worse at level {TIE} is a tie. A "
+    "diverged run counts as accuracy 0."
 )
 
 Accuracies = Mapping[int, Mapping[int, float]]
@@ -53,13 +53,13 @@ def accuracies(runs: Repeats, numbers: Sequence[int], epochs: int) -> Accuracies
     }
 
 
-def still_in(found: Accuracies, repeat: int) -> list[int]:
+def remaining_trials(found: Accuracies, repeat: int) -> list[int]:
     """Return the trials that `RULE` has not left out before re-run `repeat`.
 
     The result depends only on earlier re-runs, so that all processes decide alike.
     """
     left = list(found)
-    for seen in range(FEWEST, repeat + 1):
+    for seen in range(MIN_SEEDS, repeat + 1):
         before = {number: _until(found[number], seen) for number in left}
         best = _best(before)
         left = [n for n in left if n == best or not _p(before[n], before[best]) < LEAVE_OUT]
@@ -76,7 +76,9 @@ def standings(found: Accuracies) -> list[Standing]:
     if not found:
         return []
     rounds, most = 1 + max(map(max, found.values())), max(map(len, found.values()))
-    left_out = {n for n, of in found.items() if len(of) < most} - set(still_in(found, rounds))
+    left_out = {n for n, of in found.items() if len(of) < most} - set(
+        remaining_trials(found, rounds)
+    )
     left = {number: of for number, of in found.items() if number not in left_out}
     common = set.intersection(*map(set, left.values()))
     best = _best({n: {k: of[k] for k in common or of} for n, of in left.items()})
