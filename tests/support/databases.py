@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +45,18 @@ def postgresql_server() -> "Iterator[PostgresServer]":
             yield server
         finally:
             server.cleanup()
+
+
+def start_again(server: "PostgresServer") -> None:
+    """Start a stopped server; the package waits ten seconds, and a recovery can take longer."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return server.ensure_postgres_running()
+        except (subprocess.SubprocessError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 _names = (f"test_{number}" for number in itertools.count())

@@ -41,7 +41,7 @@ from search.database.optuna_internals import study_id, trial_id, trial_system_at
 from search.errors import UserError
 from search.web.app import RefreshingStorage, dashboard_app
 from tests.support.commands import Command, run_command
-from tests.support.databases import PASSWORD, empty_database
+from tests.support.databases import PASSWORD, empty_database, start_again
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_dashboard")]
 
@@ -495,7 +495,7 @@ def test_a_database_that_goes_away_is_told_in_one_line_until_it_is_back(
             assert PASSWORD not in text
         assert json.loads(editable.ask("api/studies", **token)[1])["reason"].count("\n") == 0
     finally:
-        server.ensure_postgres_running()
+        start_again(server)
     assert editable.ask("api/studies", **token)[0] == 200
 
 
