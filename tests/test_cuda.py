@@ -75,4 +75,4 @@ def test_a_stored_trial_is_replayed_bit_for_bit(
     assert done.returncode == 0, done.stderr
     again = search("reproduce", "--study", "digits", "--device", DEVICE, "--trial", 1)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "Bit for bit the same figures" in again.stdout
+    assert "are the same, bit for bit" in again.stdout

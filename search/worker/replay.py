@@ -38,12 +38,12 @@ class Comparison:
         return not self.apart
 
     def __str__(self) -> str:
-        where = "; ".join(self.differences) or "nothing that is recorded"
+        where = "; ".join(self.differences) or "none recorded"
         if self.is_same:
-            same = f"Bit for bit the same figures, of {self.epochs} epochs."
-            return same if not self.differences else f"{same} In the environment differ: {where}."
+            same = f"All metrics are the same, bit for bit (epochs: {self.epochs})."
+            return f"{same} Environment differences: {where}." if self.differences else same
         apart = ", ".join(f"{name} by {value:.3g}" for name, value in self.apart.items())
-        return f"Other figures: at most apart are {apart}. In the environment differ: {where}."
+        return f"The metrics differ, at most {apart}. Environment differences: {where}."
 
 
 def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:

@@ -60,4 +60,4 @@ def test_a_trial_that_diverged_diverges_again(search: Command, wild_study: Path)
     done = search("reproduce", "--study", wild_study, "--threads", 1, "--trial", 0)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[0] batch_loss is nan in epoch 1" in done.stdout
-    assert "Bit for bit the same figures, of 0 epochs" in done.stdout
+    assert "All metrics are the same, bit for bit (epochs: 0)" in done.stdout

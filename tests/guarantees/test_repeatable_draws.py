@@ -42,7 +42,7 @@ def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
         done = search("reproduce", "--study", "digits", "--trial", number)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "with 1 thread, as it was trained." in done.stdout
-        assert "Bit for bit the same figures" in done.stdout
+        assert "are the same, bit for bit" in done.stdout
     other = search("reproduce", "--study", "digits", "--threads", 2, "--trial", 1)
     assert (
         "Replaying trial 1 with 2 threads, as you ask by --threads; it was trained with 1 thread."

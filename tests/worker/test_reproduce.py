@@ -33,7 +33,7 @@ def test_a_trial_is_replayed_with_more_threads_than_there_are_cores(
         )
     done = search("reproduce", "--study", "digits", "--trial", "best")
     assert f"Replaying trial 0 with {threads} threads, as it was trained." in done.stdout
-    assert "figures" in done.stdout.splitlines()[-1]
+    assert "metrics" in done.stdout.splitlines()[-1]
     assert done.stderr == ""
 
 
@@ -52,8 +52,8 @@ def test_a_stored_figure_that_is_wrong_is_found(search: Command, tmp_path: Path)
     database.close()
     done = search("reproduce", *QUICK, "--trial", 0)
     assert done.returncode == 1
-    assert "Other figures: at most apart are test_loss by 0.25" in done.stdout
-    assert "nothing that is recorded" in done.stdout
+    assert "The metrics differ, at most test_loss by 0.25" in done.stdout
+    assert "none recorded" in done.stdout
 
 
 def test_variants_are_repeated_with_paired_seeds_in_a_study_of_their_own(
