@@ -8,6 +8,7 @@ budget, how often each variant completed, trials left running, and processes tha
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tests.benchmarks.databases import empty
 
 BUDGET = 30
 ENDED_BY_US = -signal.SIGKILL
+ERRORS = "errors"
+"""File for what the processes print on standard error."""
 OURS = ("-m", "search.run", "--study", "digits", "--images", "160", "--epochs", "3", "--threads",
         "1", "--trials", str(BUDGET))  # fmt: skip
 PLAIN = f"""\
@@ -33,7 +36,7 @@ import os, random, time
 import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
-from search.database.url import check, engine_options
+from search.database.url import engine_options, resolved
 from studies.cifar import VARIANTS
 from search.study.choices import RANGES, Choices
 
@@ -46,7 +49,7 @@ def objective(trial):
             raise optuna.TrialPruned
     return random.random()
 
-url = check(os.environ["SEARCH_STORAGE"])
+url = resolved(os.environ["SEARCH_STORAGE"])
 storage = optuna.storages.RDBStorage(
     url.render_as_string(hide_password=False), engine_kwargs=engine_options(url)
 )
@@ -68,13 +71,14 @@ def _run(arguments: tuple[str, ...], url: str, folder: Path, n_starters: int) ->
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
     }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-        for _ in range(n_starters)
-    ]  # fmt: skip
+    with (folder / ERRORS).open("w") as errors:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *arguments], cwd=folder, env=environment,
+                stdout=subprocess.DEVNULL, stderr=errors,
+            )
+            for _ in range(n_starters)
+        ]  # fmt: skip
     database = Database(url)
     for victim in processes[:2]:
         before = len(_finished(database))
@@ -111,6 +115,12 @@ def _told(url: str, statuses: list[int]) -> str:
     )
 
 
+def _failures(errors: Path) -> list[str]:
+    """Return the error messages of the processes' tracebacks, with their counts."""
+    found = re.findall(r"^(\w[\w.]*(?:Error|Exception)\b.*)$", errors.read_text(), re.MULTILINE)
+    return [f"{count} times {line[:150]}" for line, count in Counter(found).most_common(3)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--starters", type=int, default=16)
@@ -126,6 +136,8 @@ def main() -> None:
                 took = time.monotonic() - began
                 where = make_url(url).get_backend_name()
                 print(f"{where:10} {name:12} {told}; {took:.0f} s", flush=True)
+                for line in _failures(Path(folder) / ERRORS):
+                    print(f"{'':23} {line}", flush=True)
 
 
 if __name__ == "__main__":
