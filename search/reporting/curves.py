@@ -1,6 +1,6 @@
 """The learning curves of one trial as an SVG file: accuracy and loss of each split by epoch.
 
-An SVG file of some 30 KB, drawn in 0.2 s, when somebody looks at the trial. The first takes a
+A file has some 30 KB and is drawn in 0.2 s, when somebody looks at the trial. The first one takes a
 second more, to import matplotlib.
 """
 
@@ -13,16 +13,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from search.study.epoch import Epoch
 
 SIZE = 520 / 96, 480 / 96
-"""In inches of 96 pixels; of a shape that a dashboard's thumbnail fills."""
+"""In inches of 96 pixels; the shape of the dashboard's thumbnails."""
 LEAST = 0.05
 """Minimum range of a vertical axis, in nats or as a fraction, so that noise is not magnified."""
 LEAST_SHARE = 1e-9
 """The same as a share of the highest value, for the limited precision of floats."""
 MOST = {"accuracy": 1.0, "loss": math.inf}
-"""What a figure can be at most; none is below zero."""
+"""Upper bound of each metric; none is below zero."""
 COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
-"""Of the palette of Okabe and Ito, which the colour-blind can tell apart. `batch` stands for the
-train loss where that was not measured, as for most sampled trials."""
+"""From the color-blind safe palette of Okabe and Ito. `batch` replaces the train loss where that
+was not measured, as for most sampled trials."""
 STYLE = {
     "svg.fonttype": "none",  # texts, not their outlines
     "svg.hashsalt": "curves",  # the same ids for the same picture
@@ -107,7 +107,7 @@ def _curves(
 
 
 def _limits(values: Collection[float], most: float) -> tuple[float, float]:
-    """Return the ends of an axis around the values, but nothing that no figure can be."""
+    """Return the ends of an axis around the values, within the bounds of the metric."""
     lowest, highest = min(values), max(values)
     middle = (lowest + highest) / 2
     half = max((highest - lowest) * 1.1, LEAST, highest * LEAST_SHARE) / 2

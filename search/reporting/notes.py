@@ -27,7 +27,7 @@ from search.database.identity import study_ref
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of, stored_budget
-from search.reporting import variants
+from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
 from search.study.choices import FIELDS, params_text, range_text
@@ -219,7 +219,7 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     some, answer = progress.some, progress.answer
-    rows = variants.rows(study, some.variants, some.epochs)
+    rows = variant_tables.rows(study, some.variants, some.epochs)
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -236,9 +236,9 @@ def text(study: Study, progress: Progress) -> str:
             if trial.number in some.told and trial.state == TrialState.COMPLETE
         ],
         caution=answer.text or study.caution,
-        columns=variants.columns(study),
+        columns=variant_tables.columns(study),
         variants=list(rows),
-        compared=variants.caption(study),
+        compared=variant_tables.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
@@ -256,7 +256,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
     return [
         {
             "label": label(trial),
-            "accuracy": variants.fraction(some.score(trial)),
+            "accuracy": variant_tables.fraction(some.score(trial)),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }
@@ -273,8 +273,8 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         choices=study.variants[name],
         curves=curves,
         ours=_best(ours),
-        published=_best(variants.published(study, name)),
-        compared=variants.caption(study),
+        published=_best(variant_tables.published(study, name)),
+        compared=variant_tables.caption(study),
     )
 
 

@@ -12,7 +12,7 @@ from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, spreads, verdict
 from search.analysis.rerun_metrics import Repeats
 from search.reporting.fitted_table import FittedTable
-from search.reporting.variants import best_of, caption, published_epochs, setting
+from search.reporting.variant_tables import best_of, caption, published_epochs, setting
 from search.study.choices import params_text
 from search.study.study import PUBLISHED, Study
 from search.study.trial_attributes import label

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.published import RULE
 from search.reporting.report_data import ReportData
-from search.reporting.variants import best_of, caption, published_epochs, setting
+from search.reporting.variant_tables import best_of, caption, published_epochs, setting
 from search.study.choices import params_text
 from search.study.trial_attributes import ENVIRONMENTS, REASON, label
 

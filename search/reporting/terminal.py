@@ -5,10 +5,10 @@ from rich.console import Console, Group, RenderableType
 
 from search.analysis.savings import Savings
 from search.database.snapshot import Overview
-from search.reporting import variants
+from search.reporting import variant_tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.notes import BEST
-from search.reporting.variants import fraction
+from search.reporting.variant_tables import fraction
 from search.study.choices import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
@@ -25,7 +25,7 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
     if study.variants:
         parts.append(_variants(overview, study))
         if study.published_figures:
-            parts.append(variants.caption(study))
+            parts.append(variant_tables.caption(study))
     parts.append(_counts(overview, study))
     if overview.told:
         parts.append(_told(overview))
@@ -64,10 +64,10 @@ def _best(overview: Overview, study: Study) -> FittedTable:
 def _variants(overview: Overview, study: Study) -> FittedTable:
     return FittedTable(
         title="Variants",
-        columns=variants.columns(study),
-        rows=list(variants.rows(study, overview.variants, overview.epochs)),
+        columns=variant_tables.columns(study),
+        rows=list(variant_tables.rows(study, overview.variants, overview.epochs)),
         texts=["trial", "state"],
-        droppable=variants.least_important(study),
+        droppable=variant_tables.least_important(study),
     )
 
 

@@ -1,6 +1,6 @@
 """What makes the samplers of a study: TPE, or any sampler of Optuna's that takes a seed.
 
-A worker makes one for each trial; see `search.worker.sampling`.
+A worker makes one for each trial; see `search.worker.repeatable_sampler`.
 """
 
 import inspect

@@ -35,8 +35,8 @@ from search.worker.claims import Claim, Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
 from search.worker.machine import Machine
+from search.worker.repeatable_sampler import RepeatableSampler
 from search.worker.result import Outcome
-from search.worker.sampling import RepeatableSampler
 from search.worker.stop import Stop, Stopped
 from search.worker.trial import run_trial
 from search.worker.trial_files import TrialFiles
@@ -126,7 +126,8 @@ class Worker:
             DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
             StudyGone: somebody has deleted or renamed the study.
         """
-        notes = Notes.of(self.database, self.study)
+        study = self.study if budget is None else replace(self.study, trials=budget)
+        notes = Notes(database=self.database, study=study, joined=self.joined)
         with tolerating_outage():
             self.kept.sweep()
             notes.update()

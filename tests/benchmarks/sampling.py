@@ -18,7 +18,7 @@ import optuna
 
 from search.study.choices import RANGES, Choices
 from search.study.samplers import TPE
-from search.worker.sampling import RepeatableSampler
+from search.worker.repeatable_sampler import RepeatableSampler
 
 NOISE = 0.005
 """Standard deviation of an accuracy over seeds, about that of the report's variants."""

@@ -147,6 +147,38 @@ def test_artifact_list_is_optunas_own(
     assert json.loads(theirs) == json.loads(ours) | {"artifact_id": uploaded}
 
 
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [(TrialState.COMPLETE, 0.5), (TrialState.PRUNED, 0.25), (TrialState.FAIL, None)],
+)
+def test_trial_ends_as_told_to_optuna(
+    study: optuna.Study, storage: RDBStorage, state: TrialState, value: float | None
+) -> None:
+    told, ended = study.ask(), study.ask()
+    for trial in (told, ended):
+        trial.suggest_float("y", 0.5, 0.5)
+        trial.set_user_attr("reason", "an old one")
+        trial.report(0.25, step=1)
+    told.set_user_attr("reason", "none")
+    study.tell(told, value if state == TrialState.COMPLETE else None, state=state)
+    attributes = {"reason": "none"}
+
+    def end() -> bool:
+        with storage.engine.begin() as connection:
+            trial_id = internals.trial_id(ended)
+            return internals.end_trial(connection, trial_id, state, value, attributes)
+
+    assert end()
+    *_, theirs, ours = study.trials
+    assert (ours.state, ours.values, ours.user_attrs) == (state, theirs.values, theirs.user_attrs)
+    assert ours.datetime_complete is not None
+    assert theirs.datetime_complete is not None
+    apart = ours.datetime_complete - theirs.datetime_complete
+    assert abs(apart.total_seconds()) < 60, "in the same time zone"
+    assert not end(), "it is not running any more"
+    assert study.trials[-1] == ours
+
+
 def test_opened_trial_sees_trials_that_others_ended_and_enqueued(
     study: optuna.Study, storage: RDBStorage
 ) -> None:

@@ -29,7 +29,7 @@ from search.errors import UserError
 from search.study.choices import FIELDS, RANGES, Choices, Ranges
 from search.study.samplers import TPE, SamplerFactory, check_sampler
 from search.study.study import Study
-from search.worker.sampling import RepeatableSampler, thinned
+from search.worker.repeatable_sampler import RepeatableSampler, thinned
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
