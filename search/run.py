@@ -195,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
         overview = observer.look()
-        honest = answer(database, overview, study.name).text
+        honest = answer(database, overview).text
         out.print(summary(overview, study, honest=honest))
     if is_done:
         return 0

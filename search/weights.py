@@ -17,8 +17,8 @@ from search.analysis.answer import answer
 from search.artifacts.store import Artifacts, open_artifacts
 from search.database import url as storage_url
 from search.database.database import Database
-from search.database.identity import identify
 from search.database.snapshot import Overview
+from search.database.studies import stored_definition
 from search.database.tables import weights as table
 from search.errors import UserError
 from search.files import file_sha256
@@ -44,16 +44,14 @@ def find(
     """
     storage_url.check(storage, must_exist=True)
     with closing(Database(storage, may_create=False)) as database:
-        with database.engine.connect() as connection:
-            identified = identify(connection, study)
-        if identified is None:
+        if stored_definition(database, study) is None:
             known = sorted(one.study_name for one in database.optuna.get_all_studies())
             raise UserError(
                 f"study {study}: {database} has no such study; it has {', '.join(known) or 'none'}"
             )
         overview = Overview.of_study(database, study)
-        found = _find(overview, trial, answer(database, overview, study).best)
-        rows = _rows(database, identified.ref.key)
+        found = _find(overview, trial, answer(database, overview).best)
+        rows = _rows(database, overview.study_key)
     if overview.score(found) is None or found.number not in rows:
         raise UserError(_not_kept(found, [t for t in overview.ranked if t.number in rows]))
     sha256, artifact_id = rows[found.number]

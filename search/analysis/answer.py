@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 from search.analysis.paired_test import Standing, accuracies, standings
 from search.analysis.rerun_metrics import Repeats, repeats
 from search.database.database import Database
-from search.database.identity import identify
 from search.database.snapshot import Overview
 from search.database.studies import rerun_study
 from search.study.choices import params_text
@@ -52,12 +51,9 @@ class Answer:
         )
 
 
-def answer(database: Database, overview: Overview, name: str) -> Answer:
-    """Return the answer of the study called `name`, whose overview is `overview`."""
-    with database.engine.connect() as connection:
-        found = identify(connection, name)
-    assert found is not None, "its trials were read before"
-    return answer_from_reruns(overview, reruns_of(database, found.ref.key))
+def answer(database: Database, overview: Overview) -> Answer:
+    """Return the answer of the study whose overview is `overview`."""
+    return answer_from_reruns(overview, reruns_of(database, overview.study_key))
 
 
 def reruns_of(database: Database, study_key: str) -> Repeats:

@@ -12,6 +12,7 @@ from search.artifacts.files_of_study import StudyFiles
 from search.database import artifact_lists, queries
 from search.database.artifact_lists import File, Listed
 from search.database.database import Database
+from search.database.leases import Claim
 from search.database.queries import Place, StudyRef
 from search.database.tables import weights as table
 from search.study.trial_attributes import rank
@@ -34,56 +35,40 @@ class Retention:
         self._ref = ref
         self._name = name
 
-    def wants(self, trial_id: int, number: int, accuracy: float) -> bool:
-        """Return whether the weights of a trial are kept if it ends with this accuracy."""
+    def wants(self, claim: Claim, accuracy: float) -> bool:
+        """Return whether the weights of the claimed trial are kept if it ends with this accuracy."""
         with self._database.engine.connect() as connection:
-            mine = rank(accuracy, number)
+            mine = rank(accuracy, claim.number)
             better = [p for p in self._best(connection) if rank(p.accuracy, p.number) < mine]
-            return len(better) < BEST or queries.entry(connection, trial_id).is_first_run
+            return len(better) < BEST or queries.entry(connection, claim.trial_id).is_first_run
 
-    def enter(
-        self, connection: Connection, trial_id: int, number: int, sha256: str | None
-    ) -> list[str]:
+    def enter(self, connection: Connection, claim: Claim, sha256: str | None) -> list[str]:
         """Enter the weights of a trial that has just ended; only under the study's lock.
 
         `sha256` is None if it has none. Return the ids of files that are no longer listed.
         """
-        weights = [] if sha256 is None else [self._weights(number, sha256)]
-        listed = Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=weights)
-        connection.execute(delete(table).where(self._is(number)))
-        if sha256 is not None:
+        listed = self.listed(claim, sha256)
+        connection.execute(delete(table).where(self._is(claim.number)))
+        for file in listed.files:
             connection.execute(
                 insert(table).values(
                     study_key=self._ref.key,
-                    trial=number,
+                    trial=claim.number,
                     sha256=sha256,
-                    artifact_id=weights[0].artifact_id,
+                    artifact_id=file.artifact_id,
                 )
             )
         return artifact_lists.replace(connection, listed)
 
-    def listed(
-        self, trial_id: int, number: int, checkpoint_sha256: str | None, epoch: int
-    ) -> Listed:
-        """Return the list of a running trial's files: its checkpoint after `epoch`, if any."""
-        files = []
-        if checkpoint_sha256 is not None:
-            files.append(
-                File(
-                    artifact_id=self.store.artifact_id(number, checkpoint_sha256, epoch=epoch),
-                    filename=self._filename(number, f"-epoch-{epoch}.pt"),
-                )
-            )
-        return Listed(trial_id=trial_id, prefix=self.store.trial_prefix(number), files=files)
-
-    def _weights(self, number: int, sha256: str) -> File:
-        return File(
-            artifact_id=self.store.artifact_id(number, sha256),
-            filename=self._filename(number, ".safetensors"),
-        )
-
-    def _filename(self, number: int, ending: str) -> str:
-        return f"{self._name}-{number}{ending}"
+    def listed(self, claim: Claim, sha256: str | None, epoch: int | None = None) -> Listed:
+        """Return the list of a trial's files: its weights, or its checkpoint after `epoch`; none if
+        `sha256` is None."""
+        number, files = claim.number, []
+        if sha256 is not None:
+            ending = ".safetensors" if epoch is None else f"-epoch-{epoch}.pt"
+            artifact_id = self.store.artifact_id(number, sha256, epoch=epoch)
+            files.append(File(artifact_id=artifact_id, filename=f"{self._name}-{number}{ending}"))
+        return Listed(trial_id=claim.trial_id, prefix=self.store.trial_prefix(number), files=files)
 
     def drop_others(self, connection: Connection) -> list[str]:
         """Remove the entries of weights that are no longer kept; only under the study's lock.

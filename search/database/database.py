@@ -19,9 +19,10 @@ from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import URL, ColumnElement, Connection, func, insert, select, update
 
-from search.database import artifact_lists, optuna_internals, tables
+from search.database import artifact_lists, leases, optuna_internals, tables
 from search.database.artifact_lists import Listed
 from search.database.dialects import home_of, lift_limits, visible_tables, without_limits
+from search.database.leases import Claim
 from search.database.url import (
     check,
     engine_options,
@@ -44,10 +45,6 @@ POOL_SECONDS = 600
 """Time that a thread waits for a free connection of its process."""
 
 
-class LeaseLost(Exception):
-    """Another worker has taken over the trial; this one must not record anything."""
-
-
 class Database:
     """An open database; missing tables are created unless `may_create` is False.
 
@@ -68,7 +65,7 @@ class Database:
         with explaining(self.url), ExitStack() as failed:
             self._locks = sqlalchemy.create_engine(self.url, **options, pool_size=1)
             failed.callback(self._locks.dispose)
-            with self._locked_schema() as connection:
+            with self.lock("schema") as connection:
                 refuse_others(connection, self._shown)
                 optuna_internals.prepare_tables(connection, self._shown)
                 self._prepare(connection, may_create)
@@ -112,36 +109,28 @@ class Database:
 
     def record(
         self,
-        study_key: str,
-        trial: int,
-        worker: str,
+        claim: Claim,
         epoch: Epoch,
         checkpoint_sha256: str | None,
         listed: Listed | None = None,
     ) -> list[str]:
-        """Record an epoch of the trial number `trial`, if `worker` still holds its lease.
+        """Record an epoch of the claimed trial.
 
         An epoch that was already recorded is kept. `listed` replaces the list of the trial's files,
         None leaves it unchanged. Return the ids of the files that are no longer listed.
 
         Raises:
-            LeaseLost: the trial is no longer leased to `worker`; nothing is written.
+            LeaseLost: another worker has the trial; nothing is written.
         """
-        leases, epochs = tables.leases, tables.epochs
+        epochs = tables.epochs
         with self.engine.begin() as connection:
-            # The update comes first, so that SQLite takes the write lock before anything is read.
-            mine = leases.c.trial == trial, leases.c.worker == worker
-            held = connection.execute(
-                update(leases).where(leases.c.study_key == study_key, *mine).values(worker=worker)
-            )
-            if not held.rowcount:
-                raise LeaseLost(f"trial {trial} is no longer leased to {worker}")
-            if connection.scalar(select(epochs.c.id).where(_is(study_key, trial, epoch.number))):
+            leases.check(connection, claim)
+            if connection.scalar(select(epochs.c.id).where(_is(claim, epoch.number))):
                 return []
             connection.execute(
                 insert(epochs).values(
-                    study_key=study_key,
-                    trial=trial,
+                    study_key=claim.study_key,
+                    trial=claim.number,
                     checkpoint_sha256=checkpoint_sha256,
                     **epoch_row(epoch),
                 )
@@ -167,25 +156,14 @@ class Database:
                 found.setdefault(row.trial, []).append(epoch)
         return found
 
-    def checkpoint_sha256(self, study_key: str, trial: int, number: int) -> str | None:
+    def checkpoint_sha256(self, claim: Claim, number: int) -> str | None:
         """Return the SHA-256 of the file written after epoch `number`; None if none was written.
 
         The file is a checkpoint, or after the last epoch the trial's weights.
         """
-        query = select(tables.epochs.c.checkpoint_sha256).where(_is(study_key, trial, number))
+        query = select(tables.epochs.c.checkpoint_sha256).where(_is(claim, number))
         with self.engine.connect() as connection:
             return connection.scalar(query)
-
-    @contextmanager
-    def _locked_schema(self) -> Iterator[Connection]:
-        """Hold the lock for creating tables."""
-        with ExitStack() as stack:
-            if _is_sqlite(self.url):
-                stack.enter_context(_file_lock(self.url))
-            connection = stack.enter_context(self._locks.begin())
-            if not _is_sqlite(self.url):
-                _lock(connection, "schema")
-            yield connection
 
     def _prepare(self, connection: Connection, may_create: bool) -> None:
         """Create the service's own tables if they are missing, and detect a copied database."""
@@ -233,9 +211,9 @@ def epoch_row(epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def _is(study_key: str, trial: int, number: int) -> ColumnElement[bool]:
+def _is(claim: Claim, number: int) -> ColumnElement[bool]:
     c = tables.epochs.c
-    return (c.study_key == study_key) & (c.trial == trial) & (c.number == number)
+    return (c.study_key == claim.study_key) & (c.trial == claim.number) & (c.number == number)
 
 
 def _of_version(database: Database, version: int) -> str:

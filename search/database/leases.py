@@ -4,28 +4,30 @@ A worker renews its lease while it lives. A lease that is not renewed expires, b
 clock, and another worker can take over the trial; see `search.worker.claims`.
 """
 
-import os
-import socket
-import uuid
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select, update
 
-from search.database.database import Database
 from search.database.liveness import ProcessIdentity
 from search.database.tables import clock
 from search.database.tables import leases as table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holder:
-    """A worker that takes leases: its unique name and its process."""
+class Claim:
+    """A trial, and the worker to which it was leased."""
 
-    worker: str = field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    )
-    process: ProcessIdentity = field(default_factory=ProcessIdentity.current)
+    study_key: str
+    trial_id: int
+    """Id in Optuna's tables."""
+    number: int
+    worker: str
+
+
+class LeaseLost(Exception):
+    """Another worker has taken over the trial; this one must not record anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +41,8 @@ class Lease:
     """Training rate at the last renewal; None before the first batch."""
 
 
-def leases(database: Database, study_key: str) -> dict[int, Lease]:
+def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
     """Return the leases of a study by trial number, including expired ones."""
-    with database.engine.connect() as connection:
-        return seen_by(connection, study_key)
-
-
-def seen_by(connection: Connection, study_key: str) -> dict[int, Lease]:
-    """Return the same as `leases`, read with the connection that holds the study's lock."""
     query = select(table, (table.c.expires_at < clock()).label("expired"))
     rows = connection.execute(query.where(table.c.study_key == study_key)).mappings().all()
     return {
@@ -62,16 +58,17 @@ def seen_by(connection: Connection, study_key: str) -> dict[int, Lease]:
 
 
 def grant(
-    connection: Connection, *, study_key: str, trial: int, holder: Holder, seconds: float
+    connection: Connection, claim: Claim, *, process: ProcessIdentity, seconds: float
 ) -> None:
-    """Lease the trial to `holder`, replacing any other lease; only under the study's lock."""
-    drop(connection, study_key, {trial})
+    """Lease the trial to the claim's worker, replacing any other lease; only under the study's
+    lock."""
+    drop(connection, claim.study_key, {claim.number})
     connection.execute(
         insert(table).values(
-            study_key=study_key,
-            trial=trial,
-            worker=holder.worker,
-            process=str(holder.process),
+            study_key=claim.study_key,
+            trial=claim.number,
+            worker=claim.worker,
+            process=str(process),
             expires_at=clock() + seconds,
         )
     )
@@ -84,24 +81,38 @@ def drop(connection: Connection, study_key: str, trials: Collection[int]) -> Non
         connection.execute(delete(table).where(*these))
 
 
+def check(connection: Connection, claim: Claim) -> None:
+    """Check that the claim's worker holds the lease, and keep others from taking it until the end
+    of the transaction.
+
+    Raises:
+        LeaseLost: it does not.
+    """
+    # A write, so that SQLite takes its lock before anything is read.
+    if not _update(connection, claim, worker=claim.worker):
+        raise LeaseLost(f"trial {claim.number} is no longer leased to {claim.worker}")
+
+
 def renew(
-    database: Database,
-    *,
-    study_key: str,
-    trial: int,
-    worker: str,
-    seconds: float,
-    batches_per_second: float | None,
+    engine: Engine, claim: Claim, *, seconds: float, batches_per_second: float | None
 ) -> bool:
-    """Extend the lease to `seconds` from now; return whether `worker` still holds it."""
-    mine = table.c.study_key == study_key, table.c.trial == trial, table.c.worker == worker
-    values = {"expires_at": clock() + seconds, "batches_per_second": batches_per_second}
-    with database.engine.begin() as connection:
-        return connection.execute(update(table).where(*mine).values(values)).rowcount == 1
+    """Extend the lease to `seconds` from now; return whether the claim's worker still holds it."""
+    with engine.begin() as connection:
+        return _update(
+            connection, claim, expires_at=clock() + seconds, batches_per_second=batches_per_second
+        )
 
 
-def release(database: Database, *, study_key: str, trial: int, worker: str) -> None:
-    """End the lease if `worker` still holds it, so that another can take over the trial."""
-    mine = table.c.study_key == study_key, table.c.trial == trial, table.c.worker == worker
-    with database.engine.begin() as connection:
-        connection.execute(delete(table).where(*mine))
+def release(engine: Engine, claim: Claim) -> None:
+    """End the lease if the claim's worker still holds it, so that another can take over at once."""
+    with engine.begin() as connection:
+        connection.execute(delete(table).where(_is_of(claim)))
+
+
+def _update(connection: Connection, claim: Claim, **values: Any) -> bool:
+    return connection.execute(update(table).where(_is_of(claim)).values(values)).rowcount == 1
+
+
+def _is_of(claim: Claim) -> ColumnElement[bool]:
+    mine = (table.c.study_key == claim.study_key) & (table.c.trial == claim.number)
+    return mine & (table.c.worker == claim.worker)

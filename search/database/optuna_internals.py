@@ -142,6 +142,14 @@ def end_trial(
                 trial_id=trial_id, objective=0, value=stored, value_type=kind
             )
         )
+    set_user_attributes(connection, trial_id, attributes)
+    return True
+
+
+def set_user_attributes(
+    connection: Connection, trial_id: int, attributes: Mapping[str, object]
+) -> None:
+    """Set user attributes of an unfinished trial in the caller's transaction."""
     table = trial_user_attributes
     connection.execute(
         delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(attributes))
@@ -152,7 +160,6 @@ def end_trial(
     ]
     if rows:
         connection.execute(insert(table), rows)
-    return True
 
 
 def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_TYPE) -> str:

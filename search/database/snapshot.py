@@ -20,6 +20,7 @@ from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, reada
 class Overview:
     """All trials of a study with their recorded epochs and leases."""
 
+    study_key: str
     trials: list[FrozenTrial]
     """By number; a trial that this service completed has its recorded value."""
     values: dict[int, float]
@@ -43,12 +44,14 @@ class Overview:
         cls,
         trials: Sequence[FrozenTrial],
         *,
+        study_key: str,
         epochs: dict[int, list[Epoch]],
         n_epochs: int,
         leases: dict[int, Lease] | None = None,
     ) -> "Overview":
         """Return `trials` of a study, read through Optuna, with their recorded epochs."""
         return cls(
+            study_key=study_key,
             trials=[_measured(readable(t), epochs.get(t.number, ()), n_epochs) for t in trials],
             values={
                 trial.number: trial.values[0]
@@ -184,7 +187,8 @@ class Observer:
         # without a lease has all its epochs, provided that epochs are read last. A trial that
         # another tool finished keeps its lease until its worker notices.
         trials = self._database.optuna.get_all_trials(self._ref.study_id, deepcopy=False)
-        held = leases(self._database, self._ref.key)
+        with self._database.engine.connect() as connection:
+            held = leases(connection, self._ref.key)
         changed = None
         if self._settled is not None:
             changed = [
@@ -200,7 +204,11 @@ class Observer:
             if trial.state.is_finished() and trial.number not in held
         }
         return Overview.of_trials(
-            trials, epochs=dict(self._epochs), leases=held, n_epochs=self._n_epochs
+            trials,
+            study_key=self._ref.key,
+            epochs=dict(self._epochs),
+            leases=held,
+            n_epochs=self._n_epochs,
         )
 
 

@@ -75,7 +75,7 @@ class Progress:
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
-        some = Overview.of_trials(trials, epochs=epochs, n_epochs=study.epochs)
+        some = Overview.of_trials(trials, study_key=ref.key, epochs=epochs, n_epochs=study.epochs)
         return cls(
             counts=counts,
             some=some,

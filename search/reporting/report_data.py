@@ -71,7 +71,7 @@ class ReportData:
             reproduced=of_search | rerun,
             trained=dict.fromkeys(of_search, study)
             | dict.fromkeys(rerun, study.defined(stored_definition(database, name))),
-            answer=answer(database, overview, study.name),
+            answer=answer(database, overview),
         )
 
     @property

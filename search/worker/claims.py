@@ -6,9 +6,10 @@ granted. A process that is killed in between leaves a running trial without a le
 claim takes over.
 """
 
+import socket
 import traceback
+import uuid
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import Enum
 
 import optuna
@@ -18,14 +19,13 @@ from sqlalchemy import Connection
 
 from search.artifacts.retention import Retention
 from search.database import leases, queries
-from search.database.artifact_lists import Listed
-from search.database.database import Database, LeaseLost
+from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.leases import Holder
-from search.database.optuna_internals import FIXED_PARAMS, end_trial
+from search.database.leases import Claim, LeaseLost
+from search.database.liveness import ProcessIdentity
+from search.database.optuna_internals import FIXED_PARAMS, end_trial, set_user_attributes
 from search.database.queries import Entry
 from search.study.choices import Ranges, check_params
-from search.study.epoch import Epoch
 from search.study.trial_attributes import CRASH, FINISHED, FIXED_TRIAL_ATTRIBUTES, REASON, readable
 from search.worker.result import Outcome
 
@@ -46,14 +46,6 @@ class Standing(Enum):
     WAIT = "other workers are running the last trials of the budget"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """The right to run one trial."""
-
-    trial_id: int
-    number: int
-
-
 class StudyGone(Exception):
     """The study was deleted or renamed during the search."""
 
@@ -69,21 +61,17 @@ class Claims:
         ranges: Ranges,
         budget: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
-        holder: Holder | None = None,
+        process: ProcessIdentity | None = None,
     ) -> None:
-        """`budget` is as for `limit`; `holder` is this process by default."""
+        """`budget` is as for `limit`; `process` is this one by default."""
         self._database = database
         self._study = study
         self._ref = study_ref(study)
         self._ranges = ranges
-        self._holder = holder or Holder()
+        self._process = process or ProcessIdentity.current()
+        self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
         self.limit(budget=budget)
-
-    @property
-    def worker(self) -> str:
-        """The worker's name in its leases."""
-        return self._holder.worker
 
     def limit(self, *, budget: int | None, wanted: Collection[str] | None = None) -> None:
         """Claim until `budget` trials of the study have finished.
@@ -107,7 +95,7 @@ class Claims:
         """
         with self._database.lock(self._ref.key) as connection:
             self._check_study(connection)
-            leased = leases.seen_by(connection, self._ref.key)
+            leased = leases.leases(connection, self._ref.key)
             unfinished = queries.unfinished(connection, self._ref)
             chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
             running = {t.number for t in unfinished if t.state == TrialState.RUNNING}
@@ -115,14 +103,14 @@ class Claims:
             leases.drop(connection, self._ref.key, leased.keys() - running)
             if isinstance(chosen, Standing):
                 return chosen
-            leases.grant(
-                connection,
+            claim = Claim(
                 study_key=self._ref.key,
-                trial=chosen.number,
-                holder=self._holder,
-                seconds=self._lease_seconds,
+                trial_id=chosen.trial_id,
+                number=chosen.number,
+                worker=self._worker,
             )
-            return Claim(trial_id=chosen.trial_id, number=chosen.number)
+            leases.grant(connection, claim, process=self._process, seconds=self._lease_seconds)
+            return claim
 
     def _check_study(self, connection: Connection) -> None:
         """Raises:
@@ -134,26 +122,6 @@ class Claims:
                 "resumed with its present name as --name"
             )
 
-    def record(
-        self, claim: Claim, epoch: Epoch, sha256: str | None, listed: Listed | None = None
-    ) -> list[str]:
-        """Record an epoch; return the ids of the files that `listed` removes from the list.
-
-        Raises:
-            LeaseLost: another worker has the trial; nothing is written.
-        """
-        return self._database.record(
-            self._ref.key, claim.number, self.worker, epoch, sha256, listed
-        )
-
-    def epochs(self, claim: Claim) -> list[Epoch]:
-        """Return the recorded epochs of the trial, in order."""
-        return self._database.epochs(self._ref.key, claim.number)
-
-    def checkpoint_sha256(self, claim: Claim, number: int) -> str | None:
-        """Return the SHA-256 of the file written after epoch `number`; None if there is none."""
-        return self._database.checkpoint_sha256(self._ref.key, claim.number, number)
-
     def finish(self, claim: Claim, outcome: Outcome, kept: Retention | None = None) -> list[str]:
         """End the trial and its lease in one transaction; with `kept`, enter its weights.
 
@@ -163,16 +131,14 @@ class Claims:
             LeaseLost: another worker has the trial, or it has been ended; nothing is written.
         """
         with self._database.lock(self._ref.key) as connection:
-            self._check_lease(connection, claim)
+            leases.check(connection, claim)
             if not end_trial(
                 connection, claim.trial_id, outcome.state, outcome.value, outcome.attributes
             ):
                 raise LeaseLost(f"trial {claim.number} was ended by another worker")
             surplus = []
             if kept is not None:
-                surplus += kept.enter(
-                    connection, claim.trial_id, claim.number, outcome.weights_sha256
-                )
+                surplus += kept.enter(connection, claim, outcome.weights_sha256)
                 surplus += kept.drop_others(connection)
             leases.drop(connection, self._ref.key, {claim.number})
         return surplus
@@ -193,26 +159,22 @@ class Claims:
             self.finish(claim, ended, kept)
             return
         with self._database.lock(self._ref.key) as connection:
-            self._check_lease(connection, claim)
-            self._database.optuna.set_trial_user_attr(claim.trial_id, CRASH, trace)
+            leases.check(connection, claim)
+            set_user_attributes(connection, claim.trial_id, {CRASH: trace})
             leases.drop(connection, self._ref.key, {claim.number})
 
     def renew(self, claim: Claim, batches_per_second: float | None) -> bool:
         """Extend the lease; return whether this worker still holds it."""
         return leases.renew(
-            self._database,
-            study_key=self._ref.key,
-            trial=claim.number,
-            worker=self.worker,
+            self._database.engine,
+            claim,
             seconds=self._lease_seconds,
             batches_per_second=batches_per_second,
         )
 
     def release(self, claim: Claim) -> None:
         """End the lease, so that another worker can take over the trial at once."""
-        leases.release(
-            self._database, study_key=self._ref.key, trial=claim.number, worker=self.worker
-        )
+        leases.release(self._database.engine, claim)
 
     def _is_wanted(self, trial: Entry) -> bool:
         return self._wanted is None or trial.name in self._wanted
@@ -264,7 +226,7 @@ class Claims:
         if lease is None or lease.expired:
             return True
         # Our own: this worker dropped the trial during an outage of the database.
-        return lease.worker == self.worker or lease.process.is_dead()
+        return lease.worker == self._worker or lease.process.is_dead()
 
     def _enqueue_failed(self, connection: Connection) -> list[Entry]:
         """Enqueue the fixed trials again that have only failed, and return the new ones."""
@@ -285,16 +247,6 @@ class Claims:
                 self._study.enqueue_trial(params, user_attrs=attributes)
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
-
-    def _check_lease(self, connection: Connection, claim: Claim) -> None:
-        """Check that this worker holds the lease; under the lock, so that it stays true.
-
-        Raises:
-            LeaseLost: it does not.
-        """
-        lease = leases.seen_by(connection, self._ref.key).get(claim.number)
-        if lease is None or lease.worker != self.worker:
-            raise LeaseLost(f"trial {claim.number} is no longer leased to this worker")
 
 
 def _fixed_first(trial: Entry) -> tuple[bool, bool, int]:

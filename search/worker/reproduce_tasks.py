@@ -17,7 +17,6 @@ from search.analysis.answer import answer
 from search.analysis.paired_test import accuracies, standings
 from search.analysis.rerun_metrics import REPRODUCED, RERUN, repeats, write
 from search.database.database import Database
-from search.database.identity import identify
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Overview
 from search.database.studies import rerun_study, stored_definition
@@ -101,9 +100,8 @@ class Reproduction:
                     f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
                     "has an accuracy to compare; without --repeats it is compared with itself"
                 )
-        key = self._key()
-        name = rerun_study(self.database, key) or study.name + RERUN
-        reruns = self._reruns(study, name, digest, origin=key)
+        name = rerun_study(self.database, search.study_key) or study.name + RERUN
+        reruns = self._reruns(study, name, digest, origin=search.study_key)
         overview = reruns.train_best(best, n_repeats, self.stop)
         with tolerating_outage():
             Notes.of(self.database, study).update()
@@ -150,14 +148,8 @@ class Reproduction:
 
     def _find(self, search: Overview, number: str) -> FrozenTrial:
         """Return the trial with this number; `best` is the best by re-runs, if there are any."""
-        best = answer(self.database, search, self.study.name).best
+        best = answer(self.database, search).best
         return best if number == "best" and best is not None else search.find(number)
-
-    def _key(self) -> str:
-        with self.database.engine.connect() as connection:
-            found = identify(connection, self.study.name)
-        assert found is not None, "its trials have been read"
-        return found.ref.key
 
     def _search(self) -> tuple[Study, Overview, object]:
         """Return the study as defined in the database, its trials, and the digest of its images."""

@@ -12,7 +12,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from search.database.database import LeaseLost
+from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import open_trial, reported
 from search.study.choices import Choices
 from search.study.epoch import Epoch
@@ -24,7 +24,6 @@ from search.study.trial_attributes import (
     readable,
 )
 from search.vision.training import NonFiniteLoss
-from search.worker.claims import Claim
 from search.worker.device import is_out_of_memory
 from search.worker.result import Outcome
 
@@ -63,7 +62,7 @@ def _outcome(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
 
 def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
     trial = open_trial(worker.joined, claim.trial_id)
-    recorded = worker.claims.epochs(claim)
+    recorded = worker.database.epochs(claim.study_key, claim.number)
     _note_environment(worker, trial, is_new=not recorded)
     Choices.suggest(trial, worker.study.ranges)
     # As stored: if two workers drew values for the trial, the first to write one decided it.

@@ -13,13 +13,14 @@ import torch
 from optuna.trial import FrozenTrial
 
 from search.artifacts.retention import Retention
+from search.database.database import Database
+from search.database.leases import Claim
 from search.study.choices import Choices
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from search.vision.classifier import About, serialized
 from search.vision.training import Training
-from search.worker.claims import Claim, Claims
 from search.worker.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class TrialFiles:
     study: Study
     machine: Machine
-    claims: Claims
+    database: Database
     kept: Retention
     claim: Claim
     trial: FrozenTrial
@@ -44,7 +45,7 @@ class TrialFiles:
         if not recorded:
             return 0
         number = recorded[-1].number
-        sha256 = self.claims.checkpoint_sha256(self.claim, number)
+        sha256 = self.database.checkpoint_sha256(self.claim, number)
         if number == self.study.epochs:
             lost = sha256 is not None and self._read(sha256) is None
             return 0 if lost and self._is_wanted(recorded[-1]) else number
@@ -79,7 +80,7 @@ class TrialFiles:
 
         Weights with another sum belong to another training, which the recorded metrics are not of.
         """
-        sha256 = self.claims.checkpoint_sha256(self.claim, self.study.epochs)
+        sha256 = self.database.checkpoint_sha256(self.claim, self.study.epochs)
         if sha256 is None or self._read(sha256) is not None:
             return sha256
         log.warning("trial %d: its weights are not kept: the file is lost", self.claim.number)
@@ -105,7 +106,7 @@ class TrialFiles:
         return self.kept.store.write(self.claim.number, serialized(training.network, about))
 
     def _is_wanted(self, last: Epoch) -> bool:
-        return self.kept.wants(self.claim.trial_id, self.claim.number, last.selection_accuracy)
+        return self.kept.wants(self.claim, last.selection_accuracy)
 
     def _read(self, sha256: str, *, epoch: int | None = None) -> bytes | None:
         return self.kept.store.read(self.claim.number, sha256, epoch=epoch)

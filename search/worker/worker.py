@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 from search.artifacts.files_of_study import StudyFiles
 from search.artifacts.retention import Retention
 from search.artifacts.store import open_artifacts
-from search.database.database import Database, LeaseLost
+from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
 from search.database.rung_rivals import Recorded
@@ -31,7 +32,7 @@ from search.study.epoch import Epoch
 from search.study.pruners import ExemptingPruner
 from search.study.study import Study
 from search.study.trial_attributes import is_fixed
-from search.worker.claims import Claim, Claims, Standing
+from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
 from search.worker.machine import Machine
@@ -187,7 +188,7 @@ class Worker:
         return TrialFiles(
             study=self.study,
             machine=self.machine,
-            claims=self.claims,
+            database=self.database,
             kept=self.kept,
             claim=claim,
             trial=trial,
@@ -205,8 +206,8 @@ class Worker:
         """
         # Weights are listed when the trial ends.
         checkpoint = None if epoch.number == self.study.epochs else sha256
-        listed = self.kept.listed(claim.trial_id, claim.number, checkpoint, epoch.number)
-        self.kept.store.remove(self.claims.record(claim, epoch, sha256, listed))
+        listed = self.kept.listed(claim, checkpoint, epoch.number)
+        self.kept.store.remove(self.database.record(claim, epoch, sha256, listed))
 
     def finish(self, claim: Claim, outcome: Outcome) -> Outcome:
         """End the trial in the database; return the outcome as it was stored.
@@ -214,7 +215,7 @@ class Worker:
         Raises:
             LeaseLost: another worker has the trial; nothing is written.
         """
-        if epochs := self.claims.epochs(claim):
+        if epochs := self.database.epochs(claim.study_key, claim.number):
             seconds = fmean(epoch.seconds for epoch in epochs)
             outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
             if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too

@@ -75,7 +75,7 @@ def _key(database: Database, study: Study) -> str:
 
 
 def _answer(database: Database, name: str = "small") -> Answer:
-    return answer(database, Overview.of_study(database, name), name)
+    return answer(database, Overview.of_study(database, name))
 
 
 def _number(trial: FrozenTrial | None) -> int | None:

@@ -12,9 +12,8 @@ from optuna.trial import TrialState
 
 from search.artifacts.retention import Retention
 from search.artifacts.store import Artifacts
-from search.database.database import LeaseLost
+from search.database.leases import LeaseLost
 from search.study.study import Study
-from search.worker.claims import Claim
 from tests.support.process import Killed, Process, killed_at
 from tests.support.wsgi import get
 
@@ -46,12 +45,11 @@ def test_a_running_trials_newest_checkpoint_is_offered_and_handed_out(
             seen.append(listed := _listed(process))
             for artifact_id in listed.values():
                 content = get(app, f"/artifacts/1/1/{artifact_id}")
-                sha256 = process.claims.checkpoint_sha256(
-                    Claim(trial_id=1, number=0), len(seen) - 1
-                )
+                sha256 = process.database.checkpoint_sha256(claim, len(seen) - 1)
                 assert hashlib.sha256(content).hexdigest() == sha256
 
-    process.run(process.claim(), look)
+    claim = process.claim()
+    process.run(claim, look)
     assert [list(names) for names in seen] == [
         [], ["small-0-epoch-1.pt"], ["small-0-epoch-2.pt"], ["small-0-epoch-3.pt"],
     ]  # fmt: skip

@@ -72,7 +72,7 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) 
             accuracy = rng.random()
             epoch = Epoch(number=number, batch_loss=1.0, test_accuracy=accuracy, seconds=1.0)
             with _timed(times, "record"):
-                claims.record(claim, epoch, None)
+                process.database.record(claim, epoch, None)
                 trial.report(accuracy, step=number)
                 pruned = trial.should_prune()
             if pruned:

@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import create_engine, make_url, select, text
 
 from search.database import leases
-from search.database.database import Database, LeaseLost
-from search.database.leases import Holder
+from search.database.database import Database
+from search.database.leases import Claim, Lease, LeaseLost
+from search.database.liveness import ProcessIdentity
 from search.database.tables import clock
 from search.database.url import check, explained
 from search.errors import UserError
@@ -33,48 +34,57 @@ STUDY = "0123456789abcdef"
 """A study's key."""
 
 
-def _lease(database: Database, worker: str, *, trial: int = 7, seconds: float = 60) -> None:
-    holder = Holder(worker=worker)
+def _claim(worker: str, trial: int = 7) -> Claim:
+    return Claim(study_key=STUDY, trial_id=trial, number=trial, worker=worker)
+
+
+def _lease(database: Database, worker: str, *, trial: int = 7, seconds: float = 60) -> Claim:
+    claim, process = _claim(worker, trial), ProcessIdentity.current()
     with database.lock("study") as connection:
-        leases.grant(connection, study_key=STUDY, trial=trial, holder=holder, seconds=seconds)
+        leases.grant(connection, claim, process=process, seconds=seconds)
+    return claim
+
+
+def _leases(database: Database) -> dict[int, Lease]:
+    with database.engine.connect() as connection:
+        return leases.leases(connection, STUDY)
 
 
 def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None:
-    _lease(database, "me")
+    claim = _lease(database, "me")
     epochs = [
         _epoch(1, test_loss=1e308, test_accuracy=0.1 + 0.2),
         _epoch(2, train_loss=2 / 3, train_accuracy=1.0, validation_loss=5e-300,
                validation_accuracy=0.0),
     ]  # fmt: skip
     for epoch in epochs:
-        database.record(STUDY, 7, "me", epoch, "0" * 64)
+        database.record(claim, epoch, "0" * 64)
     assert database.epochs(STUDY, 7) == epochs
     assert database.epochs(STUDY, 8) == []
-    assert database.checkpoint_sha256(STUDY, 7, 1) == "0" * 64
+    assert database.checkpoint_sha256(claim, 1) == "0" * 64
 
 
 def test_an_epoch_that_is_recorded_stays_as_it_is(database: Database) -> None:
-    _lease(database, "me")
-    database.record(STUDY, 7, "me", _epoch(1, test_loss=1.0), None)
-    database.record(STUDY, 7, "me", _epoch(1, test_loss=2.0), "f" * 64)
+    claim = _lease(database, "me")
+    database.record(claim, _epoch(1, test_loss=1.0), None)
+    database.record(claim, _epoch(1, test_loss=2.0), "f" * 64)
     assert database.epochs(STUDY, 7) == [_epoch(1, test_loss=1.0)]
 
 
 def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
     with pytest.raises(LeaseLost):
-        database.record(STUDY, 7, "me", _epoch(1), None)
-    _lease(database, "me")
+        database.record(_claim("me"), _epoch(1), None)
+    claim = _lease(database, "me")
     _lease(database, "another")
     with pytest.raises(LeaseLost, match="no longer leased to me"):
-        database.record(STUDY, 7, "me", _epoch(1), None)
+        database.record(claim, _epoch(1), None)
     assert database.epochs(STUDY, 7) == []
 
 
 def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) -> None:
-    for trial in (7, 8, 9):
-        _lease(database, "me", trial=trial)
+    claims = {trial: _lease(database, "me", trial=trial) for trial in (7, 8, 9)}
     for trial, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
-        database.record(STUDY, trial, "me", _epoch(number), None)
+        database.record(claims[trial], _epoch(number), None)
     found = database.epochs_of_study(STUDY, [8, 7])
     assert found == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
     assert set(database.epochs_of_study(STUDY)) == {7, 8, 9}
@@ -82,26 +92,18 @@ def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) ->
 
 
 def test_a_lease_expires_by_the_databases_clock(database: Database) -> None:
-    _lease(database, "me", seconds=0.2)
-    assert not leases.leases(database, STUDY)[7].expired
+    claim = _lease(database, "me", seconds=0.2)
+    assert not _leases(database)[7].expired
     time.sleep(0.3)
-    assert leases.leases(database, STUDY)[7].expired
-    renew = partial(
-        leases.renew,
-        database,
-        study_key=STUDY,
-        trial=7,
-        worker="me",
-        seconds=60.0,
-        batches_per_second=12.5,
-    )
+    assert _leases(database)[7].expired
+    renew = partial(leases.renew, database.engine, claim, seconds=60.0, batches_per_second=12.5)
     assert renew()
-    lease = leases.leases(database, STUDY)[7]
+    lease = _leases(database)[7]
     assert (lease.expired, lease.batches_per_second) == (False, 12.5)
-    leases.release(database, study_key=STUDY, trial=7, worker="another")
-    assert 7 in leases.leases(database, STUDY)
-    leases.release(database, study_key=STUDY, trial=7, worker="me")
-    assert leases.leases(database, STUDY) == {}
+    leases.release(database.engine, _claim("another"))
+    assert 7 in _leases(database)
+    leases.release(database.engine, claim)
+    assert _leases(database) == {}
     assert not renew()
 
 
@@ -113,9 +115,9 @@ def test_the_databases_clock_is_in_seconds(database: Database) -> None:
 
 def test_a_write_under_the_lock_is_whole_or_not_there(database: Database) -> None:
     with suppress(InterruptedError), database.lock("study") as connection:
-        leases.grant(connection, study_key=STUDY, trial=7, holder=Holder(), seconds=60)
+        leases.grant(connection, _claim("me"), process=ProcessIdentity.current(), seconds=60)
         raise InterruptedError
-    assert leases.leases(database, STUDY) == {}
+    assert _leases(database) == {}
 
 
 COUNT = """

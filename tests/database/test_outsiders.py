@@ -20,7 +20,8 @@ from sqlalchemy import insert
 
 from search.database.database import Database, epoch_row
 from search.database.identity import study_ref
-from search.database.leases import Holder, grant
+from search.database.leases import Claim, grant
+from search.database.liveness import ProcessIdentity
 from search.database.snapshot import Observer, Overview
 from search.database.studies import join
 from search.database.tables import epochs
@@ -179,8 +180,9 @@ def test_an_epoch_that_is_recorded_after_somebody_ended_its_trial_is_seen(
     joined = join(database, study, data_digest="none")
     key, observer = study_ref(joined).key, Observer(database, joined)
     trial = joined.ask()
+    claim = Claim(study_key=key, trial_id=1, number=trial.number, worker="me")
     with database.engine.begin() as connection:
-        grant(connection, study_key=key, trial=trial.number, holder=Holder(), seconds=60)
+        grant(connection, claim, process=ProcessIdentity.current(), seconds=60)
     joined.tell(trial, INVENTED)
     assert not observer.look().epochs
     row = epoch_row(Epoch(number=1, batch_loss=1, test_loss=1, test_accuracy=0.5, seconds=1))

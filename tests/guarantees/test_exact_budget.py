@@ -11,16 +11,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.database import leases
 from search.database.database import Database
+from search.database.leases import Claim
 from search.database.studies import join
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, REASON, TRACEBACK
-from search.worker.claims import ATTEMPTS, Claim, Standing
+from search.worker.claims import ATTEMPTS, Standing
 from search.worker.worker import KeepsFailing
 from tests.support.commands import QUICK, Command
 from tests.support.databases import PASSWORD
-from tests.support.process import Start, Workers
+from tests.support.process import Start, Workers, held_leases
 
 
 def test_failed_trials_do_not_count(workers: Workers) -> None:
@@ -196,4 +196,4 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     ]  # fmt: skip
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
     assert "make_network" in failed[0].user_attrs[TRACEBACK]
-    assert leases.leases(process.database, process.ref.key) == {}
+    assert held_leases(process.database, process.ref.key) == {}

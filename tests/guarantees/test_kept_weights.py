@@ -113,7 +113,7 @@ def test_a_kill_at_any_moment_leaves_no_weights_astray(
     assert {"save", "write", "finish", "end_trial", "enter", "drop_others"} <= noted.functions
     assert len(noted.lines) > 60, noted.lines
     moments = noted.moments()
-    assert len(moments) > 10, moments
+    assert len(moments) >= 10, moments
     for number, line in enumerate(moments, start=6):
         with pytest.raises(Killed):
             Tracer(folder, line).run(process)

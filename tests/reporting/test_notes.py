@@ -43,7 +43,7 @@ def notes(database: Database, published: Study) -> Notes:
 
 
 def _nothing() -> Progress:
-    none = Overview.of_trials([], epochs={}, n_epochs=5)
+    none = Overview.of_trials([], study_key="", epochs={}, n_epochs=5)
     answer = Answer(best=None, standings={}, not_rerun=None)
     return Progress(counts=Counter(), some=none, answer=answer)
 

@@ -79,7 +79,9 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
         for trial in trials[6:]
     }
     values = {trial.number: trial.values[0] for trial in trials if trial.values}
-    return Overview(trials=trials, values=values, epochs=epochs, leases=leases, n_epochs=1)
+    return Overview(
+        study_key="", trials=trials, values=values, epochs=epochs, leases=leases, n_epochs=1
+    )
 
 
 def _status(overview: Overview) -> Status:

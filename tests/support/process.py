@@ -9,13 +9,14 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database import leases
 from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.leases import Holder
+from search.database.leases import Claim, Lease
 from search.database.liveness import ProcessIdentity
 from search.study.choices import RANGES
 from search.study.study import Study
-from search.worker.claims import Claim, Claims
+from search.worker.claims import Claims
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.result import Outcome
@@ -103,7 +104,7 @@ class Workers:
             ranges=RANGES,
             budget=budget,
             lease_seconds=lease_seconds,
-            holder=Holder() if process is None else Holder(process=process),
+            process=process,
         )
 
     def claim(self, claims: Claims) -> Claim:
@@ -118,6 +119,12 @@ class Workers:
             claim, Outcome(state=state, value=0.5 if state == TrialState.COMPLETE else None)
         )
         return claim.number
+
+
+def held_leases(database: Database, study_key: str) -> dict[int, Lease]:
+    """Return the leases of a study by trial number."""
+    with database.engine.connect() as connection:
+        return leases.leases(connection, study_key)
 
 
 ELSEWHERE = ProcessIdentity(host="another-host", pid=1, started=0.0)

@@ -6,14 +6,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from search.database import leases
 from search.database.database import Database
 from search.database.studies import join
 from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import REASON
 from search.worker.claims import StudyGone
-from tests.support.process import Workers
+from tests.support.process import Workers, held_leases
 
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
 EPOCH = Epoch(number=1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.9, seconds=2.0)
@@ -50,7 +49,7 @@ def test_the_lease_of_a_trial_that_ended_without_it_is_removed(
     claim = workers.claim(workers.new())
     joined.tell(claim.number, 0.5)  # and killed before the lease is ended
     other = workers.claim(workers.new())
-    assert set(leases.leases(database, workers.key)) == {other.number}
+    assert set(held_leases(database, workers.key)) == {other.number}
 
 
 def test_a_released_trial_is_taken_over_at_once(workers: Workers) -> None:
@@ -68,19 +67,19 @@ def test_a_trial_has_nothing_of_a_deleted_one_with_its_id(
     theirs = Workers(database, join(database, other, data_digest="x"))
     claims = theirs.new(budget=1)
     claim = workers.claim(claims)
-    claims.record(claim, EPOCH, None)
+    database.record(claim, EPOCH, None)
     optuna.delete_study(study_name="other", storage=database.optuna)
     mine = workers.new()
     for _ in range(3):
         workers.end(mine)
     new = workers.claim(mine)
-    assert mine.epochs(new) == []
-    mine.record(new, EPOCH, None)
-    assert mine.epochs(new) == [EPOCH]
+    assert database.epochs(new.study_key, new.number) == []
+    database.record(new, EPOCH, None)
+    assert database.epochs(new.study_key, new.number) == [EPOCH]
     again = Workers(database, join(database, other, data_digest="x"))
     assert again.key != theirs.key
-    claims = again.new(budget=1)
-    assert claims.epochs(workers.claim(claims)) == []
+    last = workers.claim(again.new(budget=1))
+    assert database.epochs(last.study_key, last.number) == []
 
 
 def test_a_study_that_is_deleted_or_renamed_meanwhile_stops_its_workers(
@@ -140,5 +139,5 @@ def test_leases_are_read_with_their_progress(workers: Workers, database: Databas
     claims = workers.new()
     claim = workers.claim(claims)
     claims.renew(claim, 3.5)
-    (lease,) = leases.leases(database, workers.key).values()
+    (lease,) = held_leases(database, workers.key).values()
     assert (lease.trial, lease.batches_per_second) == (claim.number, 3.5)

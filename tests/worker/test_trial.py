@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from search.database import leases
 from search.database.studies import files_of, join
 from search.study.choices import Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, REASON, RUNG
 from search.worker.result import Outcome
-from tests.support.process import Killed, Start, killed_at
+from tests.support.process import Killed, Start, held_leases, killed_at
 
 
 def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path) -> None:
@@ -25,7 +24,7 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     assert trial.state == TrialState.COMPLETE
     assert trial.value == epochs[-1].test_accuracy
     assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
-    assert leases.leases(process.database, process.ref.key) == {}
+    assert held_leases(process.database, process.ref.key) == {}
     (weights,) = (tmp_path / "files").iterdir()  # and no checkpoint
     assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
 
