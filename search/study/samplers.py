@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -21,7 +22,7 @@ from optuna.samplers import (
 )
 
 from search.errors import UserError
-from search.study.choices import Ranges, check_params
+from search.study.space import Space
 
 SamplerFactory = Callable[..., BaseSampler]
 """Creates a sampler from a seed from 0 to 2**32 - 1; see `made`."""
@@ -48,11 +49,14 @@ class TPE:
         if self.history < lowest:
             raise ValueError(f"history must be at least {lowest}, not {self.history}")
 
-    def __call__(self, seed: int) -> BaseSampler:
+    def __call__(self, seed: int, *, has_branches: bool = False) -> BaseSampler:
+        """With `has_branches`, the parameters of each class of a branch are modeled jointly, from
+        the trials that took it."""
         return TPESampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
             multivariate=True,
+            group=has_branches,
             constant_liar=True,
         )
 
@@ -80,8 +84,8 @@ def parts(sampler: BaseSampler) -> Iterator[BaseSampler]:
             yield from parts(value)
 
 
-def check_sampler(factory: object, ranges: Ranges) -> None:
-    """Check that `factory` creates a sampler that can sample `ranges` repeatably.
+def check_sampler(factory: object, space: Space[Any]) -> None:
+    """Check that `factory` creates a sampler that can sample `space` repeatably.
 
     Raises:
         UserError: it does not.
@@ -109,10 +113,10 @@ def check_sampler(factory: object, ranges: Ranges) -> None:
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"sampler: {name} creates {sampler!r}, not a sampler; {way_out}")
     for part in parts(sampler):
-        _check_part(part, ranges)
+        _check_part(part, space)
 
 
-def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
+def _check_part(sampler: BaseSampler, space: Space[Any]) -> None:
     match sampler:
         case GridSampler():
             raise _without_grid()
@@ -121,11 +125,11 @@ def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
         case PartialFixedSampler():
             (fixed,) = (value for value in vars(sampler).values() if isinstance(value, dict))
             try:
-                check_params(fixed, ranges)
+                space.check(fixed)
             except UserError as error:
                 raise UserError(f"sampler: PartialFixedSampler: {error}") from None
         case BruteForceSampler():
-            for name, distribution in ranges.items():
+            for name, distribution in space.ranges.items():
                 if isinstance(distribution, FloatDistribution) and distribution.step is None:
                     raise UserError(
                         "sampler: BruteForceSampler needs ranges with a finite number of values, "

@@ -20,6 +20,7 @@ from search.files import is_stream
 
 if TYPE_CHECKING:
     from search.study.choices import Choices
+
     from search.study.study import Study
     from search.worker.machine import Machine
     from search.worker.stop import Stop
@@ -97,8 +98,9 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Train and measure the runs that the file does not have, then show all."""
     started = time.monotonic()
-    from search.reporting.terminal import console
     from search.study.choices import written
+
+    from search.reporting.terminal import console
     from search.study.study_file import load
     from studies.cifar.batchnorm.records import ProbedEpoch, append, group_of, read, tables
 

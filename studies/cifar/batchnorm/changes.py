@@ -6,9 +6,8 @@ normalization divides by its square root; `studies.cifar.batchnorm.measure` meas
 
 from collections.abc import Callable
 
-from torch import nn
-
 from search.vision.network import HIDDEN, Network
+from torch import nn
 
 
 def plain(network: Network) -> nn.BatchNorm1d:

@@ -9,9 +9,9 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
+from search.vision.network import Network
 from torch import Tensor, nn
 
-from search.vision.network import Network
 from studies.cifar.batchnorm.records import NEAR_DEAD, Probe
 
 Batches = Sequence[tuple[Tensor, Tensor]]
