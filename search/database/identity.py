@@ -130,6 +130,7 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
             f"and weights; give --name {original}, or choose another --name"
         )
     epochs, values = tables.epochs, optuna_internals.intermediate_values
+    reported = values.c.intermediate_value  # a score may be negated
     recorded = (
         select(func.count())
         .select_from(epochs)
@@ -138,7 +139,7 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
             values, (values.c.trial_id == _trials.c.trial_id) & (values.c.step == epochs.c.number)
         )
         .where(epochs.c.study_key == row.study_key)
-        .where(_trials.c.trial_id.is_(None) | (func.abs(values.c.intermediate_value) != func.abs(epochs.c.score)))
+        .where(_trials.c.trial_id.is_(None) | (func.abs(reported) != func.abs(epochs.c.score)))
     )
     if connection.scalar(recorded):
         raise UserError(

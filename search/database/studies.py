@@ -20,8 +20,8 @@ from search.database.identity import DEFINITION, KEY, Identified, identify, stud
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
-from search.study.space import Value, written
 from search.study.definition import Definition, differences
+from search.study.space import Value, written
 from search.study.study import Study
 from search.study.trial_attributes import (
     ENQUEUED,

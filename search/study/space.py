@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Generic, Literal, Union, get_args, get_origin, get_type_hints
 
-from typing_extensions import TypeVar
-
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -30,6 +28,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import BaseTrial
+from typing_extensions import TypeVar
 
 from search.errors import UserError
 from search.study.numerals import decimal_number

@@ -12,11 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, get_args
 
-from typing_extensions import TypeVar
-
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
+from typing_extensions import TypeVar
 
 from search.errors import UserError
 from search.study import metrics

@@ -159,7 +159,7 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
     return Classifier(network=network.eval().requires_grad_(False), about=about)
 
 
-def _study(path: str | Path, about: ImageAbout, named: str | None) -> Study[Any]:
+def _study(path: str | Path, about: ImageAbout, named: str | None) -> Study:
     """Return the study that builds the network of a weights file.
 
     Raises:

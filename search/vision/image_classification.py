@@ -5,7 +5,7 @@ No PyTorch here: a study is also loaded by commands that only read the database.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeVar
 

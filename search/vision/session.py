@@ -3,10 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from typing_extensions import TypeVar
-
 import torch
 from torch import nn
+from typing_extensions import TypeVar
 
 from search.errors import UserError
 from search.study.training import Place, Run
@@ -111,7 +110,6 @@ class ImageSession(Generic[C]):
         optimizer = (trainer.optimizer or by_name)(run.choices, network)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer must return an optimizer, not {optimizer!r}")
-        schedule = trainer.learning_rate
         return ImageTraining(
             network,
             optimizer,
@@ -119,7 +117,7 @@ class ImageSession(Generic[C]):
             run,
             batch_size=trainer.batch_size,
             build=qualified(trainer.build),
-            learning_rate=schedule and (lambda epoch: schedule(run.choices, epoch, run.epochs)),
+            learning_rate=trainer.learning_rate,
         )
 
     def build(self, run: Run[C]) -> nn.Module:

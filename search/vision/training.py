@@ -40,11 +40,11 @@ class ImageTraining:
         run: Run[Any],
         *,
         batch_size: int,
-        learning_rate: Callable[[int], float] | None = None,
+        learning_rate: Callable[[Any, int, int], float] | None = None,
         build: str = "",
     ) -> None:
         """`build` is the qualified name of the function that built the network; `learning_rate`
-        returns that of an epoch, None for that of the optimizer."""
+        is as for `ImageClassification`."""
         first = next(network.parameters())
         self.network = network
         self.optimizer = optimizer
@@ -98,7 +98,7 @@ class ImageTraining:
         """Train one epoch and return the mean batch loss, synchronizing only at the end."""
         if self._learning_rate is not None:
             for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate(number)
+                group["lr"] = self._learning_rate(self._run.choices, number, self._run.epochs)
         generator = torch.Generator().manual_seed(self._run.seed_for("order", number))
         order = torch.randperm(len(self._splits.train), generator=generator)
         losses = []

@@ -111,7 +111,10 @@ def thinned(trials: list[FrozenTrial], history: int, sign: int = 1) -> list[Froz
         return trials
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     ranked = complete if len(complete) >= N_GOOD_TRIALS else finished
-    best = {trial.number for trial in heapq.nlargest(N_GOOD_TRIALS, ranked, key=partial(_merit, sign=sign))}
+    best = {
+        trial.number
+        for trial in heapq.nlargest(N_GOOD_TRIALS, ranked, key=partial(_merit, sign=sign))
+    }
     others = [trial.number for trial in finished if trial.number not in best]
     n_others = history - len(best)
     stay = best | {others[place * len(others) // n_others] for place in range(n_others)}

@@ -6,8 +6,9 @@ normalization divides by its square root; `studies.cifar.batchnorm.measure` meas
 
 from collections.abc import Callable
 
-from search.vision.network import HIDDEN, Network
 from torch import nn
+
+from studies.cifar.network import HIDDEN, Network
 
 
 def plain(network: Network) -> nn.BatchNorm1d:

@@ -9,10 +9,10 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
-from search.vision.network import Network
 from torch import Tensor, nn
 
 from studies.cifar.batchnorm.records import NEAR_DEAD, Probe
+from studies.cifar.network import Network
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """Images (n, channels, size, size) and labels (n,), with the batch size of the training."""
