@@ -72,8 +72,8 @@ def learning_curves(findings: ReportData) -> go.Figure:
             figure.add_trace(_lines(findings, some, name, color))
     if pruned:
         figure.add_trace(_crosses(findings, pruned))
-    if findings.best is not None:
-        figure.add_trace(_lines(findings, [findings.best], "best", BEST, width=3))
+    if findings.answer.best is not None:
+        figure.add_trace(_lines(findings, [findings.answer.best], "best", BEST, width=3))
     figure.update_layout(xaxis=_epochs(findings), yaxis_title=_accuracy(findings))
     return _styled(figure, height=420)
 
