@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from search.cli.options import (
     STORAGE_VARIABLE,
-    TRAINING,
     add_folders,
     add_select,
     add_study,
     add_training,
-    given,
+    changes,
     workers,
 )
 from search.cli.parser import Parser, command, whole
@@ -120,16 +119,15 @@ def run(options: argparse.Namespace) -> int:
     from search.artifacts.store import open_artifacts
     from search.database import url as storage_url
     from search.database.identity import identify
-    from search.study import choices
     from search.study.study_file import load
 
     study = load(options.study)
-    changes = given(options, "name", *TRAINING)
+    changed = changes(options, study)
     if not options.variants:
-        changes["variants"] = {}
-    study = dataclasses.replace(study, **changes)
+        changed["variants"] = {}
+    study = study.changed(changed)
     try:
-        enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+        enqueue = [study.space.parse(text) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
     storage_url.check(options.storage, look=partial(identify, name=study.name))
@@ -153,10 +151,10 @@ def run(options: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings contain whole SQL statements
     out = console()
     with ExitStack() as stack:
-        crew = stack.enter_context(hired(options))
+        crew = stack.enter_context(hired(options, uses_torch=study.trainer.uses_torch))
         config = WorkerConfig(
             study=options.study,
-            changes=changes,
+            changes=changed,
             storage=options.storage,
             data=options.data,
             artifacts=options.artifacts,
@@ -184,7 +182,7 @@ def run(options: argparse.Namespace) -> int:
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
         try:
             with (
-                show_progress(observer, out, epochs=study.epochs, budget=budget),
+                show_progress(observer, out, study, budget=budget),
                 stop.on_signals(),
             ):
                 crew.work(worker, stop, budget=budget, say=partial(_say, out))

@@ -3,15 +3,21 @@
 from dataclasses import dataclass
 
 from search.analysis.rerun_metrics import Repeats, Spread
-from search.study.study import PublishedFigures
+from search.study.metrics import Objective
+from search.study.study import Study
 
 LEVEL = 0.95
-RULE = (
-    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the "
-    "prediction interval for one more of our runs, with a joint probability of at least 95 % "
-    "(mean ± t·sd·√(1 + 1/n), t with n - 1 degrees of freedom, 95 % divided among the epochs). By "
-    "chance, one run in twenty is outside; with two or three seeds, only a gross difference is."
-)
+
+
+def rule(final: Objective) -> str:
+    """Return how published curves are judged, as text."""
+    return (
+        f"Rule: a published curve is inside if its {final.words} lies, at every epoch, in the "
+        "prediction interval for one more of our runs, with a joint probability of at least 95 % "
+        "(mean ± t·sd·√(1 + 1/n), t with n - 1 degrees of freedom, 95 % divided among the epochs). "
+        "By chance, one run in twenty is outside; with two or three seeds, only a gross difference "
+        "is."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +29,11 @@ class Verdict:
     compared: int
     """Number of epochs that both have."""
     within: int
-    """Number of epochs at which the published accuracy is between our minimum and maximum."""
+    """Number of epochs at which the published value is between our minimum and maximum."""
     outside: list[int]
     """Epochs at which it is outside the joint prediction interval."""
     best: Spread
-    """Highest test accuracy of any epoch, over our runs."""
+    """Best value of any epoch, over our runs."""
     published_best: float
     incomparable: str | None = None
     """See `Study.incomparable`; if set, there is no verdict."""
@@ -48,18 +54,18 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     values: dict[int, list[float]] = {}
     for epochs in runs.get(variant, {}).values():
         for epoch in epochs:
-            value = getattr(epoch, figure)
+            value = epoch.metrics.get(figure)
             if value is not None:
                 values.setdefault(epoch.number, []).append(value)
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def verdict(
-    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
-) -> Verdict | None:
-    """Return the verdict according to `RULE`; None if the two have no epoch in common."""
-    theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
-    ours = spreads(runs, variant, "test_accuracy")
+def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
+    """Return the verdict according to `rule` on runs of `study`; None if ours and the published
+    ones have no epoch in common."""
+    metric, score = study.final.metric, study.final.score
+    theirs = {e: of[metric] for e, of in study.published_for(variant).items() if metric in of}
+    ours = spreads(runs, variant, metric)
     both = sorted(theirs.keys() & ours.keys())
     if not both:
         return None
@@ -70,9 +76,9 @@ def verdict(
         if not low <= theirs[epoch] <= high:
             outside.append(epoch)
     best = [
-        max(epoch.test_accuracy or 0.0 for epoch in epochs)
+        max((epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics), key=score)
         for epochs in runs[variant].values()
-        if epochs
+        if any(metric in epoch.metrics for epoch in epochs)
     ]
     return Verdict(
         variant=variant,
@@ -81,6 +87,6 @@ def verdict(
         within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
         outside=outside,
         best=Spread.of(best),
-        published_best=max(theirs.values()),
-        incomparable=incomparable,
+        published_best=max(theirs.values(), key=score),
+        incomparable=study.incomparable,
     )

@@ -1,6 +1,7 @@
 """A study at one moment, read from the database: the source of every view and summary."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,9 @@ class Overview:
     n_epochs: int
     """Number of epochs of a complete trial."""
     objective: Objective
+    """What prunes and ranks trials."""
+    final: Objective
+    """What re-runs compare."""
 
     @classmethod
     def of_study(cls, database: Database, name: str) -> "Overview":
@@ -49,6 +53,7 @@ class Overview:
         epochs: dict[int, list[Epoch]],
         n_epochs: int,
         objective: Objective,
+        final: Objective,
         leases: dict[int, Lease] | None = None,
     ) -> "Overview":
         """Return `trials` of a study, read through Optuna, with their recorded epochs."""
@@ -67,6 +72,7 @@ class Overview:
             leases=leases or {},
             n_epochs=n_epochs,
             objective=objective,
+            final=final,
         )
 
     def find(self, number: str) -> FrozenTrial:
@@ -92,6 +98,11 @@ class Overview:
     def finished(self) -> list[FrozenTrial]:
         """The trials that count against the budget."""
         return [trial for trial in self.trials if trial.state in FINISHED]
+
+    @property
+    def counts(self) -> Counter[TrialState]:
+        """The number of trials in each state."""
+        return Counter(trial.state for trial in self.trials)
 
     @property
     def running(self) -> list[FrozenTrial]:
@@ -186,7 +197,13 @@ class Observer:
         self._ref = study_ref(joined)
         definition = joined.user_attrs[DEFINITION]
         self._n_epochs = int(definition["epochs"])
-        self._objective = Objective(metric=definition["metric"], direction=definition["direction"])
+        direction = definition["direction"]
+        self._objective = Objective(metric=definition["metric"], direction=direction)
+        self._final = Objective(
+            metric=definition["final_metric"],
+            direction=direction,
+            diverged_as=definition["diverged_as"],
+        )
         self._epochs: dict[int, list[Epoch]] = {}
         self._settled: set[int] | None = None
         """Numbers of the trials whose epochs are all known; None before the first `look`."""
@@ -219,6 +236,7 @@ class Observer:
             leases=held,
             n_epochs=self._n_epochs,
             objective=self._objective,
+            final=self._final,
         )
 
 

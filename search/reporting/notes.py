@@ -30,9 +30,9 @@ from search.database.studies import ORIGIN_KEY, files_of, stored_budget
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.choices import FIELDS, params_text, range_text
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, number
 from search.study.pruners import SuccessiveHalving
+from search.study.space import params_text, range_text
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, label
 
@@ -69,7 +69,7 @@ class Progress:
             counts = queries.counts(connection, ref)
             best = queries.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = queries.fixed(connection, ref)
-            ids = _told_ids(connection, ref, study.epochs) | _ids(connection, ref, runs)
+            ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
         ids |= {place.trial_id for place in best}
         ids |= {entry.trial_id for entry in fixed if entry.name in study.variants}
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
@@ -94,17 +94,17 @@ def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
     return set(connection.scalars(query))
 
 
-def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
+def _told_ids(connection: Connection, ref: StudyRef, study: Study) -> set[int]:
     """Return the ids of the first `TOLD` trials that other programs completed."""
     trials, values = optuna_internals.trials, optuna_internals.trial_values
-    epochs = tables.epochs
-    last = (epochs.c.trial == trials.c.number) & (epochs.c.number == n_epochs)
+    epochs, sign = tables.epochs, study.objective.score(1)
+    last = (epochs.c.trial == trials.c.number) & (epochs.c.number == study.epochs)
     query = (
         select(trials.c.trial_id)
         .outerjoin_from(trials, epochs, (epochs.c.study_key == ref.key) & last)
         .outerjoin(values, values.c.trial_id == trials.c.trial_id)
         .where(trials.c.study_id == ref.study_id, trials.c.state == TrialState.COMPLETE)
-        .where(epochs.c.score.is_(None) | values.c.value.is_distinct_from(epochs.c.score))
+        .where(epochs.c.score.is_(None) | values.c.value.is_distinct_from(sign * epochs.c.score))
         .order_by(trials.c.number)
         .limit(TOLD)
     )
@@ -219,7 +219,6 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     some, answer = progress.some, progress.answer
-    rows = variant_tables.rows(study, some.variants, some.epochs)
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -236,19 +235,18 @@ def text(study: Study, progress: Progress) -> str:
             if trial.number in some.told and trial.state == TrialState.COMPLETE
         ],
         caution=answer.text or study.caution,
-        columns=variant_tables.columns(study),
-        variants=list(rows),
+        variants=variant_tables.variants(some, study),
         compared=variant_tables.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
-        images=study.trained_on,
-        ranges=[(name, range_text(study.ranges[name])) for name in FIELDS],
+        data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],
+        ranges=[(name, range_text(range_)) for name, range_ in study.space.ranges.items()],
     )
 
 
 def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
-    """Return the trials with the highest accuracies, preceded by the answer if not among them."""
+    """Return the trials with the best metrics, preceded by the answer if not among them."""
     some, answer = progress.some, progress.answer
     best = some.ranked[:BEST]
     if answer.best is not None and answer.best not in best:
@@ -256,7 +254,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
     return [
         {
             "label": label(trial),
-            "accuracy": variant_tables.fraction(some.score(trial)),
+            "value": number(some.value(trial)),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }
@@ -267,19 +265,12 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
 
 def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str | None) -> str:
     """Return the note on a variant's trial in Markdown; `curves` is the path of its picture."""
-    ours = {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
     return template("variant.md").render(
         name=name,
-        choices=study.variants[name],
+        choices=params_text(study.space.params(study.variants[name])),
+        metric=study.final.words,
         curves=curves,
-        ours=_best(ours),
-        published=_best(variant_tables.published(study, name)),
+        ours=variant_tables.best_epoch(study, variant_tables.measured(study, epochs)),
+        published=variant_tables.best_epoch(study, variant_tables.published(study, name)),
         compared=variant_tables.caption(study),
     )
-
-
-def _best(accuracies: Mapping[int, float]) -> Mapping[str, float] | None:
-    if not accuracies:
-        return None
-    epoch = max(accuracies, key=accuracies.__getitem__)
-    return {"epoch": epoch, "accuracy": accuracies[epoch]}

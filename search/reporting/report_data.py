@@ -1,6 +1,6 @@
 """The data of a report on a study, read from the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.analysis.answer import Answer, answer
-from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, verdict
 from search.analysis.rerun_metrics import REPRODUCED, Repeats, repeats
 from search.analysis.savings import Savings
@@ -17,7 +16,6 @@ from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition
 from search.errors import UserError
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import DIVERGED
 
@@ -62,27 +60,23 @@ class ReportData:
         study = study.defined(definition)
         of_search = _of_search(overview)
         name = study.name + REPRODUCED
-        rerun = _repeats(database, name)
+        definition = stored_definition(database, name)
+        rerun = {} if definition is None else repeats(Overview.of_study(database, name))
         return cls(
             study=study,
             database=str(database),
             options=options,
             overview=overview,
-            reproduced=of_search | rerun,
+            reproduced={**of_search, **rerun},
             trained=dict.fromkeys(of_search, study)
-            | dict.fromkeys(rerun, study.defined(stored_definition(database, name))),
+            | dict.fromkeys(rerun, study.defined(definition)),
             answer=answer(database, overview),
         )
-
-    @property
-    def best(self) -> FrozenTrial | None:
-        """See `search.analysis.answer.Answer.best`."""
-        return self.answer.best
 
     @cached_property
     def copy(self) -> optuna.Study:
         """An in-memory copy of the trials, for Optuna's plots and importances."""
-        study = optuna.create_study(study_name=self.study.name, direction="maximize")
+        study = optuna.create_study(study_name=self.study.name, direction=self.study.direction)
         measured = {trial.number: trial for trial in self.overview.ranked}
         other = create_trial(state=TrialState.FAIL)  # keeps the numbering, and is not plotted
         study.add_trials(measured.get(trial.number, other) for trial in self.overview.trials)
@@ -92,7 +86,7 @@ class ReportData:
     def importances(self) -> Mapping[str, float]:
         """Parameter importances, which sum to 1, the highest first.
 
-        Empty if the completed trials have fewer than two different accuracies.
+        Empty if the completed trials have fewer than two different values.
         """
         if len({trial.values[0] for trial in self.overview.ranked}) < 2:
             return {}
@@ -103,11 +97,6 @@ class ReportData:
         return Savings.of(self.overview, self.study.epochs)
 
     @property
-    def standings(self) -> Mapping[int, Standing]:
-        """The standings of the trials with re-runs, by trial number."""
-        return self.answer.standings
-
-    @property
     def caution(self) -> str:
         """A caution about the best trial's accuracy."""
         return self.answer.text or self.study.caution
@@ -115,11 +104,7 @@ class ReportData:
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         """The verdicts by variant, for variants with published figures."""
-        published = self.study.published_figures
-        found = {
-            name: verdict(self.reproduced, published, name, self.trained[name].incomparable)
-            for name in self.variants
-        }
+        found = {name: verdict(self.reproduced, self.trained[name], name) for name in self.variants}
         return {name: one for name, one in found.items() if one is not None}
 
     @property
@@ -137,17 +122,11 @@ class ReportData:
         ]
 
 
-def _repeats(database: Database, name: str) -> dict[str, Mapping[int, Sequence[Epoch]]]:
-    if stored_definition(database, name) is None:
-        return {}
-    return dict(repeats(Overview.of_study(database, name)))
-
-
-def _of_search(overview: Overview) -> dict[str, Mapping[int, Sequence[Epoch]]]:
+def _of_search(overview: Overview) -> Repeats:
     """Return the epochs of the search's own variants, each as a single run."""
     return {
         name: {0: overview.of(trial)}
         for name, trial in overview.variants.items()
         if overview.of(trial)
-        and (overview.score(trial) is not None or trial.number not in overview.told)
+        and (overview.value(trial) is not None or trial.number not in overview.told)
     }

@@ -1,7 +1,6 @@
 """Tables that compare runs over several seeds, with published figures and with each other."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from optuna.trial import FrozenTrial
 from rich import box
@@ -12,9 +11,15 @@ from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, spreads, verdict
 from search.analysis.rerun_metrics import Repeats
 from search.reporting.fitted_table import FittedTable
-from search.reporting.variant_tables import best_of, caption, published_epochs, setting
-from search.study.choices import params_text
-from search.study.study import PUBLISHED, Study
+from search.reporting.variant_tables import (
+    best_of,
+    caption,
+    published_epochs,
+    setting,
+)
+from search.study.metrics import number, words
+from search.study.space import params_text
+from search.study.study import Study
 from search.study.trial_attributes import label
 
 
@@ -25,42 +30,43 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
-    metrics, incomparable = study.published_figures, study.incomparable
-    verdicts = [found for name in variants if (found := verdict(runs, metrics, name, incomparable))]
+    verdicts = [found for name in variants if (found := verdict(runs, study, name))]
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
-    if verdicts and not incomparable:
-        parts.append(published.RULE)
+    if verdicts and not study.incomparable:
+        parts.append(published.rule(study.final))
     return Group(*parts)
 
 
-def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
+def rerun_table(
+    found: Sequence[Standing], trials: Mapping[int, FrozenTrial], study: Study
+) -> RenderableType:
     """Return a table of the standings; `trials` are by number."""
-    figures = "test accuracy, mean ± sd (range)"
+    figures = f"{study.final.words}, mean ± sd (range)"
+    searched = f"search {study.objective.quantity}"
     made = FittedTable(
         title="The best, with fresh seeds",
-        columns=["trial", "search accuracy", "seeds", figures, "behind the best", "verdict"],
         rows=[
-            [
-                label(trials[one.trial]),
-                f"{trials[one.trial].values[0]:.4f}",
-                str(one.honest.n),
-                str(one.honest),
-                f"{one.behind:.4f}" if one.behind and one.behind == one.behind else "",
-                one.verdict,
-            ]
+            {
+                "trial": label(trials[one.trial]),
+                searched: number(trials[one.trial].values[0]),
+                "seeds": str(one.honest.n),
+                figures: str(one.honest),
+                "behind the best": number(one.behind) if abs(one.behind) > 0 else "",
+                "verdict": one.verdict,
+            }
             for one in found
         ],
         texts=["verdict"],
         foldable=[figures, "verdict"],
-        droppable=["behind the best", "search accuracy", "verdict", "seeds"],
+        droppable=["behind the best", searched, "verdict", "seeds"],
         box=box.MARKDOWN,
     )
     lines = [
         f"trial {label(trials[one.trial])}: {params_text(trials[one.trial].params)}"
         for one in found
     ]
-    return Group(made, *lines, *([paired_test.RULE] if len(found) > 1 else []))
+    return Group(made, *lines, *([paired_test.rule(study.final)] if len(found) > 1 else []))
 
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
@@ -69,47 +75,53 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     if study.incomparable:
         title += "; not comparable with the published metrics"
     rows = []
-    for metric in PUBLISHED:
-        for number, ours in spreads(runs, variant, metric).items():
-            theirs = study.published_figures.get((variant, number), {}).get(metric)
+    for metric in _compared(runs, study, variant):
+        for epoch, ours in spreads(runs, variant, metric).items():
+            theirs = study.published_for(variant).get(epoch, {}).get(metric)
             rows.append(
-                [
-                    metric.replace("_", " "),
-                    str(number),
-                    "" if theirs is None else f"{theirs:.4f}",
-                    f"{ours.mean:.4f}",
-                    "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
-                    f"{ours.lowest:.4f}",
-                    f"{ours.highest:.4f}",
-                ]
+                {
+                    "metric": words(metric),
+                    "epoch": str(epoch),
+                    "published": number(theirs),
+                    "our mean": number(ours.mean),
+                    "sd": number(ours.sd if ours.n > 1 else None),
+                    "lowest": number(ours.lowest),
+                    "highest": number(ours.highest),
+                }
             )
     return FittedTable(
         title=title,
-        columns=["metric", "epoch", "published", "our mean", "sd", "lowest", "highest"],
         rows=rows,
         droppable=["highest", "lowest", "sd", "published"],
         box=box.MARKDOWN,
     )
 
 
+def _compared(runs: Repeats, study: Study, variant: str) -> Iterable[str]:
+    """Return the metrics that are published, or else all that were measured."""
+    published = [name for metrics in study.published_figures.values() for name in metrics]
+    return dict.fromkeys(
+        published
+        or [name for run in runs[variant].values() for epoch in run for name in epoch.metrics]
+    )
+
+
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
     theirs = best_of("published best", published_epochs(study))
     ours, within = best_of("our best", study.epochs), "epochs within our range"
-    rows = [
-        [
-            one.variant,
-            one.text,
-            str(one.n),
-            f"{one.published_best:.4f}",
-            str(one.best),
-            "" if one.incomparable else f"{one.within} of {one.compared}",
-        ]
-        for one in verdicts
-    ]
     return FittedTable(
         title="Published runs and ours",
-        columns=["variant", "verdict", "seeds", theirs, ours, within],
-        rows=rows,
+        rows=[
+            {
+                "variant": one.variant,
+                "verdict": one.text,
+                "seeds": str(one.n),
+                theirs: number(one.published_best),
+                ours: str(one.best),
+                within: "" if one.incomparable else f"{one.within} of {one.compared}",
+            }
+            for one in verdicts
+        ],
         texts=["verdict"],
         foldable=["verdict", ours],
         droppable=[within, theirs, ours, "seeds"],

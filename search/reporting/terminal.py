@@ -8,8 +8,8 @@ from search.database.snapshot import Overview
 from search.reporting import variant_tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.notes import BEST
-from search.reporting.variant_tables import fraction
-from search.study.choices import params_text
+from search.study.metrics import number
+from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
 
@@ -23,7 +23,7 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
     if overview.ranked:
         parts.append(_best(overview, study))
     if study.variants:
-        parts.append(_variants(overview, study))
+        parts.append(variant_tables.variants(overview, study))
         if study.published_figures:
             parts.append(variant_tables.caption(study))
     parts.append(_counts(overview, study))
@@ -45,46 +45,33 @@ def console() -> Console:
 
 
 def _best(overview: Overview, study: Study) -> FittedTable:
-    validation = study.select == "validation"
-    tested = ["test accuracy"] if validation else []
-    rows = []
-    for trial in overview.ranked[:BEST]:
-        test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        rows.append([label(trial), fraction(trial.values[0]), *test, params_text(trial.params)])
+    selection, final = study.objective.words, study.final  # they may be the same column
     return FittedTable(
-        title=f"Best trials by {study.select} accuracy",
-        columns=["trial", f"{study.select} accuracy", *tested, "choices"],
-        rows=rows,
+        title=f"Best trials by {selection}",
+        rows=[
+            {
+                "trial": label(trial),
+                selection: number(trial.values[0]),
+                final.words: number(overview.of(trial)[-1].metrics.get(final.metric)),
+                "choices": params_text(trial.params),
+            }
+            for trial in overview.ranked[:BEST]
+        ],
         texts=["choices"],
         foldable=["choices"],
-        droppable=[*tested, "choices"],
-    )
-
-
-def _variants(overview: Overview, study: Study) -> FittedTable:
-    return FittedTable(
-        title="Variants",
-        columns=variant_tables.columns(study),
-        rows=list(variant_tables.rows(study, overview.variants, overview.epochs)),
-        texts=["trial", "state"],
-        droppable=variant_tables.least_important(study),
+        droppable=[name for name in (final.words, "choices") if name != selection],
     )
 
 
 def _counts(overview: Overview, study: Study) -> str:
-    count = {
-        state: sum(trial.state == state for trial in overview.trials)
-        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
-    }
-    ended = overview.finished
-    begun = sum(trial.state == TrialState.RUNNING for trial in overview.trials)
-    waiting = count[TrialState.WAITING]
+    count, n_ended = overview.counts, len(overview.finished)
+    begun, waiting = count[TrialState.RUNNING], count[TrialState.WAITING]
     return (
-        f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
+        f"Trials: {n_ended} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
-        + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
+        + (" for a higher --trials" if waiting + begun and n_ended >= study.trials else "")
         + f".\nEpochs: {Savings.of(overview, study.epochs)}."
     )
 

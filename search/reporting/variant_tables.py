@@ -1,26 +1,11 @@
-"""Table rows that compare a study's variants with their published metrics."""
+"""Comparison of a study's variants with their published metrics, for tables and notes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from optuna.trial import FrozenTrial
-
-from search.study.epoch import Epoch
+from search.database.snapshot import Overview
+from search.reporting.fitted_table import FittedTable
+from search.study.metrics import Epoch, number
 from search.study.study import Study
-
-
-def columns(study: Study) -> Sequence[str]:
-    own = ("variant", "trial", "state", "epochs", "test accuracy", best_of("best", study.epochs))
-    if not study.published_figures:
-        return own
-    return (*own, "published, same epoch", best_of("published best", published_epochs(study)))
-
-
-def least_important(study: Study) -> Sequence[str]:
-    """Return the columns that a narrow terminal drops, in this order. Accuracies are dropped before
-    the epochs that they belong to."""
-    *_, epochs, _, ours = (own := columns(study))[:6]
-    same, theirs = own[6:] or ("", "")
-    return [name for name in (ours, "trial", theirs, "state", same, epochs) if name]
 
 
 def best_of(what: str, n_epochs: int) -> str:
@@ -29,8 +14,8 @@ def best_of(what: str, n_epochs: int) -> str:
 
 
 def setting(study: Study) -> str:
-    """Return the training images and epochs of a study's trials, in words."""
-    return f"{study.trained_on}, {_epochs(study.epochs)}"
+    """Return the data and epochs of a study's trials, in words."""
+    return ", ".join(filter(None, (study.trained_on, _epochs(study.epochs))))
 
 
 def caption(study: Study) -> str:
@@ -54,50 +39,57 @@ def published_epochs(study: Study) -> int:
     return max((epoch for _, epoch in study.published_figures), default=0)
 
 
-def rows(
-    study: Study, trials: Mapping[str, FrozenTrial], epochs: Mapping[int, Sequence[Epoch]]
-) -> Iterator[Sequence[str]]:
-    """Yield a row for each variant of the study; missing values are empty.
+def variants(overview: Overview, study: Study) -> FittedTable:
+    """Return a table with a row for each variant of the study; missing values are empty.
 
-    `trials` are by variant name, `epochs` by trial number.
+    A narrow terminal drops values before the epochs that they belong to.
     """
+    ours, theirs = best_of("best", study.epochs), best_of("published best", published_epochs(study))
+    same = "published, same epoch"
+    trials = overview.variants
+    rows = []
     for name in study.variants:
         trial = trials.get(name)
-        recorded = epochs.get(trial.number, ()) if trial else ()
-        tested = [epoch for epoch in recorded if epoch.test_accuracy is not None]
-        last = tested[-1] if tested else None
-        row = (
-            name,
-            str(trial.number) if trial else "",
-            trial.state.name if trial else "not enqueued",
-            f"{len(recorded)} of {study.epochs}",
-            fraction(last.test_accuracy) if last else "",
-            _best_epoch(tested),
-        )
-        if not study.published_figures:
-            yield row
-            continue
-        theirs = published(study, name)
-        same = theirs.get(last.number) if last else None
-        yield (*row, fraction(same), fraction(max(theirs.values(), default=None)))
+        recorded = overview.of(trial) if trial else []
+        tested, known = measured(study, recorded), published(study, name)
+        best, last = best_epoch(study, tested), max(tested, default=0)
+        theirs_best = best_epoch(study, known)
+        row = {
+            "variant": name,
+            "trial": str(trial.number) if trial else "",
+            "state": trial.state.name if trial else "not enqueued",
+            "epochs": f"{len(recorded)} of {study.epochs}",
+            study.final.words: number(tested.get(last)),
+            ours: f"{number(best[1])} ({best[0]})" if best else "",
+        }
+        if study.published_figures:
+            row[same] = number(known.get(last))
+            row[theirs] = number(theirs_best[1] if theirs_best else None)
+        rows.append(row)
+    return FittedTable(
+        title="Variants",
+        rows=rows,
+        texts=["trial", "state"],
+        droppable=[ours, "trial", theirs, "state", same, "epochs"],
+    )
+
+
+def measured(study: Study, epochs: Sequence[Epoch]) -> Mapping[int, float]:
+    """Return our values of the study's final metric by epoch."""
+    metric = study.final.metric
+    return {epoch.number: epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics}
 
 
 def published(study: Study, name: str) -> Mapping[int, float]:
-    """Return the published test accuracies of a variant by epoch."""
-    metrics = study.published_for(name)
-    return {epoch: found["test_accuracy"] for epoch, found in metrics.items()}
+    """Return the published values of the study's final metric for a variant by epoch."""
+    metric, found = study.final.metric, study.published_for(name)
+    return {epoch: metrics[metric] for epoch, metrics in found.items() if metric in metrics}
 
 
-def fraction(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def best_epoch(study: Study, values: Mapping[int, float]) -> tuple[int, float] | None:
+    """Return the first epoch with the best value, and this value."""
+    return max(values.items(), key=lambda one: study.final.score(one[1]), default=None)
 
 
 def _epochs(n: int) -> str:
     return f"{n} epoch{'s' if n != 1 else ''}"
-
-
-def _best_epoch(tested: Sequence[Epoch]) -> str:
-    if not tested:
-        return ""
-    best = max(tested, key=lambda epoch: epoch.test_accuracy or 0.0)
-    return f"{fraction(best.test_accuracy)} ({best.number})"

@@ -46,10 +46,12 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The metric that prunes and ranks the trials of a study, and its direction."""
+    """A metric to optimize or to compare, and its direction."""
 
     metric: str
     direction: Direction
+    diverged_as: float | None = None
+    """What a diverged run counts as; None for the worst of all runs."""
 
     @property
     def words(self) -> str:

@@ -140,7 +140,11 @@ class Study(Generic[C]):
     @property
     def final(self) -> Objective:
         """What re-runs compare."""
-        return Objective(metric=self.final_metric or self.metric, direction=self.direction)
+        return Objective(
+            metric=self.final_metric or self.metric,
+            direction=self.direction,
+            diverged_as=self.diverged_as,
+        )
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
         """Return the study with other values of its fields, or of its trainer's.
@@ -183,6 +187,8 @@ class Study(Generic[C]):
             "epochs": self.epochs,
             "metric": self.metric,
             "direction": self.direction,
+            "final_metric": self.final.metric,
+            "diverged_as": self.diverged_as,
             "seed": self.seed,
             "sampler": described(self.sampler),
             "pruner": described(self.pruner),
@@ -215,7 +221,12 @@ class Study(Generic[C]):
         """Return the study that prunes and ranks trials by its metric on another split.
 
         The final metric stays what it was.
+
+        Raises:
+            UserError: the metric is not measured on a split, or not on this one.
         """
+        if not metrics.split(self.metric)[0]:
+            raise UserError(f"--select {split}: {self.metric} does not name the split it is of")
         return self._selected(f"{split}_{metrics.split(self.metric)[1]}")
 
     def _selected(self, metric: str) -> Self:
@@ -225,9 +236,21 @@ class Study(Generic[C]):
         return replace(self, metric=metric, final_metric=self.final.metric)
 
     @property
+    def dataset(self) -> str | None:
+        """The trainer's dataset; None if it has no field of this name."""
+        found: str | None = getattr(self.trainer, "dataset", None)
+        return found
+
+    @property
     def trained_on(self) -> str:
         """The data that trials are trained on, as text; empty if the trainer does not tell."""
         return self.trainer.data_text(self.metric)
+
+    @property
+    def setting(self) -> str:
+        """The data and the epochs, as text."""
+        parts = [self.dataset, self.trained_on, f"{self.epochs} epochs per trial"]
+        return ", ".join(filter(None, parts))
 
     @property
     def incomparable(self) -> str | None:

@@ -107,8 +107,10 @@ class Reproduction:
             Notes.of(self.database, study).update()
         self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
-        found = standings(finals(repeats(overview), numbers, study), study.direction)
-        self.out.print(rerun_table(found, {trial.number: trial for trial in best}))
+        found = standings(
+            finals(repeats(overview), numbers, study.final, study.epochs), study.direction
+        )
+        self.out.print(rerun_table(found, {trial.number: trial for trial in best}, study))
 
     def again(self, number: str) -> int:
         """Replay a trial, and return the exit status.

@@ -54,7 +54,7 @@ class Reruns:
         with self._opened() as worker:
             overview = Observer(worker.database, worker.joined).look()
             for repeat in range(n_repeats):
-                found = finals(repeats(overview), list(params), self.study)
+                found = finals(repeats(overview), list(params), self.study.final, self.study.epochs)
                 wanted = [
                     self.fixed({ORIGIN: number}, params[number], repeat)
                     for number in remaining_trials(found, repeat, self.study.direction)
