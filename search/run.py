@@ -14,12 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search.cli.options import (
+    PLACES,
     STORAGE_VARIABLE,
     TRAINING,
-    add_folders,
-    add_select,
-    add_study,
-    add_training,
+    add_search,
+    check_storage,
     given,
     workers,
 )
@@ -54,10 +53,7 @@ def parser() -> Parser:
         "until the study has as many finished trials as its budget.",
     )
     made.epilog = EPILOG
-    add_study(made)
-    add_folders(made)
-    add_training(made)
-    add_select(made)
+    add_search(made)
     made.add_argument(
         "--trials",
         type=whole(1),
@@ -118,8 +114,6 @@ def run(options: argparse.Namespace) -> int:
     """Check all options, then search; nothing is written before the checks pass."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
-    from search.database import url as storage_url
-    from search.database.identity import identify
     from search.study import choices
     from search.study.study_file import load
 
@@ -132,10 +126,8 @@ def run(options: argparse.Namespace) -> int:
         enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    storage_url.check(options.storage, look=partial(identify, name=study.name))
+    check_storage(options.storage, study.name, must_exist=False)
     open_artifacts(options.artifacts).check()
-
-    import optuna
 
     from search.analysis.answer import answer
     from search.database.outage import DatabaseGone
@@ -150,16 +142,12 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing, Worker
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings contain whole SQL statements
     out = console()
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options))
         config = WorkerConfig(
-            study=options.study,
+            **given(options, *PLACES),
             changes=changes,
-            storage=options.storage,
-            data=options.data,
-            artifacts=options.artifacts,
             device=crew.device,
             threads=crew.threads,
             measure_train=options.measure_train,
