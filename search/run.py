@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search.cli.options import (
+    PLACES,
     STORAGE_VARIABLE,
-    add_folders,
-    add_select,
-    add_study,
-    add_training,
+    add_search,
     changes,
+    check_storage,
+    given,
     workers,
 )
 from search.cli.parser import Parser, command, whole
@@ -53,10 +53,7 @@ def parser() -> Parser:
         "until the study has as many finished trials as its budget.",
     )
     made.epilog = EPILOG
-    add_study(made)
-    add_folders(made)
-    add_training(made)
-    add_select(made)
+    add_search(made)
     made.add_argument(
         "--trials",
         type=whole(1),
@@ -70,10 +67,9 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="PARAMS",
-        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others of bn1, '
-        "bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule are sampled; "
-        "the trial is never pruned, and raises a budget that is too small for it; can be given "
-        "several times (default: none)",
+        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others are '
+        "sampled; the trial is never pruned, and raises a budget that is too small for it; can be "
+        "given several times (default: none)",
     )
     made.add_argument(
         "--workers",
@@ -117,8 +113,6 @@ def run(options: argparse.Namespace) -> int:
     """Check all options, then search; nothing is written before the checks pass."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
-    from search.database import url as storage_url
-    from search.database.identity import identify
     from search.study.study_file import load
 
     study = load(options.study)
@@ -130,10 +124,8 @@ def run(options: argparse.Namespace) -> int:
         enqueue = [study.space.parse(text) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    storage_url.check(options.storage, look=partial(identify, name=study.name))
+    check_storage(options.storage, study.name, must_exist=False)
     open_artifacts(options.artifacts).check()
-
-    import optuna
 
     from search.analysis.answer import answer
     from search.database.outage import DatabaseGone
@@ -148,16 +140,12 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing, Worker
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings contain whole SQL statements
     out = console()
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options, uses_torch=study.trainer.uses_torch))
         config = WorkerConfig(
-            study=options.study,
+            **given(options, *PLACES),
             changes=changed,
-            storage=options.storage,
-            data=options.data,
-            artifacts=options.artifacts,
             device=crew.device,
             threads=crew.threads,
             measure_train=options.measure_train,
