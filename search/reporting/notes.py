@@ -75,7 +75,14 @@ class Progress:
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
-        some = Overview.of_trials(trials, study_key=ref.key, epochs=epochs, n_epochs=study.epochs)
+        some = Overview.of_trials(
+            trials,
+            study_key=ref.key,
+            epochs=epochs,
+            n_epochs=study.epochs,
+            objective=study.objective,
+            final=study.final,
+        )
         return cls(
             counts=counts,
             some=some,
