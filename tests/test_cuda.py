@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from search.study.epoch import Epoch
+
 from search.study.study import Study
 from search.vision.training import Training
 from search.worker.machine import Machine

@@ -3,9 +3,9 @@
 import math
 
 import pytest
+from search.study.epoch import Epoch
 
 from search.analysis.paired_test import accuracies, remaining_trials, standings
-from search.study.epoch import Epoch
 
 BEST = {0: 0.80, 1: 0.81, 2: 0.79}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from search.study.epoch import Epoch
 
 from search.analysis.published import spreads, verdict
 from search.analysis.rerun_metrics import Repeats, Spread, merged, read, trained_as
 from search.errors import UserError
 from search.reporting.seed_tables import comparison
-from search.study.epoch import Epoch
 from search.study.study import Study
 
 PUBLISHED = """\

@@ -23,11 +23,11 @@ from typing import Any, cast
 
 import optuna
 from optuna.trial import TrialState
+from search.study.choices import Choices
+from search.study.epoch import Epoch
 
 from search.database.database import Database
 from search.database.optuna_internals import open_trial
-from search.study.choices import Choices
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.study_file import load
 from search.worker.result import Outcome

@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 
 import optuna
-
 from search.study.choices import RANGES, Choices
+
 from search.study.samplers import TPE
 from search.worker.repeatable_sampler import RepeatableSampler
 

@@ -23,11 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from search.study.choices import Choices
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search.study.choices import Choices
 from search.vision.images import load_dataset
 from search.vision.training import Splits, Training, make_network
 from search.worker import device

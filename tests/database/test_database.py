@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+from search.study.epoch import Epoch
 from sqlalchemy import create_engine, make_url, select, text
 
 from search.database import leases
@@ -20,7 +21,6 @@ from search.database.liveness import ProcessIdentity
 from search.database.tables import clock
 from search.database.url import check, explained
 from search.errors import UserError
-from search.study.epoch import Epoch
 from tests.support.databases import PASSWORD
 
 

@@ -16,6 +16,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
+from search.study.epoch import Epoch
 from sqlalchemy import insert
 
 from search.database.database import Database, epoch_row
@@ -26,7 +27,6 @@ from search.database.snapshot import Observer, Overview
 from search.database.studies import join
 from search.database.tables import epochs
 from search.errors import UserError
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.weights import find
 from tests.support.commands import run_command

@@ -6,8 +6,8 @@ from pathlib import Path
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
-
 from search.study.choices import RANGES
+
 from search.study.study import Study
 from search.study.trial_attributes import REASON
 from search.worker.replay import train_again

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import pytest
+from search.study.epoch import Epoch
 
 from search.reporting.curves import svg
-from search.study.epoch import Epoch
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,6 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note, save_note
 from optuna_dashboard._note import get_note_from_system_attrs
+from search.study.choices import Choices
 from sqlalchemy import event
 
 from search.analysis.answer import Answer
@@ -21,7 +22,6 @@ from search.database.optuna_internals import study_id, trial_id
 from search.database.snapshot import Overview
 from search.database.studies import join
 from search.reporting.notes import Notes, Progress, text
-from search.study.choices import Choices
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from studies.cifar import study as cifar

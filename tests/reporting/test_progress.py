@@ -7,6 +7,8 @@ import re
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console, RenderableType
+from search.study.choices import Choices
+from search.study.epoch import Epoch
 
 from search.analysis.paired_test import standings
 from search.database.database import Database
@@ -17,8 +19,6 @@ from search.database.studies import join
 from search.reporting.progress import Status, show_progress
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.terminal import summary
-from search.study.choices import Choices
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from studies.cifar import study as cifar

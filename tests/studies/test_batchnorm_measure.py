@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from search.study.choices import Choices
+from search.vision.network import Network
 from torch import Tensor, nn
 
 from search.errors import UserError
-from search.study.choices import Choices
 from search.vision.images import load_dataset
-from search.vision.network import Network
 from search.vision.training import Splits, Training, make_network
 from studies.cifar import VARIANTS
 from studies.cifar.batchnorm.changes import CHANGES

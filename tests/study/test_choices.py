@@ -3,8 +3,6 @@ import dataclasses
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-from search.errors import UserError
 from search.study.choices import (
     FIELDS,
     RANGES,
@@ -14,6 +12,8 @@ from search.study.choices import (
     parse_params,
     written,
 )
+
+from search.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ from optuna.samplers import (
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats.qmc import Halton
+from search.study.choices import FIELDS, RANGES, Choices, Ranges
 
 from search.database.optuna_internals import trial_id
 from search.errors import UserError
-from search.study.choices import FIELDS, RANGES, Choices, Ranges
 from search.study.samplers import TPE, SamplerFactory, check_sampler
 from search.study.study import Study
 from search.worker.repeatable_sampler import RepeatableSampler, thinned

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, create_trial
+from search.study.choices import RANGES
 
 import studies
 from search.errors import UserError
-from search.study.choices import RANGES
 from search.study.definition import differences
 from search.study.shipped import known
 from search.study.study import Study

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from search.study.choices import Choices
+from search.vision.network import build
 
 from search.errors import UserError
-from search.study.choices import Choices
 from search.vision.classifier import About, load, serialized
 from search.vision.datasets import pictures
-from search.vision.network import build
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 import torch
-
 from search.study.choices import Choices
 from search.vision.network import Network, build
+
 from studies.cifar import VARIANTS
 from tests.support.reference_network import Report
 

@@ -10,13 +10,13 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
+from search.study.choices import Choices, OptimizerName, Schedule
+from search.vision.network import Network
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from search.study.choices import Choices, OptimizerName, Schedule
 from search.study.study_file import load
 from search.vision.images import Dataset, Images, load_dataset
-from search.vision.network import Network
 from search.vision.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
 from search.worker.machine import Machine
 from studies.cifar import VARIANTS

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+from search.study.epoch import Epoch
 from sqlalchemy import insert
 from werkzeug.test import Client
 
@@ -16,7 +17,6 @@ from search.database import tables
 from search.database.database import Database, epoch_row
 from search.database.identity import study_ref
 from search.database.studies import files_of, join
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.web.app import dashboard_app
 from tests.support.made_up import add, made_up

@@ -5,10 +5,10 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from search.study.epoch import Epoch
 
 from search.database.database import Database
 from search.database.studies import join
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import REASON
 from search.worker.claims import StudyGone

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from search.study.choices import Value
 
 from search.database.studies import files_of, join
-from search.study.choices import Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, REASON, RUNG
 from search.worker.result import Outcome
