@@ -20,6 +20,7 @@ from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
+from search.analysis.published import published_accuracies
 from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
 from search.database.database import Database
@@ -270,6 +271,6 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         choices=study.variants[name],
         curves=curves,
         ours=variant_tables.best_epoch(variant_tables.measured(epochs)),
-        published=variant_tables.best_epoch(variant_tables.published(study, name)),
+        published=variant_tables.best_epoch(published_accuracies(study, name)),
         compared=variant_tables.caption(study),
     )

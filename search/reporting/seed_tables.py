@@ -30,11 +30,10 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
-    metrics, incomparable = study.published_figures, study.incomparable
-    verdicts = [found for name in variants if (found := verdict(runs, metrics, name, incomparable))]
+    verdicts = [found for name in variants if (found := verdict(runs, study, name))]
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
-    if verdicts and not incomparable:
+    if verdicts and not study.incomparable:
         parts.append(published.RULE)
     return Group(*parts)
 

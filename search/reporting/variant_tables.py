@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
+from search.analysis.published import published_accuracies
 from search.database.snapshot import Overview
 from search.reporting.fitted_table import FittedTable
 from search.study.epoch import Epoch
@@ -52,7 +53,7 @@ def variants(overview: Overview, study: Study) -> FittedTable:
     for name in study.variants:
         trial = trials.get(name)
         recorded = overview.of(trial) if trial else []
-        tested, known = measured(recorded), published(study, name)
+        tested, known = measured(recorded), published_accuracies(study, name)
         best, last = best_epoch(tested), max(tested, default=0)
         row = {
             "variant": name,
@@ -77,12 +78,6 @@ def variants(overview: Overview, study: Study) -> FittedTable:
 def measured(epochs: Sequence[Epoch]) -> Mapping[int, float]:
     """Return our test accuracies by epoch."""
     return {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
-
-
-def published(study: Study, name: str) -> Mapping[int, float]:
-    """Return the published test accuracies of a variant by epoch."""
-    metrics = study.published_for(name)
-    return {epoch: found["test_accuracy"] for epoch, found in metrics.items()}
 
 
 def best_epoch(accuracies: Mapping[int, float]) -> tuple[int, float] | None:
