@@ -14,7 +14,7 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from search.cli.options import add_artifacts, add_storage
+from search.cli.options import add_artifacts, add_storage, check_storage
 from search.cli.parser import Parser, command, whole
 from search.errors import UserError
 
@@ -89,7 +89,6 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> int:
     """Check all options, then serve until a signal."""
     from search.artifacts.store import open_artifacts
-    from search.database import url as storage_url
     from search.web.server import Address, serve
 
     token = _token()
@@ -99,16 +98,13 @@ def run(options: argparse.Namespace) -> int:
             f"--host {options.host}: others can reach this address, so it needs a token in "
             f"{TOKEN_VARIABLE}; `openssl rand -hex 16` makes one, or leave out --host"
         )
-    storage_url.check(options.storage, must_exist=True)
+    check_storage(options.storage)
     artifacts = open_artifacts(options.artifacts)
-
-    import optuna
 
     from search.database.database import Database
     from search.web.app import dashboard_app
     from search.web.guard import Guard
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with (
         address.listen() as listening,
         closing(Database(options.storage, connections=CONNECTIONS, may_create=False)) as database,

@@ -9,12 +9,11 @@ import dataclasses
 import shlex
 import sys
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import output
-from search.cli.options import add_study, given
+from search.cli.options import add_study, check_storage, given
 from search.cli.parser import Parser, command
 from search.errors import UserError
 from search.files import write_out
@@ -61,20 +60,14 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace) -> int:
     """Read the study, then write the report atomically."""
-    from search.database import url as storage_url
-    from search.database.identity import identify
     from search.study.study_file import load
 
     study = dataclasses.replace(load(options.study), **given(options, "name"))
-    look = partial(identify, name=study.name)
-    storage_url.check(options.storage, must_exist=True, look=look)
-
-    import optuna
+    check_storage(options.storage, study.name)
 
     from search.database.database import Database
     from search.reporting.report_data import ReportData
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with closing(Database(options.storage, may_create=False)) as database:
         text = _written(ReportData.of(database, study, _named(options)), options.format)
     out = options.out or f"report-{study.name}.{FORMATS[options.format]}"

@@ -11,17 +11,15 @@ import dataclasses
 import sys
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.cli.options import (
+    PLACES,
     TRAINING,
-    add_folders,
     add_repeats,
-    add_select,
-    add_study,
-    add_training,
+    add_search,
+    check_storage,
     given,
 )
 from search.cli.parser import Parser, command, whole
@@ -55,10 +53,7 @@ def parser() -> Parser:
         "trials with fresh seeds and compare them with each other.",
     )
     made.epilog = EPILOG
-    add_study(made)
-    add_folders(made)
-    add_training(made)
-    add_select(made)
+    add_search(made)
     what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--variant",
@@ -103,8 +98,6 @@ def run(options: argparse.Namespace) -> int:
     """Check all options, then train, or compare recorded runs."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
-    from search.database import url as storage_url
-    from search.database.identity import identify
     from search.reporting.terminal import console
     from search.study.study_file import load
 
@@ -116,15 +109,12 @@ def run(options: argparse.Namespace) -> int:
     if trained and of_search:
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: {mode} uses the study's value; leave it out")
-    look = partial(identify, name=study.name)
-    storage_url.check(options.storage, must_exist=of_search, look=look)
+    check_storage(options.storage, study.name, must_exist=of_search)
     artifacts = open_artifacts(options.artifacts)
     if options.trial is None or options.repeats is not None:  # a replay stores no artifacts
         artifacts.check()
     if options.out is not None:
         check_out(options.out)
-
-    import optuna
 
     from search.database.database import Database
     from search.database.outage import DatabaseGone
@@ -134,16 +124,8 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    config = WorkerConfig(
-        study=options.study,
-        changes=given(options, "name"),
-        storage=options.storage,
-        data=options.data,
-        artifacts=options.artifacts,
-        device=options.device,
-        threads=options.threads,
-    )
+    places = given(options, *PLACES, "device", "threads")
+    config = WorkerConfig(changes=given(options, "name"), **places)
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
     with closing(Database(options.storage)) as database:
         reproduction = Reproduction(

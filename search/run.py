@@ -14,12 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from search.cli.options import (
+    PLACES,
     STORAGE_VARIABLE,
     TRAINING,
-    add_folders,
-    add_select,
-    add_study,
-    add_training,
+    add_search,
+    check_storage,
     given,
     workers,
 )
@@ -28,8 +27,6 @@ from search.errors import UserError
 from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from search.database.database import Database
 
 EPILOG = """\
@@ -54,10 +51,7 @@ def parser() -> Parser:
         "until the study has as many finished trials as its budget.",
     )
     made.epilog = EPILOG
-    add_study(made)
-    add_folders(made)
-    add_training(made)
-    add_select(made)
+    add_search(made)
     made.add_argument(
         "--trials",
         type=whole(1),
@@ -118,8 +112,6 @@ def run(options: argparse.Namespace) -> int:
     """Check all options, then search; nothing is written before the checks pass."""
     started = time.monotonic()
     from search.artifacts.store import open_artifacts
-    from search.database import url as storage_url
-    from search.database.identity import identify
     from search.study import choices
     from search.study.study_file import load
 
@@ -132,10 +124,8 @@ def run(options: argparse.Namespace) -> int:
         enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    storage_url.check(options.storage, look=partial(identify, name=study.name))
+    check_storage(options.storage, study.name, must_exist=False)
     open_artifacts(options.artifacts).check()
-
-    import optuna
 
     from search.analysis.answer import answer
     from search.database.outage import DatabaseGone
@@ -150,16 +140,13 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing, Worker
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings contain whole SQL statements
     out = console()
+    say = partial(out.print, soft_wrap=True)
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options))
         config = WorkerConfig(
-            study=options.study,
+            **given(options, *PLACES),
             changes=changes,
-            storage=options.storage,
-            data=options.data,
-            artifacts=options.artifacts,
             device=crew.device,
             threads=crew.threads,
             measure_train=options.measure_train,
@@ -178,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, worker.joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
-        _say(out, f"View it with: {_dashboard(options, database)}")
+        say(f"View it with: {_dashboard(options, database)}")
         if done < budget:
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
@@ -187,14 +174,14 @@ def run(options: argparse.Namespace) -> int:
                 show_progress(observer, out, epochs=study.epochs, budget=budget),
                 stop.on_signals(),
             ):
-                crew.work(worker, stop, budget=budget, say=partial(_say, out))
+                crew.work(worker, stop, budget=budget, say=say)
         except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
             print(f"search.run: {error}", file=sys.stderr)
             return 1
-        is_done = len(observer.look().finished) >= budget
+        overview = observer.look()
+        is_done = len(overview.finished) >= budget
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
-        overview = observer.look()
         honest = answer(database, overview).text
         out.print(summary(overview, study, honest=honest))
     if is_done:
@@ -214,10 +201,6 @@ def _dashboard(options: argparse.Namespace, database: "Database") -> str:
     if options.artifacts != usual.get_default("artifacts"):
         words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
     return " ".join(words)
-
-
-def _say(out: "Console", line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _gpus(text: str) -> float:

@@ -1,9 +1,10 @@
 """Comparison of our runs of the variants with published runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from search.analysis.rerun_metrics import Repeats, Spread
-from search.study.study import PublishedFigures
+from search.study.study import Study
 
 LEVEL = 0.95
 RULE = (
@@ -54,21 +55,24 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def verdict(
-    runs: Repeats, published: PublishedFigures, variant: str, incomparable: str | None = None
-) -> Verdict | None:
-    """Return the verdict according to `RULE`; None if the two have no epoch in common."""
-    theirs = {e: f["test_accuracy"] for (name, e), f in published.items() if name == variant}
+def published_accuracies(study: Study, variant: str) -> Mapping[int, float]:
+    """Return the published test accuracies of a variant by epoch."""
+    published = study.published_for(variant)
+    return {epoch: metrics["test_accuracy"] for epoch, metrics in published.items()}
+
+
+def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
+    """Return the verdict according to `RULE`; None if the two have no epoch in common.
+
+    `study` is the study that the runs were trained as.
+    """
+    theirs = published_accuracies(study, variant)
     ours = spreads(runs, variant, "test_accuracy")
     both = sorted(theirs.keys() & ours.keys())
     if not both:
         return None
     level = 1 - (1 - LEVEL) / len(both)
-    outside = []
-    for epoch in both:
-        low, high = ours[epoch].prediction_interval(level)
-        if not low <= theirs[epoch] <= high:
-            outside.append(epoch)
+    intervals = {epoch: ours[epoch].prediction_interval(level) for epoch in both}
     best = [
         max(epoch.test_accuracy or 0.0 for epoch in epochs)
         for epochs in runs[variant].values()
@@ -79,8 +83,8 @@ def verdict(
         n=len(best),
         compared=len(both),
         within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
-        outside=outside,
+        outside=[e for e, (low, high) in intervals.items() if not low <= theirs[e] <= high],
         best=Spread.of(best),
         published_best=max(theirs.values()),
-        incomparable=incomparable,
+        incomparable=study.incomparable,
     )

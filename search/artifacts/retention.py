@@ -36,7 +36,7 @@ class Retention:
         self._name = name
 
     def wants(self, claim: Claim, accuracy: float) -> bool:
-        """Return whether the weights of the claimed trial are kept if it ends with this accuracy."""
+        """Return whether the weights of the trial are kept if it ends with this accuracy."""
         with self._database.engine.connect() as connection:
             mine = rank(accuracy, claim.number)
             better = [p for p in self._best(connection) if rank(p.accuracy, p.number) < mine]

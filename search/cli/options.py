@@ -24,6 +24,8 @@ MOST_WORKERS = 1024
 """Maximum number of workers of one command."""
 TRAINING = ("epochs", "images", "seed", "select")
 """Options that affect a trial's metrics; also fields of `search.study.Study`."""
+PLACES = ("study", "storage", "data", "artifacts")
+"""Options for where everything is; also fields of `search.worker.config.WorkerConfig`."""
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +56,9 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the folders of files."""
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that train the trials of a study in a database."""
+    add_study(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -64,6 +67,13 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         help=DATA_HELP,
     )
     add_artifacts(parser)
+    add_training(parser)
+    parser.add_argument(
+        "--select",
+        choices=("test", "validation"),
+        help="prune and rank on test accuracy, or on the accuracy on the last tenth of the "
+        "training images, which is then held out (default: the study's; test)",
+    )
 
 
 def add_artifacts(parser: argparse.ArgumentParser) -> None:
@@ -139,16 +149,6 @@ def add_repeats(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def add_select(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the split that prunes and ranks trials."""
-    parser.add_argument(
-        "--select",
-        choices=("test", "validation"),
-        help="prune and rank on test accuracy, or on the accuracy on the last tenth of the "
-        "training images, which is then held out (default: the study's; test)",
-    )
-
-
 def workers(text: str) -> int | None:
     """Parse a number of workers; None for `auto`."""
     if text == "auto":
@@ -162,3 +162,20 @@ def workers(text: str) -> int | None:
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the named options that have a value."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def check_storage(url: str, study: str | None = None, *, must_exist: bool = True) -> None:
+    """Check the database of `--storage`, and the study of this name in it; write nothing.
+
+    Optuna then logs errors only, since its warnings contain whole SQL statements.
+
+    Raises:
+        UserError: see `search.database.url.check` and `search.database.identity.identify`.
+    """
+    import optuna
+
+    from search.database.identity import identify
+    from search.database.url import check
+
+    check(url, must_exist=must_exist, look=lambda database: study and identify(database, study))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

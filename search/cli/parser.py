@@ -117,36 +117,36 @@ def _status(parser: Parser, run: Callable[[argparse.Namespace], int]) -> int:
         options = parser.parse_args()
         _check_current_folder()
         return run(options)
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    except output.NotDelivered as error:
-        if not isinstance(error.__cause__, BrokenPipeError):  # the reader closed it on purpose
-            print(f"{parser.prog}: error: standard output: {error}", file=sys.stderr)
-        return 1
-    except PermissionError as error:
-        place = "" if error.filename is None else f"{error.filename}: "
-        print(f"{parser.prog}: error: {place}{error.strerror}; give another", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("search"):
-            raise
-        package = error.name.partition(".")[0]
-        print(
-            f"{parser.prog}: error: the package {package} is not installed for "
-            f"{sys.executable}; use the Python of the environment in which this project is "
-            "installed, such as .venv/bin/python",
-            file=sys.stderr,
-        )
-        return 2
     except Exception as error:
-        from search.database.outage import first_line, is_outage, is_refusal
-
-        cause = first_line(error)
-        if is_refusal(error):
-            print(f"{parser.prog}: error: --storage: {cause}", file=sys.stderr)
-            return 2
-        if not is_outage(error):
+        reported = _report(error)
+        if reported is None:
             raise
-        print(f"{parser.prog}: the database does not answer: {cause}", file=sys.stderr)
-        return 1
+        status, message = reported
+        if message:
+            print(f"{parser.prog}: {message}", file=sys.stderr)
+        return status
+
+
+def _report(error: Exception) -> tuple[int, str] | None:
+    """Return the exit status and the message, which may be empty; None for an unforeseen error."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, output.NotDelivered):
+        is_wanted = isinstance(error.__cause__, BrokenPipeError)  # the reader closed it on purpose
+        return 1, "" if is_wanted else f"error: standard output: {error}"
+    if isinstance(error, PermissionError):
+        place = "" if error.filename is None else f"{error.filename}: "
+        return 2, f"error: {place}{error.strerror}; give another"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "search").startswith("search"):
+        return 2, (
+            f"error: the package {str(error.name).partition('.')[0]} is not installed for "
+            f"{sys.executable}; use the Python of the environment in which this project is "
+            "installed, such as .venv/bin/python"
+        )
+    from search.database.outage import first_line, is_outage, is_refusal
+
+    if is_refusal(error):
+        return 2, f"error: --storage: {first_line(error)}"
+    if is_outage(error):
+        return 1, f"the database does not answer: {first_line(error)}"
+    return None

@@ -1,6 +1,7 @@
 """A study at one moment, read from the database: the source of every view and summary."""
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,6 +87,11 @@ class Overview:
     def finished(self) -> list[FrozenTrial]:
         """The trials that count against the budget."""
         return [trial for trial in self.trials if trial.state in FINISHED]
+
+    @property
+    def counts(self) -> Counter[TrialState]:
+        """The number of trials in each state."""
+        return Counter(trial.state for trial in self.trials)
 
     @property
     def running(self) -> list[FrozenTrial]:

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.reporting import tables
+from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
 from search.study.choices import FIELDS
@@ -52,7 +53,7 @@ def comma_separated(findings: ReportData) -> str:
         epochs = found.pop("epochs")
         row = found | found.pop("params") | {"epochs": len(epochs)}
         row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
-        if (standing := findings.standings.get(trial.number)) is not None:
+        if (standing := findings.answer.standings.get(trial.number)) is not None:
             row |= {"honest_mean": standing.honest.mean, "honest_n": standing.honest.n}
         table.writerow({name: row.get(name) for name in COLUMNS})
     return lines.getvalue()
@@ -69,13 +70,8 @@ def as_json(findings: ReportData) -> str:
     - `variants`: by name, our runs, their images and epochs, the published epochs, why the two
       cannot be compared (null if they can) and the verdict.
     - `importances`, `savings`.
-
-    Values that are not finite are null.
     """
     study = findings.study
-    published: dict[str, dict[int, Any]] = {}
-    for (name, epoch), figures in study.published_figures.items():
-        published.setdefault(name, {})[epoch] = dict(figures)
     found = {
         "study": study.name,
         "dataset": study.dataset,
@@ -83,10 +79,10 @@ def as_json(findings: ReportData) -> str:
         "select": study.select,
         "epochs": study.epochs,
         "seed": study.seed,
-        "best": None if findings.best is None else findings.best.number,
+        "best": None if findings.answer.best is None else findings.answer.best.number,
         "ties": findings.answer.tied,
         "trials": [_trial(findings, trial) for trial in findings.overview.trials],
-        "honest": {n: asdict(standing) for n, standing in findings.standings.items()},
+        "honest": {n: asdict(standing) for n, standing in findings.answer.standings.items()},
         "variants": {
             name: {
                 "runs": {
@@ -95,7 +91,7 @@ def as_json(findings: ReportData) -> str:
                 },
                 "images": findings.trained[name].images,
                 "epochs": findings.trained[name].epochs,
-                "published": published.get(name, {}),
+                "published": study.published_for(name),
                 "incomparable": findings.trained[name].incomparable,
                 "verdict": verdict.text if (verdict := findings.verdicts.get(name)) else None,
             }
@@ -121,9 +117,13 @@ def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _importances(findings: ReportData) -> tables.Table:
-    rows = [(name, f"{value:.3f}") for name, value in findings.importances.items()]
-    return tables.Table(columns=("parameter", "importance (sum 1)"), rows=rows)
+def _importances(findings: ReportData) -> FittedTable:
+    return FittedTable(
+        rows=[
+            {"parameter": name, "importance (sum 1)": f"{value:.3f}"}
+            for name, value in findings.importances.items()
+        ]
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal of any width.
+"""Tables of reports, and of terminals of any width.
 
 A table keeps all its columns where there is room. In a narrower terminal, headings wrap between
 words, then the cells of foldable columns wrap, then columns are dropped, the least important
@@ -23,16 +23,25 @@ UNBOUNDED = 10_000
 class FittedTable:
     """A table of plain text, without markup. Columns are identified by their headings."""
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Mapping[str, str]]
+    """Cells by column; all rows have the same columns, in the same order."""
     texts: Sequence[str] = ()
     """Left-aligned columns, besides the first; the others are right-aligned."""
     foldable: Sequence[str] = ()
     """Columns whose cells may wrap between words."""
     droppable: Sequence[str] = ()
-    """Columns that may be dropped, in this order."""
+    """Columns that may be dropped, in this order; a table need not have all of them."""
     title: str = ""
     box: Box | None = HEAVY_HEAD
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The headings; empty without rows."""
+        return list(self.rows[0]) if self.rows else []
+
+    def is_text(self, column: str) -> bool:
+        """Return whether the column is left-aligned."""
+        return column in (self.columns[0], *self.texts)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
@@ -42,7 +51,7 @@ class FittedTable:
         while (room := options.max_width - self._measured(console, options, widths)) < 0:
             if not droppable:
                 break
-            del widths[droppable.pop(0)]
+            widths.pop(droppable.pop(0), None)
         yield self._table(self._filled(widths, room))
 
     def _measured(
@@ -74,21 +83,18 @@ class FittedTable:
     def _table(self, widths: Mapping[str, int]) -> Table:
         table = Table(box=self.box, pad_edge=self.box is not None)
         for name, width in widths.items():
-            at_left = name in (self.columns[0], *self.texts)
             table.add_column(
                 Text(name),
                 width=width,
-                justify="left" if at_left else "right",
+                justify="left" if self.is_text(name) else "right",
                 overflow="fold",
             )
-        places = [self.columns.index(name) for name in widths]
         for row in self.rows:
-            table.add_row(*(Text(row[place]) for place in places))
+            table.add_row(*(Text(row[name]) for name in widths))
         return table
 
     def _cells(self, name: str) -> Sequence[str]:
-        place = self.columns.index(name)
-        return [row[place] for row in self.rows]
+        return [row[name] for row in self.rows]
 
     def _texts(self, name: str) -> Sequence[str]:
         return [name, *self._cells(name)]

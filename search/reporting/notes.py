@@ -20,6 +20,7 @@ from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
+from search.analysis.published import published_accuracies
 from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
 from search.database.database import Database
@@ -219,7 +220,6 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
     some, answer = progress.some, progress.answer
-    rows = variant_tables.rows(study, some.variants, some.epochs)
     return template("note.md").render(
         study=study,
         finished=sum(progress.counts[state] for state in FINISHED),
@@ -236,8 +236,7 @@ def text(study: Study, progress: Progress) -> str:
             if trial.number in some.told and trial.state == TrialState.COMPLETE
         ],
         caution=answer.text or study.caution,
-        columns=variant_tables.columns(study),
-        variants=list(rows),
+        variants=variant_tables.variants(some, study),
         compared=variant_tables.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
@@ -267,19 +266,11 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
 
 def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str | None) -> str:
     """Return the note on a variant's trial in Markdown; `curves` is the path of its picture."""
-    ours = {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
     return template("variant.md").render(
         name=name,
         choices=study.variants[name],
         curves=curves,
-        ours=_best(ours),
-        published=_best(variant_tables.published(study, name)),
+        ours=variant_tables.best_epoch(variant_tables.measured(epochs)),
+        published=variant_tables.best_epoch(published_accuracies(study, name)),
         compared=variant_tables.caption(study),
     )
-
-
-def _best(accuracies: Mapping[int, float]) -> Mapping[str, float] | None:
-    if not accuracies:
-        return None
-    epoch = max(accuracies, key=accuracies.__getitem__)
-    return {"epoch": epoch, "accuracy": accuracies[epoch]}

@@ -179,8 +179,7 @@ class Status:
     def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
         overview = self.overview
         done = len(overview.finished)
-        pruned = sum(trial.state == TrialState.PRUNED for trial in overview.trials)
-        failed = sum(trial.state == TrialState.FAIL for trial in overview.trials)
+        states = overview.counts
         best = "no trial is complete yet"
         if overview.ranked:
             first = overview.ranked[0]
@@ -190,8 +189,9 @@ class Status:
         width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
         cells = [ProgressBar(total=self.budget, completed=done, width=width)] if width > 0 else []
         bar.add_row(*cells, Text(count))
-        counts = f"{pruned} pruned, {failed} failed; time left: {self.time_left}"
-        return [Text(best, overflow="fold"), bar, Text(counts, overflow="fold")]
+        counts = f"{states[TrialState.PRUNED]} pruned, {states[TrialState.FAIL]} failed"
+        status = f"{counts}; time left: {self.time_left}"
+        return [Text(best, overflow="fold"), bar, Text(status, overflow="fold")]
 
     def _running(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
         """Return a table of running trials and the number of those left out, in `room` lines."""
@@ -210,15 +210,14 @@ class Status:
             rate = self.overview.leases[trial.number].batches_per_second
             recorded = self.overview.of(trial)
             rows.append(
-                [
-                    label(trial),
-                    f"{min(len(recorded) + 1, self.epochs)} of {self.epochs}",
-                    "" if rate is None else f"{rate:.1f}",
-                    f"{recorded[-1].selection_accuracy:.4f}" if recorded else "",
-                ]
+                {
+                    "trial": label(trial),
+                    "epoch": f"{min(len(recorded) + 1, self.epochs)} of {self.epochs}",
+                    "batches/s": "" if rate is None else f"{rate:.1f}",
+                    "accuracy": f"{recorded[-1].selection_accuracy:.4f}" if recorded else "",
+                }
             )
         return FittedTable(
-            columns=["trial", "epoch", "batches/s", "accuracy"],
             rows=rows,
             droppable=["batches/s", "epoch", "accuracy"],
             box=None,

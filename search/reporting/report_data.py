@@ -1,15 +1,14 @@
 """The data of a report on a study, read from the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from search.analysis.answer import Answer, answer
-from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, verdict
 from search.analysis.rerun_metrics import REPRODUCED, Repeats, repeats
 from search.analysis.savings import Savings
@@ -17,9 +16,7 @@ from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition
 from search.errors import UserError
-from search.study.epoch import Epoch
 from search.study.study import Study
-from search.study.trial_attributes import DIVERGED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,22 +59,18 @@ class ReportData:
         study = study.defined(definition)
         of_search = _of_search(overview)
         name = study.name + REPRODUCED
-        rerun = _repeats(database, name)
+        definition = stored_definition(database, name)
+        rerun = {} if definition is None else repeats(Overview.of_study(database, name))
         return cls(
             study=study,
             database=str(database),
             options=options,
             overview=overview,
-            reproduced=of_search | rerun,
+            reproduced={**of_search, **rerun},
             trained=dict.fromkeys(of_search, study)
-            | dict.fromkeys(rerun, study.defined(stored_definition(database, name))),
+            | dict.fromkeys(rerun, study.defined(definition)),
             answer=answer(database, overview),
         )
-
-    @property
-    def best(self) -> FrozenTrial | None:
-        """See `search.analysis.answer.Answer.best`."""
-        return self.answer.best
 
     @cached_property
     def copy(self) -> optuna.Study:
@@ -100,12 +93,7 @@ class ReportData:
 
     @cached_property
     def savings(self) -> Savings:
-        return Savings.of(self.overview, self.study.epochs)
-
-    @property
-    def standings(self) -> Mapping[int, Standing]:
-        """The standings of the trials with re-runs, by trial number."""
-        return self.answer.standings
+        return Savings.of(self.overview)
 
     @property
     def caution(self) -> str:
@@ -115,11 +103,7 @@ class ReportData:
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         """The verdicts by variant, for variants with published figures."""
-        published = self.study.published_figures
-        found = {
-            name: verdict(self.reproduced, published, name, self.trained[name].incomparable)
-            for name in self.variants
-        }
+        found = {n: verdict(self.reproduced, self.trained[n], n) for n in self.variants}
         return {name: one for name, one in found.items() if one is not None}
 
     @property
@@ -127,23 +111,8 @@ class ReportData:
         """The names of the trained variants, in the study's order."""
         return [name for name in self.study.variants if self.reproduced.get(name)]
 
-    @property
-    def failures(self) -> list[FrozenTrial]:
-        """The failed and diverged trials."""
-        return [
-            trial
-            for trial in self.overview.trials
-            if trial.state == TrialState.FAIL or DIVERGED in trial.user_attrs
-        ]
 
-
-def _repeats(database: Database, name: str) -> dict[str, Mapping[int, Sequence[Epoch]]]:
-    if stored_definition(database, name) is None:
-        return {}
-    return dict(repeats(Overview.of_study(database, name)))
-
-
-def _of_search(overview: Overview) -> dict[str, Mapping[int, Sequence[Epoch]]]:
+def _of_search(overview: Overview) -> Repeats:
     """Return the epochs of the search's own variants, each as a single run."""
     return {
         name: {0: overview.of(trial)}

@@ -1,6 +1,5 @@
 """Tables that compare runs over several seeds, with published figures and with each other."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 from optuna.trial import FrozenTrial
@@ -12,7 +11,13 @@ from search.analysis.paired_test import Standing
 from search.analysis.published import Verdict, spreads, verdict
 from search.analysis.rerun_metrics import Repeats
 from search.reporting.fitted_table import FittedTable
-from search.reporting.variant_tables import best_of, caption, published_epochs, setting
+from search.reporting.variant_tables import (
+    best_of,
+    caption,
+    fraction,
+    published_epochs,
+    setting,
+)
 from search.study.choices import params_text
 from search.study.study import PUBLISHED, Study
 from search.study.trial_attributes import label
@@ -25,11 +30,10 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     """
     variants = [name for name in study.variants if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
-    metrics, incomparable = study.published_figures, study.incomparable
-    verdicts = [found for name in variants if (found := verdict(runs, metrics, name, incomparable))]
+    verdicts = [found for name in variants if (found := verdict(runs, study, name))]
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
-    if verdicts and not incomparable:
+    if verdicts and not study.incomparable:
         parts.append(published.RULE)
     return Group(*parts)
 
@@ -39,16 +43,15 @@ def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) ->
     figures = "test accuracy, mean ± sd (range)"
     made = FittedTable(
         title="The best, with fresh seeds",
-        columns=["trial", "search accuracy", "seeds", figures, "behind the best", "verdict"],
         rows=[
-            [
-                label(trials[one.trial]),
-                f"{trials[one.trial].values[0]:.4f}",
-                str(one.honest.n),
-                str(one.honest),
-                f"{one.behind:.4f}" if one.behind and one.behind == one.behind else "",
-                one.verdict,
-            ]
+            {
+                "trial": label(trials[one.trial]),
+                "search accuracy": f"{trials[one.trial].values[0]:.4f}",
+                "seeds": str(one.honest.n),
+                figures: str(one.honest),
+                "behind the best": f"{one.behind:.4f}" if abs(one.behind) > 0 else "",
+                "verdict": one.verdict,
+            }
             for one in found
         ],
         texts=["verdict"],
@@ -73,19 +76,18 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
         for number, ours in spreads(runs, variant, metric).items():
             theirs = study.published_figures.get((variant, number), {}).get(metric)
             rows.append(
-                [
-                    metric.replace("_", " "),
-                    str(number),
-                    "" if theirs is None else f"{theirs:.4f}",
-                    f"{ours.mean:.4f}",
-                    "" if math.isnan(ours.sd) else f"{ours.sd:.4f}",
-                    f"{ours.lowest:.4f}",
-                    f"{ours.highest:.4f}",
-                ]
+                {
+                    "metric": metric.replace("_", " "),
+                    "epoch": str(number),
+                    "published": fraction(theirs),
+                    "our mean": fraction(ours.mean),
+                    "sd": fraction(ours.sd if ours.n > 1 else None),
+                    "lowest": fraction(ours.lowest),
+                    "highest": fraction(ours.highest),
+                }
             )
     return FittedTable(
         title=title,
-        columns=["metric", "epoch", "published", "our mean", "sd", "lowest", "highest"],
         rows=rows,
         droppable=["highest", "lowest", "sd", "published"],
         box=box.MARKDOWN,
@@ -95,21 +97,19 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
     theirs = best_of("published best", published_epochs(study))
     ours, within = best_of("our best", study.epochs), "epochs within our range"
-    rows = [
-        [
-            one.variant,
-            one.text,
-            str(one.n),
-            f"{one.published_best:.4f}",
-            str(one.best),
-            "" if one.incomparable else f"{one.within} of {one.compared}",
-        ]
-        for one in verdicts
-    ]
     return FittedTable(
         title="Published runs and ours",
-        columns=["variant", "verdict", "seeds", theirs, ours, within],
-        rows=rows,
+        rows=[
+            {
+                "variant": one.variant,
+                "verdict": one.text,
+                "seeds": str(one.n),
+                theirs: fraction(one.published_best),
+                ours: str(one.best),
+                within: "" if one.incomparable else f"{one.within} of {one.compared}",
+            }
+            for one in verdicts
+        ],
         texts=["verdict"],
         foldable=["verdict", ours],
         droppable=[within, theirs, ours, "seeds"],

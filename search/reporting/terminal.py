@@ -23,12 +23,12 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
     if overview.ranked:
         parts.append(_best(overview, study))
     if study.variants:
-        parts.append(_variants(overview, study))
+        parts.append(variant_tables.variants(overview, study))
         if study.published_figures:
             parts.append(variant_tables.caption(study))
     parts.append(_counts(overview, study))
-    if overview.told:
-        parts.append(_told(overview))
+    told = overview.told
+    parts += [f"Trial {label(t)}: {told[t.number]}" for t in overview.trials if t.number in told]
     if overview.ranked:
         parts.append(honest or study.caution)
     return Group(*parts)
@@ -45,51 +45,32 @@ def console() -> Console:
 
 
 def _best(overview: Overview, study: Study) -> FittedTable:
-    validation = study.select == "validation"
-    tested = ["test accuracy"] if validation else []
-    rows = []
-    for trial in overview.ranked[:BEST]:
-        test = [fraction(overview.of(trial)[-1].test_accuracy)] if validation else []
-        rows.append([label(trial), fraction(trial.values[0]), *test, params_text(trial.params)])
+    selection = f"{study.select} accuracy"  # may be the test accuracy, which is then one column
     return FittedTable(
         title=f"Best trials by {study.select} accuracy",
-        columns=["trial", f"{study.select} accuracy", *tested, "choices"],
-        rows=rows,
+        rows=[
+            {
+                "trial": label(trial),
+                selection: fraction(trial.values[0]),
+                "test accuracy": fraction(overview.of(trial)[-1].test_accuracy),
+                "choices": params_text(trial.params),
+            }
+            for trial in overview.ranked[:BEST]
+        ],
         texts=["choices"],
         foldable=["choices"],
-        droppable=[*tested, "choices"],
-    )
-
-
-def _variants(overview: Overview, study: Study) -> FittedTable:
-    return FittedTable(
-        title="Variants",
-        columns=variant_tables.columns(study),
-        rows=list(variant_tables.rows(study, overview.variants, overview.epochs)),
-        texts=["trial", "state"],
-        droppable=variant_tables.least_important(study),
+        droppable=[name for name in ("test accuracy", "choices") if name != selection],
     )
 
 
 def _counts(overview: Overview, study: Study) -> str:
-    count = {
-        state: sum(trial.state == state for trial in overview.trials)
-        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
-    }
-    ended = overview.finished
-    begun = sum(trial.state == TrialState.RUNNING for trial in overview.trials)
-    waiting = count[TrialState.WAITING]
+    count, n_ended = overview.counts, len(overview.finished)
+    begun, waiting = count[TrialState.RUNNING], count[TrialState.WAITING]
     return (
-        f"Trials: {len(ended)} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
+        f"Trials: {n_ended} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
-        + (" for a higher --trials" if waiting + begun and len(ended) >= study.trials else "")
-        + f".\nEpochs: {Savings.of(overview, study.epochs)}."
+        + (" for a higher --trials" if waiting + begun and n_ended >= study.trials else "")
+        + f".\nEpochs: {Savings.of(overview)}."
     )
-
-
-def _told(overview: Overview) -> str:
-    """Return a line for each trial that another program finished."""
-    trials = {trial.number: trial for trial in overview.trials}
-    return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())

@@ -1,26 +1,13 @@
-"""Table rows that compare a study's variants with their published metrics."""
+"""Comparison of a study's variants with their published metrics, for tables and notes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
-from optuna.trial import FrozenTrial
-
+from search.analysis.published import published_accuracies
+from search.database.snapshot import Overview
+from search.reporting.fitted_table import FittedTable
 from search.study.epoch import Epoch
 from search.study.study import Study
-
-
-def columns(study: Study) -> Sequence[str]:
-    own = ("variant", "trial", "state", "epochs", "test accuracy", best_of("best", study.epochs))
-    if not study.published_figures:
-        return own
-    return (*own, "published, same epoch", best_of("published best", published_epochs(study)))
-
-
-def least_important(study: Study) -> Sequence[str]:
-    """Return the columns that a narrow terminal drops, in this order. Accuracies are dropped before
-    the epochs that they belong to."""
-    *_, epochs, _, ours = (own := columns(study))[:6]
-    same, theirs = own[6:] or ("", "")
-    return [name for name in (ours, "trial", theirs, "state", same, epochs) if name]
 
 
 def best_of(what: str, n_epochs: int) -> str:
@@ -54,38 +41,48 @@ def published_epochs(study: Study) -> int:
     return max((epoch for _, epoch in study.published_figures), default=0)
 
 
-def rows(
-    study: Study, trials: Mapping[str, FrozenTrial], epochs: Mapping[int, Sequence[Epoch]]
-) -> Iterator[Sequence[str]]:
-    """Yield a row for each variant of the study; missing values are empty.
+def variants(overview: Overview, study: Study) -> FittedTable:
+    """Return a table with a row for each variant of the study; missing values are empty.
 
-    `trials` are by variant name, `epochs` by trial number.
+    A narrow terminal drops accuracies before the epochs that they belong to.
     """
+    ours, theirs = best_of("best", study.epochs), best_of("published best", published_epochs(study))
+    same = "published, same epoch"
+    trials = overview.variants
+    rows = []
     for name in study.variants:
         trial = trials.get(name)
-        recorded = epochs.get(trial.number, ()) if trial else ()
-        tested = [epoch for epoch in recorded if epoch.test_accuracy is not None]
-        last = tested[-1] if tested else None
-        row = (
-            name,
-            str(trial.number) if trial else "",
-            trial.state.name if trial else "not enqueued",
-            f"{len(recorded)} of {study.epochs}",
-            fraction(last.test_accuracy) if last else "",
-            _best_epoch(tested),
-        )
-        if not study.published_figures:
-            yield row
-            continue
-        theirs = published(study, name)
-        same = theirs.get(last.number) if last else None
-        yield (*row, fraction(same), fraction(max(theirs.values(), default=None)))
+        recorded = overview.of(trial) if trial else []
+        tested, known = measured(recorded), published_accuracies(study, name)
+        best, last = best_epoch(tested), max(tested, default=0)
+        row = {
+            "variant": name,
+            "trial": str(trial.number) if trial else "",
+            "state": trial.state.name if trial else "not enqueued",
+            "epochs": f"{len(recorded)} of {study.epochs}",
+            "test accuracy": fraction(tested.get(last)),
+            ours: f"{best[1]:.4f} ({best[0]})" if best else "",
+        }
+        if study.published_figures:
+            row[same] = fraction(known.get(last))
+            row[theirs] = fraction(max(known.values(), default=None))
+        rows.append(row)
+    return FittedTable(
+        title="Variants",
+        rows=rows,
+        texts=["trial", "state"],
+        droppable=[ours, "trial", theirs, "state", same, "epochs"],
+    )
 
 
-def published(study: Study, name: str) -> Mapping[int, float]:
-    """Return the published test accuracies of a variant by epoch."""
-    metrics = study.published_for(name)
-    return {epoch: found["test_accuracy"] for epoch, found in metrics.items()}
+def measured(epochs: Sequence[Epoch]) -> Mapping[int, float]:
+    """Return our test accuracies by epoch."""
+    return {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
+
+
+def best_epoch(accuracies: Mapping[int, float]) -> tuple[int, float] | None:
+    """Return the first epoch with the highest accuracy, and this accuracy."""
+    return max(accuracies.items(), key=itemgetter(1), default=None)
 
 
 def fraction(value: float | None) -> str:
@@ -94,10 +91,3 @@ def fraction(value: float | None) -> str:
 
 def _epochs(n: int) -> str:
     return f"{n} epoch{'s' if n != 1 else ''}"
-
-
-def _best_epoch(tested: Sequence[Epoch]) -> str:
-    if not tested:
-        return ""
-    best = max(tested, key=lambda epoch: epoch.test_accuracy or 0.0)
-    return f"{fraction(best.test_accuracy)} ({best.number})"

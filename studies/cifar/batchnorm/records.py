@@ -193,30 +193,26 @@ def _collapses(groups: Iterable[list[Run]]) -> FittedTable:
         marks = [collapsed(run) for run in runs]
         first = [mark.index(True) + 1 for mark in marks if any(mark)]
         rows.append(
-            [
-                of.variant,
-                of.change,
-                "all" if of.images is None else str(of.images),
-                str(of.epochs),
-                str(len(runs)),
-                str(len(first)),
-                ", ".join(map(str, first)),
-                f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
-                _last([run[-1].test_accuracy for run in runs]),
-            ]
+            {
+                "variant": of.variant,
+                "change": of.change,
+                "images": "all" if of.images is None else str(of.images),
+                "epochs": str(of.epochs),
+                "seeds": str(len(runs)),
+                "runs that collapse": str(len(first)),
+                "first at epoch": ", ".join(map(str, first)),
+                "epochs collapsed": f"{sum(map(sum, marks))} of {sum(map(len, marks))}",
+                accuracy: _last([run[-1].test_accuracy for run in runs]),
+            }
         )
     return FittedTable(
         title="How often accuracy collapses",
-        columns=[
-            "variant", "change", "images", "epochs", "seeds", "runs that collapse",
-            "first at epoch", "epochs collapsed", accuracy,
-        ],
         rows=rows,
         texts=["change"],
         foldable=["first at epoch", accuracy],
         droppable=["epochs collapsed", "first at epoch", accuracy],
         box=box.MARKDOWN,
-    )  # fmt: skip
+    )
 
 
 def _last(accuracies: Sequence[float]) -> str:
@@ -238,12 +234,12 @@ def _figures(runs: list[Run]) -> RenderableType:
     images = "all images" if of.images is None else f"the first {of.images} images"
     table = FittedTable(
         title=f"{of.variant}, change: {of.change}",
-        columns=["metric", *states],
         rows=[
-            [
-                name.replace("_", " "),
-                *(_range([getattr(e, name) for e, m in marked if m is s]) for s in states.values()),
-            ]
+            {"metric": name.replace("_", " ")}
+            | {
+                heading: _range([getattr(epoch, name) for epoch, mark in marked if mark is state])
+                for heading, state in states.items()
+            }
             for name in (*EPOCH_FIGURES, *PROBE_FIGURES)
         ],
         foldable=list(states),
