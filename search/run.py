@@ -27,8 +27,6 @@ from search.errors import UserError
 from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from search.database.database import Database
 
 EPILOG = """\
@@ -141,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.worker import KeepsFailing, Worker
 
     out = console()
+    say = partial(out.print, soft_wrap=True)
     with ExitStack() as stack:
         crew = stack.enter_context(hired(options, uses_torch=study.trainer.uses_torch))
         config = WorkerConfig(
@@ -164,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
         observer = Observer(database, worker.joined)
         done = len(observer.look().finished)
         out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
-        _say(out, f"View it with: {_dashboard(options, database)}")
+        say(f"View it with: {_dashboard(options, database)}")
         if done < budget:
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
@@ -173,14 +172,14 @@ def run(options: argparse.Namespace) -> int:
                 show_progress(observer, out, study, budget=budget),
                 stop.on_signals(),
             ):
-                crew.work(worker, stop, budget=budget, say=partial(_say, out))
+                crew.work(worker, stop, budget=budget, say=say)
         except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
             print(f"search.run: {error}", file=sys.stderr)
             return 1
-        is_done = len(observer.look().finished) >= budget
+        overview = observer.look()
+        is_done = len(overview.finished) >= budget
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
-        overview = observer.look()
         honest = answer(database, overview).text
         out.print(summary(overview, study, honest=honest))
     if is_done:
@@ -200,10 +199,6 @@ def _dashboard(options: argparse.Namespace, database: "Database") -> str:
     if options.artifacts != usual.get_default("artifacts"):
         words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
     return " ".join(words)
-
-
-def _say(out: "Console", line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _gpus(text: str) -> float:

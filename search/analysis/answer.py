@@ -33,11 +33,8 @@ class Answer:
     @property
     def tied(self) -> list[int]:
         """Numbers of the trials that the re-runs cannot distinguish from the best."""
-        return [
-            number
-            for number, one in self.standings.items()
-            if self.best is not None and one.verdict == "tie" and number != self.best.number
-        ]
+        best = self.best and self.best.number
+        return [n for n, one in self.standings.items() if one.verdict == "tie" and n != best]
 
     @property
     def text(self) -> str | None:

@@ -5,7 +5,7 @@ paired by seed, so that effects of a seed on all trials cancel.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search.analysis.rerun_metrics import Repeats, Spread
@@ -82,7 +82,7 @@ def remaining_trials(found: Finals, repeat: int, direction: Direction) -> list[i
 def _remaining(found: Finals, repeat: int) -> list[int]:
     left = list(found)
     for seen in range(MIN_SEEDS, repeat + 1):
-        before = {number: _until(found[number], seen) for number in left}
+        before = {n: {r: value for r, value in found[n].items() if r < seen} for n in left}
         best = _best(before)
         left = [n for n in left if n == best or not _p(before[n], before[best]) < LEAVE_OUT]
     return left
@@ -121,7 +121,7 @@ def standings(finals: Finals, direction: Direction) -> list[Standing]:
         key=lambda one: (
             one.trial != best,
             one.trial in left_out,
-            -_mean(found[one.trial].values()),
+            -fmean(found[one.trial].values()),
         ),
     )
 
@@ -168,15 +168,8 @@ def _differences(own: Mapping[int, float], of_best: Mapping[int, float]) -> list
 
 def _best(found: Finals) -> int:
     """Return the trial with the highest mean; ties go to the trial ranked higher in the search."""
-    return max(found, key=lambda number: _mean(found[number].values()))
-
-
-def _mean(values: Collection[float]) -> float:
-    return sum(values) / len(values) if values else -math.inf
-
-
-def _until(of: Mapping[int, float], repeat: int) -> dict[int, float]:
-    return {number: value for number, value in of.items() if number < repeat}
+    means = {n: sum(of.values()) / len(of) if of else -math.inf for n, of in found.items()}
+    return max(means, key=means.__getitem__)
 
 
 def _scores(found: Finals, direction: Direction) -> Finals:

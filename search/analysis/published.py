@@ -1,5 +1,6 @@
 """Comparison of our runs of the variants with published runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from search.analysis.rerun_metrics import Repeats, Spread
@@ -60,21 +61,23 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
+def published_values(study: Study, variant: str) -> Mapping[int, float]:
+    """Return the published values of the study's final metric for a variant by epoch."""
+    metric, published = study.final.metric, study.published_for(variant)
+    return {epoch: metrics[metric] for epoch, metrics in published.items() if metric in metrics}
+
+
 def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
     """Return the verdict according to `rule` on runs of `study`; None if ours and the published
     ones have no epoch in common."""
     metric, score = study.final.metric, study.final.score
-    theirs = {e: of[metric] for e, of in study.published_for(variant).items() if metric in of}
+    theirs = published_values(study, variant)
     ours = spreads(runs, variant, metric)
     both = sorted(theirs.keys() & ours.keys())
     if not both:
         return None
     level = 1 - (1 - LEVEL) / len(both)
-    outside = []
-    for epoch in both:
-        low, high = ours[epoch].prediction_interval(level)
-        if not low <= theirs[epoch] <= high:
-            outside.append(epoch)
+    intervals = {epoch: ours[epoch].prediction_interval(level) for epoch in both}
     best = [
         max((epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics), key=score)
         for epochs in runs[variant].values()
@@ -85,7 +88,7 @@ def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
         n=len(best),
         compared=len(both),
         within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
-        outside=outside,
+        outside=[e for e, (low, high) in intervals.items() if not low <= theirs[e] <= high],
         best=Spread.of(best),
         published_best=max(theirs.values(), key=score),
         incomparable=study.incomparable,

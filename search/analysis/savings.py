@@ -29,9 +29,9 @@ class Savings:
     """Number of trials that stopped because a loss was not finite; PRUNED in Optuna."""
 
     @classmethod
-    def of(cls, overview: Overview, epochs: int) -> Self:
-        """Compute the savings of a study whose full trials have `epochs` epochs."""
-        finished = overview.ended_here
+    def of(cls, overview: Overview) -> Self:
+        """Compute the savings of a study."""
+        epochs, finished = overview.n_epochs, overview.ended_here
         diverged = [trial for trial in finished if DIVERGED in trial.user_attrs]
         pruned = [
             trial

@@ -76,11 +76,13 @@ class Outage:
         self._since = None
 
     def note(self, error: Exception) -> None:
-        """Log the first error of an outage.
+        """Log the first error of an outage; raise any other error again.
 
         Raises:
             DatabaseGone: the outage has lasted longer than `OUTAGE_SECONDS`.
         """
+        if not is_outage(error):
+            raise error
         if self._since is None:
             self._since = time.monotonic()
             log.warning(

@@ -1,6 +1,7 @@
 """The charts of a report, as Plotly figures, from Optuna's plots where possible."""
 
 from collections.abc import Iterator, Sequence
+from html import escape
 
 import optuna
 import plotly.graph_objects as go
@@ -105,17 +106,13 @@ def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
         highest += [spread.highest for spread in found]
         if any(spread.n > 1 for spread in found):
             edge = [spread.highest for spread in found] + [spread.lowest for spread in found[::-1]]
-            made.add_trace(
-                go.Scatter(
-                    x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=color, opacity=0.2,
-                    mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
-                )
+            made.add_scatter(
+                x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=color, opacity=0.2,
+                mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
             )  # fmt: skip
-        made.add_trace(
-            go.Scatter(
-                x=epochs, y=[spread.mean for spread in found], name=f"{prefix or figure}, ours",
-                line_color=color, mode="lines+markers", marker_size=5,
-            )
+        made.add_scatter(
+            x=epochs, y=[spread.mean for spread in found], name=f"{prefix or figure}, ours",
+            line_color=color, mode="lines+markers", marker_size=5,
         )  # fmt: skip
         theirs = {
             epoch: metrics[metric]
@@ -124,12 +121,9 @@ def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
         }
         if theirs:
             highest += theirs.values()
-            made.add_trace(
-                go.Scatter(
-                    x=list(theirs), y=list(theirs.values()),
-                    name=f"{prefix or figure}, {published}",
-                    line={"color": color, "dash": "dash"}, mode="lines",
-                )
+            made.add_scatter(
+                x=list(theirs), y=list(theirs.values()), name=f"{prefix or figure}, {published}",
+                line={"color": color, "dash": "dash"}, mode="lines",
             )  # fmt: skip
     made.update_layout(xaxis=_epochs(findings), yaxis_title=words(figure))
     if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten the rest
@@ -158,10 +152,11 @@ def _lines(
 
 def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> go.Scatter:
     last = [findings.overview.of(trial)[-1] for trial in pruned]
+    reasons = [escape(str(trial.user_attrs.get(REASON, "")), quote=False) for trial in pruned]
     return go.Scatter(
         x=[epoch.number for epoch in last],
         y=[findings.study.objective.value(epoch) for epoch in last],
-        text=[f"trial {label(trial)}: {_escaped(trial)}" for trial in pruned],
+        text=[f"trial {label(t)}: {why}" for t, why in zip(pruned, reasons, strict=True)],
         mode="markers", marker={"symbol": "x", "color": "#606060", "size": 6}, name="pruned here",
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
@@ -170,11 +165,6 @@ def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> go.Scatter:
 def _epochs(findings: ReportData) -> dict[str, object]:
     """Return the settings of an epoch axis, with a tick at every epoch if there are at most 12."""
     return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
-
-
-def _escaped(trial: FrozenTrial) -> str:
-    """Return the reason with Plotly's markup characters escaped."""
-    return str(trial.user_attrs.get(REASON, "")).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _styled(figure: go.Figure, *, height: int) -> go.Figure:

@@ -27,20 +27,17 @@ class Section:
     layout: Literal["one", "wide", "small"] = "one"
     """One, two or three charts side by side where there is room."""
 
-    @property
-    def has_rows(self) -> bool:
-        return self.table is not None and bool(self.table.rows)
-
 
 def html(findings: ReportData) -> str:
     """Return the page; it loads nothing from the network."""
+    parts = [p for p in _sections(findings) if p.charts or (p.table and p.table.rows)]
     return template("report.html").render(
         study=findings.study,
         database=findings.database,
         answer=tables.answer(findings),
         caution=findings.caution,
         rerun=tables.rerun_command(findings),
-        sections=[part for part in _sections(findings) if part.charts or part.has_rows],
+        sections=parts,
         json=_json,
         plotly=get_plotlyjs(),
     )

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
+from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
 from search.database.database import Database
@@ -278,6 +279,6 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
         metric=study.final.words,
         curves=curves,
         ours=variant_tables.best_epoch(study, variant_tables.measured(study, epochs)),
-        published=variant_tables.best_epoch(study, variant_tables.published(study, name)),
+        published=variant_tables.best_epoch(study, published_values(study, name)),
         compared=variant_tables.caption(study),
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Self
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from search.analysis.answer import Answer, answer
 from search.analysis.published import Verdict, verdict
@@ -17,7 +17,6 @@ from search.database.snapshot import Overview
 from search.database.studies import stored_definition
 from search.errors import UserError
 from search.study.study import Study
-from search.study.trial_attributes import DIVERGED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class ReportData:
 
     @cached_property
     def savings(self) -> Savings:
-        return Savings.of(self.overview, self.study.epochs)
+        return Savings.of(self.overview)
 
     @property
     def caution(self) -> str:
@@ -111,15 +110,6 @@ class ReportData:
     def variants(self) -> list[str]:
         """The names of the trained variants, in the study's order."""
         return [name for name in self.study.variants if self.reproduced.get(name)]
-
-    @property
-    def failures(self) -> list[FrozenTrial]:
-        """The failed and diverged trials."""
-        return [
-            trial
-            for trial in self.overview.trials
-            if trial.state == TrialState.FAIL or DIVERGED in trial.user_attrs
-        ]
 
 
 def _of_search(overview: Overview) -> Repeats:

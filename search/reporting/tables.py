@@ -1,6 +1,7 @@
 """The text and tables of a report, in any format."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from statistics import fmean
 
@@ -17,7 +18,7 @@ from search.reporting.variant_tables import (
 )
 from search.study.metrics import number
 from search.study.space import params_text
-from search.study.trial_attributes import ENVIRONMENTS, REASON, label
+from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, REASON, label
 
 BEST = 10
 """Maximum number of best trials listed."""
@@ -148,13 +149,13 @@ def failures(findings: ReportData) -> FittedTable:
     """Return the failed and diverged trials, with their reasons."""
     return FittedTable(
         rows=[
-            {
-                "trial": label(trial),
-                "state": "FAIL" if trial.state == TrialState.FAIL else "diverged",
-                "reason": str(trial.user_attrs.get(REASON, "not recorded")),
-                "choices": params_text(trial.params),
-            }
-            for trial in findings.failures
+            _row(
+                trial,
+                state="FAIL" if trial.state == TrialState.FAIL else "diverged",
+                reason=str(trial.user_attrs.get(REASON, "not recorded")),
+            )
+            for trial in findings.overview.trials
+            if trial.state == TrialState.FAIL or DIVERGED in trial.user_attrs
         ],
         texts=["state", "reason", "choices"],
     )
@@ -182,16 +183,16 @@ def told(findings: ReportData) -> FittedTable:
     told = findings.overview.told
     return FittedTable(
         rows=[
-            {
-                "trial": label(trial),
-                "outcome": told[trial.number],
-                "choices": params_text(trial.params),
-            }
+            _row(trial, outcome=told[trial.number])
             for trial in findings.overview.trials
             if trial.number in told
         ],
         texts=["outcome", "choices"],
     )
+
+
+def _row(trial: FrozenTrial, **cells: str) -> Mapping[str, str]:
+    return {"trial": label(trial), **cells, "choices": params_text(trial.params)}
 
 
 def _honest(findings: ReportData, trial: FrozenTrial) -> str:

@@ -27,8 +27,8 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
         if study.published_figures:
             parts.append(variant_tables.caption(study))
     parts.append(_counts(overview, study))
-    if overview.told:
-        parts.append(_told(overview))
+    told = overview.told
+    parts += [f"Trial {label(t)}: {told[t.number]}" for t in overview.trials if t.number in told]
     if overview.ranked:
         parts.append(honest or study.caution)
     return Group(*parts)
@@ -72,11 +72,5 @@ def _counts(overview: Overview, study: Study) -> str:
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a higher --trials" if waiting + begun and n_ended >= study.trials else "")
-        + f".\nEpochs: {Savings.of(overview, study.epochs)}."
+        + f".\nEpochs: {Savings.of(overview)}."
     )
-
-
-def _told(overview: Overview) -> str:
-    """Return a line for each trial that another program finished."""
-    trials = {trial.number: trial for trial in overview.trials}
-    return "\n".join(f"Trial {label(trials[n])}: {told}" for n, told in overview.told.items())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from search.analysis.published import published_values
 from search.database.snapshot import Overview
 from search.reporting.fitted_table import FittedTable
 from search.study.metrics import Epoch, number
@@ -51,7 +52,7 @@ def variants(overview: Overview, study: Study) -> FittedTable:
     for name in study.variants:
         trial = trials.get(name)
         recorded = overview.of(trial) if trial else []
-        tested, known = measured(study, recorded), published(study, name)
+        tested, known = measured(study, recorded), published_values(study, name)
         best, last = best_epoch(study, tested), max(tested, default=0)
         theirs_best = best_epoch(study, known)
         row = {
@@ -78,12 +79,6 @@ def measured(study: Study, epochs: Sequence[Epoch]) -> Mapping[int, float]:
     """Return our values of the study's final metric by epoch."""
     metric = study.final.metric
     return {epoch.number: epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics}
-
-
-def published(study: Study, name: str) -> Mapping[int, float]:
-    """Return the published values of the study's final metric for a variant by epoch."""
-    metric, found = study.final.metric, study.published_for(name)
-    return {epoch: metrics[metric] for epoch, metrics in found.items() if metric in metrics}
 
 
 def best_epoch(study: Study, values: Mapping[int, float]) -> tuple[int, float] | None:

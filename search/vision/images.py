@@ -128,16 +128,17 @@ def load_dataset(name: str, root: Path, say: Callable[[str], None] = print) -> D
     if named.kind == "digits":
         return _digits()
     source = torchvision_sets if named.kind == "torchvision" else image_folder
-    return _of(source.load(named.what, named.size, root, say))
+    return _divided(source.load(named.what, named.size, root, say))
 
 
-def _of(prepared: Prepared) -> Dataset:
+def _divided(prepared: Prepared, digest: str | None = None) -> Dataset:
+    """Return the training and test images; `digest` instead of that of `prepared`, if given."""
     everything = Images((prepared.images,), prepared.labels)
     return Dataset(
         everything.between(0, prepared.n_train),
         everything.between(prepared.n_train, len(everything)),
         n_classes=len(prepared.classes),
-        digest=prepared.digest,
+        digest=digest or prepared.digest,
         classes=prepared.classes,
         whites=prepared.whites,
     )
@@ -179,16 +180,10 @@ def _digits() -> Dataset:
     rows = torch.from_numpy(np.loadtxt(file, dtype=np.int64, delimiter=","))
     pixels, labels = rows[:, :-1].view(-1, 1, 8, 8), rows[:, -1].contiguous()
     gray = pixels.mul(255 / 16).round().to(torch.uint8)
-    everything = Images((gray,), labels)
     digest = hashlib.sha256(gray.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     n_train = len(gray) - len(gray) // 5
-    return Dataset(
-        everything.between(0, n_train),
-        everything.between(n_train, len(gray)),
-        n_classes=10,
-        digest=digest,
-        classes=tuple("0123456789"),
-    )
+    made = Prepared(images=gray, labels=labels, n_train=n_train, classes=tuple("0123456789"))
+    return _divided(made, digest)
 
 
 def scaled(pixels: Tensor, dtype: torch.dtype) -> Tensor:

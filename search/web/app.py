@@ -19,7 +19,7 @@ import optuna_dashboard
 from bottle import HTTPError, HTTPResponse, Route, request
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, event, func, select
+from sqlalchemy import ColumnElement, Connection, Row, event, func, select
 from sqlalchemy.engine import ExceptionContext
 
 from search.artifacts.store import ArtifactStore
@@ -164,9 +164,10 @@ class RefreshingStorage(RereadableStorage):
         name = select(optuna_studies.c.study_name).where(optuna_studies.c.study_id == study_id)
         start = select(func.min(optuna_trials.c.datetime_start)).where(of_study)
         with self._engine.connect() as connection:
-            kept = set(_kept(connection, study_id))
+            made = _made_here(connection, studies.c.study_id == study_id)
+            kept = set(_kept(connection, made))
             identity = connection.scalar(name), connection.scalar(start)
-            self._drawable[study_id] = _drawable(connection, study_id)
+            self._drawable[study_id] = _drawable(connection, made)
         if self._identities.get(study_id) != identity:
             self.forget_study(study_id)
             self._identities[study_id] = identity
@@ -179,7 +180,8 @@ class RefreshingStorage(RereadableStorage):
         trial = self._uncached.get_trial(trial_id)
         study_id = select(optuna_trials.c.study_id).where(optuna_trials.c.trial_id == trial_id)
         with self._engine.connect() as connection:
-            drawable = _drawable(connection, connection.scalar(study_id), trial.number)
+            made = _made_here(connection, studies.c.study_id == study_id.scalar_subquery())
+            drawable = _drawable(connection, made, trial.number)
         if drawable:
             drawable.offer(trial)
         return trial
@@ -197,13 +199,9 @@ class RefreshingStorage(RereadableStorage):
 
 
 def _drawable(
-    connection: Connection, study_id: int | None, number: int | None = None
+    connection: Connection, made: Row[Any] | None, number: int | None = None
 ) -> _Drawable | None:
-    """Return the drawable trials of a study, or only trial `number`; None if this service did not
-    create the study."""
-    if not {table.name for table in (studies, epochs)} <= visible_tables(connection).keys():
-        return None
-    made = connection.execute(select(studies).where(studies.c.study_id == study_id)).one_or_none()
+    """Return a study's trials with curves, or only trial `number`; `made` is from `_made_here`."""
     if made is None:
         return None
     first = (epochs.c.study_key == made.study_key) & (epochs.c.number == 1)
@@ -213,17 +211,24 @@ def _drawable(
     return _Drawable(name=made.name, files=made.files, numbers=frozenset(connection.scalars(query)))
 
 
-def _kept(connection: Connection, study_id: int) -> Iterable[int]:
-    """Return the ids of the study's trials whose weights are kept."""
-    if not {table.name for table in (studies, weights)} <= visible_tables(connection).keys():
+def _kept(connection: Connection, made: Row[Any] | None) -> Iterable[int]:
+    """Return the ids of the study's trials whose weights are kept; `made` is from `_made_here`."""
+    if made is None:
         return ()
     query = (
         select(optuna_trials.c.trial_id)
         .join(weights, weights.c.trial == optuna_trials.c.number)
-        .join(studies, studies.c.study_key == weights.c.study_key)
-        .where(optuna_trials.c.study_id == study_id, studies.c.study_id == study_id)
+        .where(optuna_trials.c.study_id == made.study_id, weights.c.study_key == made.study_key)
     )
     return connection.scalars(query).all()
+
+
+def _made_here(connection: Connection, where: ColumnElement[bool]) -> Row[Any] | None:
+    """Return the row of a study in this service's tables; None if it, or a table, is missing."""
+    needed = {table.name for table in (studies, epochs, weights)}
+    if not needed <= visible_tables(connection).keys():
+        return None
+    return connection.execute(select(studies).where(where)).one_or_none()
 
 
 class _GuardedStore:
@@ -236,7 +241,6 @@ class _GuardedStore:
     def __init__(self, store: ArtifactStore, database: Database) -> None:
         self._store = store
         self._database = database
-        self._engine = database.engine
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         if curves := CURVES.fullmatch(artifact_id):
@@ -255,22 +259,19 @@ class _GuardedStore:
             self._store.remove(artifact_id)
 
     def _is_ours(self, artifact_id: str) -> bool:
-        with self._engine.connect() as connection:
+        with self._database.engine.connect() as connection:
             if artifact_lists.n_listing(connection, artifact_id) > 1:
                 return False
             files = re.fullmatch(r"([0-9a-f]{16})-\d+-.*", artifact_id)
             if files is None:  # a user's own upload
                 return True
-            known = visible_tables(connection)
-            query = select(studies.c.files).where(studies.c.files == files[1])
-            return studies.name in known and connection.scalar(query) is not None
+            return _made_here(connection, studies.c.files == files[1]) is not None
 
 
 def _drawn(database: Database, files: str, number: int) -> bytes:
     """Return the learning curves of trial `number` as SVG."""
     with database.engine.connect() as connection:
-        query = select(studies).where(studies.c.files == files)
-        study = connection.execute(query).one_or_none()
+        study = _made_here(connection, studies.c.files == files)
     recorded = [] if study is None else database.epochs(study.study_key, number)
     if study is None or not recorded:
         raise HTTPError(404, "this trial has no epoch to draw")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import optuna
 
-from search.database.outage import DatabaseGone, Outage, first_line, is_outage, is_refusal
+from search.database.outage import DatabaseGone, Outage, first_line, is_refusal
 from search.errors import UserError
 from search.worker.claims import StudyGone
 from search.worker.config import WorkerConfig
@@ -48,11 +48,7 @@ def _work(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> None:
             with Worker.open(config, study, machine, retry=False) as worker:
                 worker.work(stop, budget=study.trials)
                 return
-        except DatabaseGone:
-            raise
         except Exception as error:
-            if not is_outage(error):
-                raise
             outage.note(error)
             stop.wait(WAIT_SECONDS)
 

@@ -162,8 +162,6 @@ class Worker:
             except Stopped:
                 break
             except Exception as error:
-                if not is_outage(error):
-                    raise
                 outage.note(error)
                 stop.wait(WAIT_SECONDS)
                 continue

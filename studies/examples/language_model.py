@@ -108,7 +108,7 @@ class LanguageModel:
             starts = torch.randint(len(self.train) - CONTEXT - 1, (SEQUENCES,))  # seeded
             batch = torch.stack([self.train[s : s + CONTEXT + 1] for s in starts.tolist()]).long()
             loss = self.loss(batch) / self.run.choices.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -95,13 +95,13 @@ def test_a_published_curve_is_judged_by_the_interval_of_one_more_run(
     within: int,
     text: str,
 ) -> None:
-    published = _study(_published(tmp_path, first, second), study).published_figures
-    found = verdict(runs, published, "question-1")
+    trained = _study(_published(tmp_path, first, second), study)
+    found = verdict(runs, trained, "question-1")
     assert found is not None
     assert (found.outside, found.within, found.compared) == (outside, within, 2)
     assert found.text == text
     assert (found.best.n, found.published_best) == (3, max(first, second))
-    assert verdict(runs, published, "question-3") is None
+    assert verdict(runs, trained, "question-3") is None
 
 
 def test_tables_hold_the_published_figures_beside_ours(

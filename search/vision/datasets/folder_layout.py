@@ -64,8 +64,7 @@ class Layout:
             OSError: a folder cannot be read.
         """
         search = _Search(folder, ours)
-        splits = search.splits()
-        if splits:
+        if splits := search.splits():
             train_folder, test_folder = splits
             train, test = search.by_class(train_folder), search.by_class(test_folder)
             if unknown := test.keys() - train.keys():
