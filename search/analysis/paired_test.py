@@ -7,6 +7,7 @@ paired by seed, so that effects of a seed on all trials cancel.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from search.analysis.rerun_metrics import Repeats, Spread
 from search.study.metrics import Direction, Objective
