@@ -4,6 +4,7 @@ A training is anything with `fit`, `state_dict` and `load_state_dict`. The servi
 epoch, records what it yields, and stops, resumes and replays it.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -137,6 +138,11 @@ class Trainer(ABC, Generic[C]):
         """Whether the process must set PyTorch up."""
         return True
 
+    @property
+    def source(self) -> Callable[..., Any] | None:
+        """The user's function to name in errors."""
+        return None
+
     @abstractmethod
     def open(self, place: Place) -> Session[C]:
         """Load what all trainings share, such as the data.
@@ -170,9 +176,11 @@ class FunctionTrainer(Trainer[C]):
 
     @property
     def uses_torch(self) -> bool:
-        import sys
-
         return "torch" in sys.modules
+
+    @property
+    def source(self) -> Callable[..., Any]:
+        return self.train
 
     def open(self, place: Place) -> Session[C]:
         return _NoSession(self.train)

@@ -80,6 +80,10 @@ class ImageClassification(Trainer[C]):
         if self.images is not None:
             check_whole("images", self.images, lowest=2)
 
+    @property
+    def source(self) -> Callable[..., Any]:
+        return self.build
+
     def open(self, place: Place) -> Session[C]:
         known = self._total
         if known is not None:

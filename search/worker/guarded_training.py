@@ -4,12 +4,13 @@ The global random generators are seeded before each epoch, every metric is a fin
 time is measured, the state is written in a form that is safe to read, and errors are told apart.
 """
 
+import inspect
 import math
 import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from search.errors import UserError
 from search.study.metrics import Epoch
 from search.study.seeds import derive_seed
 from search.study.training import About, Exportable, Run, Session, Training
-from search.worker import state
 from search.worker.device import is_out_of_memory
+from search.worker.state import UnreadableState, dump, load
 
 ENGINE = Path(__file__).parents[1]
 
@@ -47,11 +48,16 @@ class TrainingError(Exception):
 class GuardedTraining:
     """A training of a run, as the worker uses it."""
 
-    def __init__(self, session: Session[Any], run: Run[Any]) -> None:
-        """Raises:
-        TrainingError: it cannot be started.
-        UserError: what was started is not a training.
+    def __init__(
+        self, session: Session[Any], run: Run[Any], source: Callable[..., Any] | None = None
+    ) -> None:
+        """`source` is the user's function whose line errors name.
+
+        Raises:
+            TrainingError: it cannot be started.
+            UserError: what was started is not a training.
         """
+        self._where = "" if source is None else _line_of(source)
         self._run = run
         self._is_readable = False
         """Whether a state has been read back."""
@@ -63,7 +69,7 @@ class GuardedTraining:
             for name in ("fit", "state_dict", "load_state_dict")
             if not callable(getattr(self._training, name, None))
         ]:
-            raise UserError(f"train returned {self._training!r}, which has no {missing[0]}()")
+            raise self._error(f"train returned {self._training!r}, which has no {missing[0]}()")
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
         """Train from epoch `after` + 1 to the last, and yield each epoch.
@@ -83,12 +89,12 @@ class GuardedTraining:
             with _blaming_training():
                 metrics = next(fitted, None)
             if metrics is None:
-                raise UserError(f"fit yielded {number - 1} of {self._run.epochs} epochs")
+                raise self._error(f"fit yielded {number - 1} of {self._run.epochs} epochs")
             seconds = time.perf_counter() - start
             yield Epoch(number=number, metrics=self._checked(metrics, number), seconds=seconds)
         with _blaming_training():
             if next(fitted, None) is not None:
-                raise UserError(f"fit yielded more than {self._run.epochs} epochs")
+                raise self._error(f"fit yielded more than {self._run.epochs} epochs")
 
     def state(self) -> bytes:
         """Return the state after the last epoch.
@@ -100,12 +106,12 @@ class GuardedTraining:
         with _blaming_training():
             found = self._training.state_dict()
         try:
-            content = state.dump(found)
+            content = dump(found)
             if not self._is_readable:
-                state.load(content, "cpu")
+                load(content, "cpu")
                 self._is_readable = True
-        except state.UnreadableState as error:
-            raise _no_state(error) from error
+        except UnreadableState as error:
+            raise self._no_state(error) from error
         return content
 
     def load(self, content: bytes) -> None:
@@ -116,9 +122,9 @@ class GuardedTraining:
             UserError: the content holds other objects than a state may.
         """
         try:
-            found = state.load(content, self._run.device)
-        except state.UnreadableState as error:
-            raise _no_state(error) from error
+            found = load(content, self._run.device)
+        except UnreadableState as error:
+            raise self._no_state(error) from error
         with _blaming_training():
             self._training.load_state_dict(found)
 
@@ -131,17 +137,17 @@ class GuardedTraining:
 
     def _checked(self, metrics: Any, number: int) -> Mapping[str, float]:
         if not isinstance(metrics, Mapping):
-            raise UserError(f"fit must yield a mapping of metrics, not {metrics!r}")
+            raise self._error(f"fit must yield a mapping of metrics, not {metrics!r}")
         found: dict[str, float] = {}
         for name, value in metrics.items():
             try:
                 found[str(name)] = float(value)
             except (TypeError, ValueError):
-                raise UserError(
+                raise self._error(
                     f"fit yielded {name}={value!r} in epoch {number}; a metric is a number"
                 ) from None
         if self._run.metric not in found:
-            raise UserError(
+            raise self._error(
                 f"fit yielded {', '.join(found) or 'no metrics'} in epoch {number}, but not "
                 f"{self._run.metric}, the study's metric"
             )
@@ -149,6 +155,24 @@ class GuardedTraining:
             if not math.isfinite(value):
                 raise Diverged(name, value, number)
         return found
+
+    def _error(self, text: str) -> UserError:
+        return UserError(f"{self._where}{text}")
+
+    def _no_state(self, error: UnreadableState) -> UserError:
+        return self._error(
+            f"state_dict must hold only tensors, numbers, text, bytes, and dicts, "
+            f"lists and tuples of them ({error}); turn other objects into bytes, as by pickle.dumps"
+        )
+
+
+def _line_of(source: Callable[..., Any]) -> str:
+    """Return the file and line of a function or class, as the beginning of a message."""
+    try:
+        _, line = inspect.getsourcelines(source)
+        return f"{Path(inspect.getfile(source)).name}, line {line}: "
+    except (OSError, TypeError):  # such as a class of a notebook
+        return ""
 
 
 def _seed(seed: int, epoch: int) -> None:
@@ -191,10 +215,3 @@ def _is_installed(filename: str) -> bool:
 
 
 _INSTALLED: Sequence[Path] = [Path(folder) for folder in {sys.prefix, sys.base_prefix}]
-
-
-def _no_state(error: state.UnreadableState) -> UserError:
-    return UserError(
-        f"state_dict must hold only tensors, numbers, text, bytes, and dicts, lists and tuples of "
-        f"them ({error}); turn other objects into bytes, as by pickle.dumps"
-    )

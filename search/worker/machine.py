@@ -87,7 +87,7 @@ class Machine:
             data=self.data,
             after_batch=after_batch,
         )
-        return GuardedTraining(self.session, run)
+        return GuardedTraining(self.session, run, study.trainer.source)
 
     def __str__(self) -> str:
         return device.describe(self.device, self.threads)
