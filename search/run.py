@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,11 @@ from search.errors import UserError
 from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
+    from search.analysis.answer import Answer
     from search.database.database import Database
+    from search.database.snapshot import Overview
+    from search.study.study import Study
+    from search.worker.stop import Stop
 
 EPILOG = """\
 examples:
@@ -107,13 +112,51 @@ def parser() -> Parser:
     return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a search ended."""
+
+    study: "Study"
+    """With the changes that the options make, and the stored budget."""
+    overview: "Overview"
+    answer: "Answer"
+    is_done: bool
+    """Whether the budget is spent."""
+    stop: "Stop"
+
+
 def run(options: argparse.Namespace) -> int:
-    """Check all options, then search; nothing is written before the checks pass."""
-    started = time.monotonic()
-    from search.artifacts.store import open_artifacts
+    """Load the study and search."""
     from search.study.study_file import load
 
     study = load(options.study)
+
+    from search.database.outage import DatabaseGone
+    from search.launch.supervisor import KeepsDying
+    from search.worker.claims import StudyGone
+    from search.worker.worker import KeepsFailing
+
+    try:
+        ended = search(options, study)
+    except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
+        print(f"search.run: {error}", file=sys.stderr)
+        return 1
+    if ended.is_done:
+        return 0
+    return ended.stop.exit_status if ended.stop.is_asked() else 1
+
+
+def search(options: argparse.Namespace, study: "Study") -> Ended:
+    """Check all options, then search; nothing is written before the checks pass.
+
+    Raises:
+        UserError: an option is invalid.
+        KeepsFailing, KeepsDying, DatabaseGone, StudyGone: as `search.launch.launcher.Crew.work`
+            does.
+    """
+    started = time.monotonic()
+    from search.artifacts.store import open_artifacts
+
     changed = changes(options, study)
     if not options.variants:
         changed["variants"] = {}
@@ -126,17 +169,14 @@ def run(options: argparse.Namespace) -> int:
     open_artifacts(options.artifacts).check()
 
     from search.analysis.answer import answer
-    from search.database.outage import DatabaseGone
     from search.database.snapshot import Observer
     from search.database.studies import agree_on_budget
     from search.launch.launcher import hired
-    from search.launch.supervisor import KeepsDying
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
-    from search.worker.claims import StudyGone
     from search.worker.config import WorkerConfig
     from search.worker.stop import Stop
-    from search.worker.worker import KeepsFailing, Worker
+    from search.worker.worker import Worker
 
     out = console()
     say = partial(out.print, soft_wrap=True)
@@ -167,24 +207,15 @@ def run(options: argparse.Namespace) -> int:
         if done < budget:
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
-        try:
-            with (
-                show_progress(observer, out, study, budget=budget),
-                stop.on_signals(),
-            ):
-                crew.work(worker, stop, budget=budget, say=say)
-        except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
-            print(f"search.run: {error}", file=sys.stderr)
-            return 1
+        with show_progress(observer, out, study, budget=budget), stop.on_signals():
+            crew.work(worker, stop, budget=budget, say=say)
         overview = observer.look()
         is_done = len(overview.finished) >= budget
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
-        honest = answer(database, overview).text
-        out.print(summary(overview, study, honest=honest))
-    if is_done:
-        return 0
-    return stop.exit_status if stop.is_asked() else 1
+        found = answer(database, overview)
+        out.print(summary(overview, study, honest=found.text))
+    return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:
