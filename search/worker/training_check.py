@@ -46,6 +46,7 @@ def check_training(
 
 def _samples(study: Study) -> Iterator[Params]:
     """Yield random choices, one for each set of parameters that a trial can have."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     drawn = optuna.create_study(sampler=RandomSampler(seed=study.seed))
     seen: set[frozenset[str]] = set()
     for _ in range(DRAWS if study.space.has_branches else 1):

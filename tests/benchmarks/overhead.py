@@ -116,7 +116,9 @@ def main() -> None:
     if options.ray:
         import ray
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
         sides["Ray Tune"] = _ray
     n = options.trials * options.epochs
     found: dict[str, list[float]] = {name: [] for name in sides}
