@@ -61,8 +61,10 @@ class TPE:
         )
 
 
-def made(factory: SamplerFactory, seed: int) -> BaseSampler:
+def made(factory: SamplerFactory, seed: int, *, has_branches: bool = False) -> BaseSampler:
     """Create a sampler, passing `seed` by keyword if `factory` has an argument of that name.
+
+    `has_branches` says whether the study's space does, which only `TPE` needs to know.
 
     In most of Optuna's classes, the seed is keyword-only or not the first argument.
     """
@@ -73,6 +75,8 @@ def made(factory: SamplerFactory, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         # The warning was shown when the study was loaded; do not repeat it for every trial.
         warnings.simplefilter("ignore", ExperimentalWarning)
+        if isinstance(factory, TPE):
+            return factory(seed, has_branches=has_branches)
         return factory(seed=seed) if is_named else factory(seed)
 
 

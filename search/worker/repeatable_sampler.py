@@ -37,9 +37,7 @@ class RepeatableSampler(BaseSampler):
         self._caching = self._made(0)  # never draws: it keeps the search space between trials
 
     def _made(self, seed: int) -> BaseSampler:
-        if isinstance(self._factory, TPE):
-            return self._factory(seed, has_branches=self._has_branches)
-        return made(self._factory, seed)
+        return made(self._factory, seed, has_branches=self._has_branches)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -1,9 +1,9 @@
 """What the service costs a training that does nothing: `python -m tests.benchmarks.overhead`.
 
 The same number of trials and epochs by one worker of the service, by a loop around Optuna's `ask`,
-`report` and `tell`, the plain reference, and, with --ray and `ray[tune]`, by Ray Tune's function API
-with one trial at a time. Nothing is pruned. Printed are milliseconds for each epoch, and the ratio
-to the loop, of each round; the time to start is left out.
+`report` and `tell`, the plain reference, and, with --ray, by Ray Tune's function API with one trial
+at a time. Nothing is pruned. Printed are milliseconds for each epoch of each round, and the ratio
+of the medians to the loop's; the time to start is left out.
 """
 
 import argparse
