@@ -7,15 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import pytest
-from search.study.epoch import Epoch
 
-from search.reporting.curves import svg
+from search.reporting import curves
+from search.study.metrics import Epoch
+from tests.support.epochs import epoch as of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _epoch(number: int, **figures: float) -> Epoch:
-    return Epoch(number=number, batch_loss=1.0, seconds=1.0, **figures)
+    return of(number, batch_loss=1.0, **figures)
+
+
+def svg(title: str, epochs: list[Epoch], published: curves.Published) -> bytes:
+    return curves.svg(title, epochs, published, "test_accuracy")
 
 
 def _lines(picture: bytes) -> dict[str, list[tuple[float, float]]]:
@@ -117,11 +122,20 @@ def test_the_settings_of_others_change_nothing() -> None:
 
 
 def test_where_the_train_loss_was_not_measured_that_of_the_batches_is_drawn() -> None:
-    epochs = [
-        Epoch(number=n, batch_loss=2 / n, seconds=1.0, test_loss=1.0, test_accuracy=0.5)
-        for n in (1, 2, 4)
-    ]
+    epochs = [of(n, batch_loss=2 / n, test_loss=1.0, test_accuracy=0.5) for n in (1, 2, 4)]
     lines = _lines(svg("trial 7", epochs, {}))
     assert list(lines) == ["test_accuracy", "batch_loss", "test_loss"]
     ys = [y for _, y in lines["batch_loss"]]
     assert ys[1] - ys[0] == pytest.approx(2 * (ys[2] - ys[1]))  # 2, 1, 0.5
+
+
+def test_any_metrics_are_drawn_by_quantity_that_of_the_study_first() -> None:
+    epochs = [of(n, train_perplexity=9.0 / n, auc=0.5, valid_perplexity=9.5 / n) for n in (1, 2)]
+    drawn = ET.fromstring(curves.svg("trial 7", epochs, {}, "valid_perplexity"))
+    texts = [text.text for text in drawn.iter(f"{SVG}text")]
+    titles = [text for text in texts if text and text.endswith("by epoch")]
+    assert titles == ["perplexity by epoch", "auc by epoch"]
+    ids = [group.attrib.get("id") for group in drawn.iter(f"{SVG}g")]
+    assert [name for name in ids if name in epochs[0].metrics] == [
+        "train_perplexity", "valid_perplexity", "auc",
+    ]  # fmt: skip
