@@ -23,23 +23,25 @@ from optuna.samplers import (
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats.qmc import Halton
-from search.study.choices import FIELDS, RANGES, Choices, Ranges
 
 from search.database.optuna_internals import trial_id
 from search.errors import UserError
 from search.study.samplers import TPE, SamplerFactory, check_sampler
+from search.study.space import Ranges, Space
 from search.study.study import Study
 from search.worker.repeatable_sampler import RepeatableSampler, thinned
+from studies.cifar import Choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 TRIALS = 24
+SPACE = Space(Choices)
 
 
 def _search(
     interrupted_after: dict[int, int],
     factory: SamplerFactory = TPE(startup_trials=8),  # noqa: B008  # a frozen value
-    ranges: Ranges = RANGES,
+    space: Space[Choices] = SPACE,
     seed: int = 5,
 ) -> list[dict[str, object]]:
     """Run 24 trials; each trial in the mapping is left after so many suggestions, as a killed
@@ -59,11 +61,11 @@ def _search(
     for number in range(TRIALS):
         trial = study.ask()
         if number in interrupted_after:
-            for name in FIELDS[: interrupted_after[number]]:
-                _suggest(trial, name, ranges[name])
+            for name in space.names[: interrupted_after[number]]:
+                _suggest(trial, name, space.ranges[name])
             study = join()
             trial = optuna.Trial(study, trial_id(trial))
-        choices = Choices.suggest(trial, ranges)
+        choices = space.suggest(trial)
         trial.report(_goodness(choices), step=1)
         study.tell(trial, _goodness(choices))
     return [dict(trial.params) for trial in study.trials]
@@ -87,29 +89,30 @@ def test_an_interrupted_search_samples_what_it_would_have() -> None:
     assert _search({2: 1, 5: 8, 12: 4, 20: 7}) == undisturbed
 
 
-A_GRID = {**RANGES, "lr": CategoricalDistribution((1e-3, 1e-2))}
+A_GRID: Ranges = {"lr": CategoricalDistribution((1e-3, 1e-2))}
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
 @pytest.mark.parametrize(
     ("factory", "ranges"),
     [
-        (RandomSampler, RANGES),
-        (TPESampler, RANGES),
+        (RandomSampler, {}),
+        (TPESampler, {}),
         (BruteForceSampler, A_GRID),
-        (QMCSampler, RANGES),
-        (partial(QMCSampler, qmc_type="halton", scramble=True), RANGES),
-        (partial(NSGAIISampler, population_size=4), RANGES),
-        (partial(NSGAIIISampler, population_size=4), RANGES),
-        (lambda n: PartialFixedSampler({"optimizer": "SGD"}, QMCSampler(seed=n)), RANGES),
+        (QMCSampler, {}),
+        (partial(QMCSampler, qmc_type="halton", scramble=True), {}),
+        (partial(NSGAIISampler, population_size=4), {}),
+        (partial(NSGAIIISampler, population_size=4), {}),
+        (lambda n: PartialFixedSampler({"optimizer": "SGD"}, QMCSampler(seed=n)), {}),
     ],
 )
 def test_samplers_of_optuna_are_repeatable_after_a_kill_with_any_seed(
     factory: SamplerFactory, ranges: Ranges, seed: int
 ) -> None:
-    check_sampler(factory, ranges)
-    undisturbed = _search({}, factory, ranges, seed)
-    assert _search({0: 1, 5: 8, 8: 1, 12: 1, 16: 4}, factory, ranges, seed) == undisturbed
+    space = Space(Choices, ranges)
+    check_sampler(factory, space)
+    undisturbed = _search({}, factory, space, seed)
+    assert _search({0: 1, 5: 8, 8: 1, 12: 1, 16: 4}, factory, space, seed) == undisturbed
     assert len({tuple(params.items()) for params in undisturbed}) > TRIALS // 2
 
 
@@ -122,8 +125,8 @@ def test_the_gaussian_process_is_repeatable_after_a_kill() -> None:
 
 def test_a_sequence_takes_the_point_of_the_trials_number() -> None:
     drawn = _search({}, partial(QMCSampler, qmc_type="halton"))
-    points = Halton(len(FIELDS), scramble=False).random(TRIALS)
-    column = FIELDS.index("lr")
+    points = Halton(len(SPACE.names), scramble=False).random(TRIALS)
+    column = SPACE.names.index("lr")
     for number in range(1, TRIALS):
         assert math.log10(drawn[number]["lr"]) == pytest.approx(  # type: ignore[arg-type]
             -4 + 3 * points[number][column]

@@ -486,5 +486,10 @@ def test_a_range_is_displayed_with_its_bounds_steps_and_scale(
 
 
 def test_params_are_displayed_with_six_digits() -> None:
-    params = {"lr": 0.012345678901234567, "bias": True, "width": 1234567, "norm": "off"}
+    params: dict[str, Value] = {
+        "lr": 0.012345678901234567,
+        "bias": True,
+        "width": 1234567,
+        "norm": "off",
+    }
     assert params_text(params) == "lr=0.0123457 bias=true width=1234567 norm=off"
