@@ -146,14 +146,15 @@ def trained_as(paths: Sequence[Path], study: Study) -> Study:
     Raises:
         UserError: the runs have different settings, or another dataset than the study.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[dict[str, object], Path]] = {}
     for path in paths:
         with _rows_of(path) as rows:
             for row in rows:
-                found.setdefault(row["settings"], path)
+                if (text := row["settings"]) not in found:
+                    found[text] = dict(json.loads(text)), path
     if not found:
         return study
-    (first, path), *others = ((json.loads(text), path) for text, path in found.items())
+    (first, path), *others = found.values()
     for other, differing in others:
         apart = [
             f"{name} {_named(other.get(name))} and {_named(value)}"
