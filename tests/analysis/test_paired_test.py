@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from search.analysis.paired_test import Finals, finals, remaining_trials, rule, standings
+from search.analysis.paired_test import finals, remaining_trials, rule, standings
 from search.study.metrics import Direction, Objective
 from tests.support.epochs import epoch
 
@@ -102,49 +102,45 @@ def test_one_seed_says_nothing() -> None:
         ("minimize", None, 0.5),
     ],
 )
-def test_a_run_that_diverged_counts_as_the_final_metric_says(
-    direction: Direction, diverged_as: float | None, diverged: float
+def test_where_lower_is_better_the_lowest_mean_is_the_best() -> None:
+    found = {7: BEST, 3: _apart([-0.10, -0.11, -0.12]), 5: _apart([-0.10, -0.11, -0.13])}
+    first, second, third = standings(found, "minimize")
+    assert [one.trial for one in (first, second, third)] == [5, 3, 7]
+    assert (first.verdict, second.verdict, third.verdict) == ("tie", "tie", "worse")
+    assert (first.honest.lowest, first.honest.highest) == (0.79 - 0.13, 0.81 - 0.11)
+    assert second.behind == pytest.approx(0.01 / 3)
+    assert third.behind == pytest.approx(0.34 / 3)
+    assert third.p == pytest.approx(_p([-0.10, -0.11, -0.13]))
+    assert remaining_trials(found, 3, "minimize") == [3, 5]
+
+
+ACCURACY = Objective(metric="test_accuracy", direction="maximize", diverged_as=0.0)
+
+
+def test_a_run_that_diverged_counts_as_the_study_says() -> None:
+    epochs = [epoch(n, batch_loss=1.0, test_loss=1.0, test_accuracy=n / 10) for n in (1, 2, 3)]
+    runs = {"trial 4": {0: epochs, 1: epochs[:2], 2: []}, "trial 5": {0: epochs}}
+    assert finals(runs, [4, 6], ACCURACY, 3) == {4: {0: 0.3, 1: 0.0, 2: 0.0}, 6: {}}
+
+
+@pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.2), ("minimize", 0.9)])
+def test_a_run_that_diverged_counts_as_the_worst_where_the_study_says_nothing(
+    direction: Direction, worst: float
 ) -> None:
-    final = Objective(metric="valid_auc", direction=direction, diverged_as=diverged_as)
-    epochs = [epoch(n, valid_auc=n / 10, other=1.0) for n in (1, 2, 3)]
-    better, worse = [*epochs[:2], epoch(3, valid_auc=0.5)], [*epochs[:2], epoch(3, valid_auc=0.2)]
+    final = Objective(metric="auc", direction=direction)
     runs = {
-        "trial 4": {0: epochs, 1: epochs[:2], 2: []},
-        "trial 5": {0: better, 1: worse},
-        "trial 8": {0: [*epochs[:2], epoch(3, valid_auc=99.0)]},
+        "trial 4": {0: [epoch(1, auc=0.9)], 1: []},
+        "trial 5": {0: [epoch(1, auc=0.2)], 1: [epoch(1, auc=0.5)]},
+        "trial 6": {0: [epoch(1, auc=0.0)]},
     }
-    assert finals(runs, [4, 5, 6], final, 3) == {
-        4: {0: 0.3, 1: diverged, 2: diverged},
-        5: {0: 0.5, 1: 0.2},
-        6: {},
-    }
-
-
-def test_runs_that_all_diverged_are_equal() -> None:
-    final = Objective(metric="auc", direction="maximize")
-    assert finals({"trial 1": {0: [], 1: []}}, [1], final, 3) == {1: {0: 0.0, 1: 0.0}}
-
-
-def test_where_lower_is_better_the_trials_stand_the_other_way_round() -> None:
-    up: Finals = {
-        7: BEST | {3: 0.80},
-        3: _apart([-0.10, -0.11, -0.12]),
-        5: _apart([-0.01, 0.02, -0.02]) | {3: 0.79},
-    }
-    down = {n: {repeat: 1 - value for repeat, value in of.items()} for n, of in up.items()}
-    first, *rest = standings(down, "minimize")
-    assert (first.trial, first.honest.mean) == (7, pytest.approx(0.2))
-    for mine, theirs in zip([first, *rest], standings(up, "maximize"), strict=True):
-        assert (mine.trial, mine.verdict) == (theirs.trial, theirs.verdict)
-        assert mine.behind == pytest.approx(theirs.behind)
-        assert mine.p == pytest.approx(theirs.p, nan_ok=True)
-    assert remaining_trials(down, 3, "minimize") == remaining_trials(up, 3, "maximize") == [7, 5]
+    assert finals(runs, [4, 5], final, 1) == {4: {0: 0.9, 1: worst}, 5: {0: 0.2, 1: 0.5}}
+    assert finals({"trial 4": {0: [], 1: []}}, [4], final, 1) == {4: {0: 0.0, 1: 0.0}}
 
 
 def test_the_rule_says_what_is_best_and_what_a_diverged_run_counts_as() -> None:
-    up = rule(Objective(metric="test_accuracy", direction="maximize", diverged_as=0.0))
-    assert "the one with the highest mean" in up
-    assert up.endswith("A diverged run counts as accuracy 0.")
-    down = rule(Objective(metric="log_loss", direction="minimize"))
-    assert "the one with the lowest mean" in down
-    assert down.endswith("A diverged run counts as the worst of all.")
+    said = rule(ACCURACY)
+    assert "with the one with the highest mean" in said
+    assert said.endswith("A diverged run counts as accuracy 0.")
+    said = rule(Objective(metric="test_loss", direction="minimize"))
+    assert "with the one with the lowest mean" in said
+    assert said.endswith("A diverged run counts as the worst of all.")

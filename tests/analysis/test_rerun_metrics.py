@@ -106,6 +106,20 @@ def test_a_published_curve_is_judged_by_the_interval_of_one_more_run(
     assert verdict(runs, trained, "question-3") is None
 
 
+def test_where_lower_is_better_the_best_epoch_has_the_lowest(study: Study, tmp_path: Path) -> None:
+    losses = _study(_published(tmp_path, 0.6, 0.7), study).changed(
+        {"metric": "test_loss", "direction": "minimize"}
+    )
+    runs = {
+        "question-1": {
+            k: [epoch(1, test_loss=0.9 + k), epoch(2, test_loss=1.1 + k)] for k in (0, 1)
+        }
+    }
+    found = verdict(runs, losses, "question-1")
+    assert found is not None
+    assert (found.best.lowest, found.best.highest, found.published_best) == (0.9, 1.9, 1.0)
+
+
 def test_tables_hold_the_published_figures_beside_ours(
     runs: Repeats, study: Study, tmp_path: Path
 ) -> None:

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from search.study.training import Run
 from search.vision import ImageClassification
+from search.vision.optimizers import by_name
 from search.vision.session import ImageSession, Splits
+from search.vision.training import ImageTraining
 from studies.cifar import Choices, build
 from studies.cifar.choices import learning_rate
 
@@ -40,4 +44,17 @@ def session_of(splits: Splits, *, batch_size: int = 32) -> ImageSession[Choices]
         splits=splits,
         digest="none",
         device=splits.train.labels.device,
+    )
+
+
+def training_of(
+    network: nn.Module, splits: Splits, run: Run[Choices], *, batch_size: int = 32
+) -> ImageTraining:
+    return ImageTraining(
+        network,
+        by_name(run.choices, network),
+        splits,
+        run,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
     )

@@ -16,7 +16,6 @@ from torch._subclasses import FakeTensorMode
 from search.study.study_file import load
 from search.vision import ImageShape
 from search.vision.images import Dataset, Images, load_dataset
-from search.vision.optimizers import by_name
 from search.vision.session import ImageSession, Splits
 from search.vision.training import ImageTraining
 from search.worker.guarded_training import Diverged, GuardedTraining
@@ -24,7 +23,7 @@ from search.worker.machine import Machine
 from studies.cifar import VARIANTS
 from studies.cifar.choices import Choices, OptimizerName, Schedule, learning_rate
 from studies.cifar.network import Network
-from tests.support.images import run_of, session_of
+from tests.support.images import run_of, session_of, training_of
 from tests.support.reference_network import Report
 
 pytestmark = pytest.mark.xdist_group("test_training")
@@ -49,14 +48,7 @@ def _training(
     choices: Choices, splits: Splits, *, dtype: torch.dtype = torch.float32, **options: Any
 ) -> ImageTraining:
     network = session_of(splits).build(run_of(choices)).to(dtype)
-    return ImageTraining(
-        network,
-        by_name(choices, network),
-        splits,
-        run_of(choices, **options),
-        batch_size=32,
-        learning_rate=learning_rate,
-    )
+    return training_of(network, splits, run_of(choices, **options))
 
 
 def _plain_loop(
@@ -302,9 +294,7 @@ def test_forward_and_loss_stay_on_cuda(variant: str, monkeypatch: pytest.MonkeyP
         )
         splits = Splits(train=images, validation=None, test=images, n_classes=10)
         network = Network(choices, ImageShape(channels=3, size=32, n_classes=10))
-        training = ImageTraining(
-            network, by_name(choices, network), splits, run_of(choices), batch_size=32
-        )
+        training = training_of(network, splits, run_of(choices))
         sizes = []
         order = torch.randperm(70, device="cpu")
         for pixels, labels in images.batches(32, order=order):
