@@ -93,15 +93,6 @@ def test_one_seed_says_nothing() -> None:
     assert standings({1: {}}, "maximize") == []
 
 
-@pytest.mark.parametrize(
-    ("direction", "diverged_as", "diverged"),
-    [
-        ("maximize", 0.0, 0.0),
-        ("minimize", 0.0, 0.0),
-        ("maximize", None, 0.2),  # the worst of all
-        ("minimize", None, 0.5),
-    ],
-)
 def test_where_lower_is_better_the_lowest_mean_is_the_best() -> None:
     found = {7: BEST, 3: _apart([-0.10, -0.11, -0.12]), 5: _apart([-0.10, -0.11, -0.13])}
     first, second, third = standings(found, "minimize")
@@ -117,24 +108,32 @@ def test_where_lower_is_better_the_lowest_mean_is_the_best() -> None:
 ACCURACY = Objective(metric="test_accuracy", direction="maximize", diverged_as=0.0)
 
 
-def test_a_run_that_diverged_counts_as_the_study_says() -> None:
+def test_a_run_that_diverged_counts_as_accuracy_0() -> None:
     epochs = [epoch(n, batch_loss=1.0, test_loss=1.0, test_accuracy=n / 10) for n in (1, 2, 3)]
     runs = {"trial 4": {0: epochs, 1: epochs[:2], 2: []}, "trial 5": {0: epochs}}
     assert finals(runs, [4, 6], ACCURACY, 3) == {4: {0: 0.3, 1: 0.0, 2: 0.0}, 6: {}}
 
 
-@pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.2), ("minimize", 0.9)])
-def test_a_run_that_diverged_counts_as_the_worst_where_the_study_says_nothing(
-    direction: Direction, worst: float
+@pytest.mark.parametrize(
+    ("direction", "diverged_as", "diverged"),
+    [
+        ("maximize", 0.0, 0.0),
+        ("minimize", 0.0, 0.0),
+        ("maximize", None, 0.2),  # the worst of all
+        ("minimize", None, 0.9),
+    ],
+)
+def test_a_run_that_diverged_counts_as_the_study_says_or_as_the_worst(
+    direction: Direction, diverged_as: float | None, diverged: float
 ) -> None:
-    final = Objective(metric="auc", direction=direction)
+    final = Objective(metric="auc", direction=direction, diverged_as=diverged_as)
     runs = {
         "trial 4": {0: [epoch(1, auc=0.9)], 1: []},
         "trial 5": {0: [epoch(1, auc=0.2)], 1: [epoch(1, auc=0.5)]},
-        "trial 6": {0: [epoch(1, auc=0.0)]},
+        "trial 6": {0: [epoch(1, auc=0.1)], 1: [epoch(1, auc=1.0)]},  # not of these trials
     }
-    assert finals(runs, [4, 5], final, 1) == {4: {0: 0.9, 1: worst}, 5: {0: 0.2, 1: 0.5}}
-    assert finals({"trial 4": {0: [], 1: []}}, [4], final, 1) == {4: {0: 0.0, 1: 0.0}}
+    assert finals(runs, [4, 5], final, 1) == {4: {0: 0.9, 1: diverged}, 5: {0: 0.2, 1: 0.5}}
+    assert finals({"trial 4": {0: []}}, [4], final, 1) == {4: {0: 0.0}}
 
 
 def test_the_rule_says_what_is_best_and_what_a_diverged_run_counts_as() -> None:
