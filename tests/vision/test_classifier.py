@@ -150,3 +150,38 @@ def test_no_picture_and_no_file_of_weights_are_refused(
     (tmp_path / "unnamed").write_bytes(serialized(classifier.network, unnamed))
     with pytest.raises(UserError, match="2 names for 10 classes"):
         load(tmp_path / "unnamed")
+
+
+def test_a_network_of_ones_own_needs_the_study_that_built_it(
+    network: Network, about: ImageAbout, tmp_path: Path
+) -> None:
+    path, mine, other = (tmp_path / name for name in ("weights", "mine.py", "other.py"))
+    own = dataclasses.replace(about, build="mine.build")
+    path.write_bytes(serialized(network, own))
+    with pytest.raises(
+        UserError, match=r'its network is that of the study x; give study="FILE.py", that study\'s'
+    ):
+        load(path)
+    mine.write_text("from studies.digits import study\n")
+    found = load(path, study=str(mine))
+    assert found.about == own
+    assert torch.equal(found.network.get_parameter("fc2.weight"), network.fc2.weight)
+    other.write_text(
+        "from dataclasses import replace\nfrom studies.digits import study\n"
+        "study = replace(study, train=lambda run: None)\n"
+    )
+    with pytest.raises(UserError, match=r"the study .*other.py trains no image classifier"):
+        load(path, study=str(other))
+
+
+def test_a_file_of_other_choices_is_not_one_of_this_network(
+    network: Network, about: ImageAbout, tmp_path: Path
+) -> None:
+    wider = dataclasses.replace(about.about, params={**about.about.params, "extra_fc": True})
+    (tmp_path / "weights").write_bytes(serialized(network, dataclasses.replace(about, about=wider)))
+    with pytest.raises(UserError, match="not a weights file of this service"):
+        load(tmp_path / "weights")
+    without = dataclasses.replace(about, about=dataclasses.replace(about.about, params={}))
+    (tmp_path / "weights").write_bytes(serialized(network, without))
+    with pytest.raises(UserError, match="no value for bn1"):
+        load(tmp_path / "weights")
