@@ -157,14 +157,15 @@ def trained_as(paths: Sequence[Path], study: Study) -> Study:
     (first, path), *others = found.values()
     for other, differing in others:
         apart = [
-            f"{name} {_named(other.get(name))} and {_named(value)}"
-            for name, value in first.items()
-            if other.get(name) != value
+            f"{name} {_named(other.get(name))} and {_named(first.get(name))}"
+            for name in {**first, **other}
+            if other.get(name) != first.get(name)
         ]
-        raise UserError(
-            f"--compare {differing}: its re-runs and those of {path} were trained differently: "
-            f"{', '.join(apart)}; compare each file separately"
-        )
+        if apart:
+            raise UserError(
+                f"--compare {differing}: its re-runs and those of {path} were trained differently: "
+                f"{', '.join(apart)}; compare each file separately"
+            )
     own = _settings(study)
     for name, value in first.items():
         if isinstance(value, str) and name != "metric" and value != own.get(name):

@@ -176,6 +176,8 @@ def test_a_file_of_runs_says_how_they_were_trained(study: Study, tmp_path: Path)
     assert trained_as([few, few], study) == study.changed(changes).select("validation")
     every = _file(tmp_path / "all.csv", TRAINED)
     assert trained_as([every], study) == study.changed({"images": None, "epochs": 2})
+    in_another_order = _file(tmp_path / "order.csv", dict(reversed(TRAINED.items())))
+    assert trained_as([every, in_another_order], study) == trained_as([every], study)
     assert trained_as([], study) is study
     metrics = {"batch_loss": 1.25, "test_loss": 1.0, "test_accuracy": 0.5}
     assert read(every) == {"base": {0: [epoch(n, seconds=1.5, **metrics) for n in (1, 2)]}}
@@ -188,6 +190,9 @@ def test_files_of_runs_that_were_trained_differently_are_not_put_together(
     every = _file(tmp_path / "all.csv", TRAINED)
     with pytest.raises(UserError, match=r"few.csv: .*all.csv .*: images 500 and all; compare"):
         trained_as([every, few], study)
+    more = _file(tmp_path / "more.csv", TRAINED | {"noise": 0.5})
+    with pytest.raises(UserError, match=r"more.csv: .*all.csv .* differently: noise 0.5 and "):
+        trained_as([every, more], study)
     mixed = _file(tmp_path / "mixed.csv", TRAINED | {"images": 500}, TRAINED | {"images": 600})
     with pytest.raises(UserError, match=r"mixed.csv: .* images 600 and 500"):
         trained_as([mixed], study)
