@@ -146,24 +146,26 @@ def trained_as(paths: Sequence[Path], study: Study) -> Study:
     Raises:
         UserError: the runs have different settings, or another dataset than the study.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, tuple[dict[str, object], Path]] = {}
     for path in paths:
         with _rows_of(path) as rows:
             for row in rows:
-                found.setdefault(row["settings"], path)
+                if (text := row["settings"]) not in found:
+                    found[text] = dict(json.loads(text)), path
     if not found:
         return study
-    (first, path), *others = ((json.loads(text), path) for text, path in found.items())
+    (first, path), *others = found.values()
     for other, differing in others:
         apart = [
-            f"{name} {_named(other.get(name))} and {_named(value)}"
-            for name, value in first.items()
-            if other.get(name) != value
+            f"{name} {_named(other.get(name))} and {_named(first.get(name))}"
+            for name in {**first, **other}
+            if other.get(name) != first.get(name)
         ]
-        raise UserError(
-            f"--compare {differing}: its re-runs and those of {path} were trained differently: "
-            f"{', '.join(apart)}; compare each file separately"
-        )
+        if apart:
+            raise UserError(
+                f"--compare {differing}: its re-runs and those of {path} were trained differently: "
+                f"{', '.join(apart)}; compare each file separately"
+            )
     own = _settings(study)
     for name, value in first.items():
         if isinstance(value, str) and name != "metric" and value != own.get(name):

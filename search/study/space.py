@@ -40,8 +40,15 @@ Params = Mapping[str, Value]
 Ranges = Mapping[str, BaseDistribution]
 """Distributions by the parameter's name."""
 
-NUMBERS: Mapping[type | None, str] = {int: "a whole number", float: "a finite number"}
-"""Types whose values may have any range, in words."""
+KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+}
+"""Types of fields, and their values in words."""
+NUMBERS = (int, float)
+"""Types whose values may have any range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +200,9 @@ class Space(Generic[C]):
         if not options:
             return self._parameter(name, *_annotated(name, hint))
         names = [option.__name__ for option in options]
-        if len(set(names)) < len(names):
+        if twice := [own for own in names if names.count(own) > 1]:
             raise UserError(
-                f"choices: {name} is a union of two classes named {names[0]}; rename one of them"
+                f"choices: {name} is a union of two classes named {twice[0]}; rename one of them"
             )
         return _Branch(
             parameter=self._parameter(name, None, CategoricalDistribution(names)),
@@ -249,7 +256,7 @@ def _annotated(name: str, hint: Any) -> tuple[type | None, BaseDistribution]:
     if get_origin(hint) is Annotated:
         type_, *notes = get_args(hint)
         found = [note for note in notes if isinstance(note, BaseDistribution)]
-        if len(found) == 1 and type_ in (bool, int, float, str):
+        if len(found) == 1 and type_ in KINDS:
             return type_, found[0]
     raise UserError(
         f"choices: {name} has no range; annotate it as bool, Literal[...], "
@@ -267,15 +274,12 @@ def _check_range(parameter: _Parameter, own: _Parameter, *, where: str) -> None:
         UserError: it cannot; the message begins with `where`.
     """
     name, type_ = parameter.name, parameter.type
+    values: Sequence[Value] = ()
     match parameter.distribution:
         case CategoricalDistribution(choices=options):
-            for option in options:
-                fits = _is_of(option, type_) if type_ in NUMBERS else not _broken_rule(own, option)
-                if not fits:
-                    rule = NUMBERS.get(type_) or _broken_rule(own, option)
-                    raise UserError(f"{where}: {name} must be {rule}, not {exact(option)}")
-        case FloatDistribution() if type_ is float:
-            pass
+            values = options
+        case FloatDistribution(low=low, high=high) if type_ is float:
+            values = (low, high)
         case IntDistribution() if type_ is int:
             pass
         case other:
@@ -285,6 +289,12 @@ def _check_range(parameter: _Parameter, own: _Parameter, *, where: str) -> None:
             }
             kind = f"a CategoricalDistribution{numeric.get(type_, '')}"
             raise UserError(f"{where}: {name} must be {kind}, not {other!r}")
+    for value in values:
+        rule = None if type_ is None or _is_of(value, type_) else KINDS[type_]
+        if rule is None and type_ not in NUMBERS:
+            rule = _broken_rule(own, value)
+        if rule is not None:
+            raise UserError(f"{where}: {name} must be {rule}, not {exact(value)}")
 
 
 def _is_of(value: object, type_: type | None) -> bool:

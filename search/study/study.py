@@ -155,7 +155,9 @@ class Study(Generic[C]):
         own = {one.name for one in fields(self)}
         of_trainer = {one.name for one in fields(self.trainer)}  # type: ignore[arg-type]
         if unknown := [name for name in changes if name not in own | of_trainer]:
-            raise UserError(f"--{unknown[0]}: the training of the study {self.name} has no such")
+            raise UserError(
+                f"--{unknown[0]}: the training of the study {self.name} has no such setting"
+            )
         found = replace(self, **{name: value for name, value in changes.items() if name in own})
         trained = {name: value for name, value in changes.items() if name not in own}
         if not trained:

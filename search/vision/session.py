@@ -148,8 +148,9 @@ def _check_shape(network: nn.Module, shape: ImageShape) -> None:
     """
     images = torch.zeros(2, shape.channels, shape.size, shape.size)
     expected = (2, shape.n_classes)
-    network.eval()  # batch statistics stay as they are
-    logits = network(images)
+    mode = network.training
+    logits = network.eval()(images)  # batch statistics stay as they are
+    network.train(mode)
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else logits
     if found != expected:
         raise UserError(

@@ -48,7 +48,8 @@ class Choices:
         """
         for name, rule in (("lr", "above 0"), ("weight_decay", "of at least 0")):
             value = getattr(self, name)
-            if not 0 <= value < math.inf or (name == "lr" and value == 0):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf or (name == "lr" and value == 0):
                 raise UserError(f"{name} must be a finite number {rule}, not {value!r}")
 
 
