@@ -62,10 +62,10 @@ class Spread:
         """Return for example `0.7071 ± 0.0042 (0.7010 to 0.7100)`; only the mean for one run."""
         if self.n < 2:
             return number(self.mean)
-        return (
-            f"{number(self.mean)} ± {number(self.sd)} "
-            f"({number(self.lowest)} to {number(self.highest)})"
+        sd, lowest, highest = (
+            number(value, beside=self.mean) for value in (self.sd, self.lowest, self.highest)
         )
+        return f"{number(self.mean)} ± {sd} ({lowest} to {highest})"
 
     def prediction_interval(self, level: float) -> tuple[float, float]:
         """Return the interval that contains one more run with probability `level`.

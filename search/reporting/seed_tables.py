@@ -17,7 +17,7 @@ from search.reporting.variant_tables import (
     published_epochs,
     setting,
 )
-from search.study.metrics import number, words
+from search.study.metrics import number, split, words
 from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
@@ -52,7 +52,9 @@ def rerun_table(
                 searched: number(trials[one.trial].values[0]),
                 "seeds": str(one.honest.n),
                 figures: str(one.honest),
-                "behind the best": number(one.behind) if abs(one.behind) > 0 else "",
+                "behind the best": (
+                    number(one.behind, beside=one.honest.mean) if abs(one.behind) > 0 else ""
+                ),
                 "verdict": one.verdict,
             }
             for one in found
@@ -84,9 +86,9 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
                     "epoch": str(epoch),
                     "published": number(theirs),
                     "our mean": number(ours.mean),
-                    "sd": number(ours.sd if ours.n > 1 else None),
-                    "lowest": number(ours.lowest),
-                    "highest": number(ours.highest),
+                    "sd": number(ours.sd if ours.n > 1 else None, beside=ours.mean),
+                    "lowest": number(ours.lowest, beside=ours.mean),
+                    "highest": number(ours.highest, beside=ours.mean),
                 }
             )
     return FittedTable(
@@ -98,12 +100,12 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
 
 
 def _compared(runs: Repeats, study: Study, variant: str) -> Iterable[str]:
-    """Return the metrics that are published, or else all that were measured."""
+    """Return the metrics that are published, or else those measured on the training data and on
+    the split of the final metric."""
     published = [name for metrics in study.published_figures.values() for name in metrics]
-    return dict.fromkeys(
-        published
-        or [name for run in runs[variant].values() for epoch in run for name in epoch.metrics]
-    )
+    measured = [name for run in runs[variant].values() for epoch in run for name in epoch.metrics]
+    splits = "train", split(study.final.metric)[0]
+    return dict.fromkeys(published or [name for name in measured if split(name)[0] in splits])
 
 
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:

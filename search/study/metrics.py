@@ -71,9 +71,14 @@ class Objective:
         return value if self.direction == "maximize" else -value
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, *, beside: float | None = None) -> str:
     """Return a metric's value as text with four decimals, or four digits if it is tiny or huge;
-    empty for None."""
+    empty for None.
+
+    Whether it is tiny is decided by `beside`, if given: the mean that a standard deviation is
+    shown with.
+    """
     if value is None:
         return ""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+    size = abs(value if beside is None else beside)
+    return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1e5 else f"{value:.4g}"

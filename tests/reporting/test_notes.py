@@ -46,7 +46,7 @@ def _nothing() -> Progress:
     none = Overview.of_trials(
         [], study_key="", epochs={}, n_epochs=5, objective=cifar.objective, final=cifar.final
     )
-    answer = Answer(best=None, standings={}, not_rerun=None, metric="test accuracy")
+    answer = Answer(best=None, standings={}, not_rerun=None, metric=cifar.final.words)
     return Progress(counts=Counter(), some=none, answer=answer)
 
 
