@@ -124,6 +124,14 @@ class Study(Generic[C]):
                 raise UserError(f"{name} must be the name of a metric, not {metric!r}")
             if known is not None and metric not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, not {metric!r}")
+        is_held_out = [
+            metrics.split(m)[0] == "validation" for m in (self.metric, self.final.metric)
+        ]
+        if self.trainer.metrics is not None and is_held_out == [False, True]:
+            raise UserError(
+                f"final_metric {self.final_metric}: nothing is held out for the metric "
+                f"{self.metric}"
+            )
 
     @cached_property
     def space(self) -> Space[C]:

@@ -148,7 +148,7 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
             about = ImageAbout.from_json((file.metadata() or {})[METADATA])
         of = _study(path, about, study)
         assert isinstance(of.trainer, ImageClassification), "checked by _study"
-        network = of.trainer.build(of.space.of(about.about.params), about.shape)
+        network = of.trainer.build(_choices(path, of, about), about.shape)
         network.to(memory_format=torch.channels_last)
         network.load_state_dict(load_file(path))
     except UserError:
@@ -157,6 +157,13 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"load {path}: not a weights file of this service ({cause})") from error
     return Classifier(network=network.eval().requires_grad_(False), about=about)
+
+
+def _choices(path: str | Path, of: Study, about: ImageAbout) -> Any:
+    try:
+        return of.space.of(about.about.params)
+    except UserError as error:
+        raise UserError(f"load {path}: {error}; its study has other choices now") from error
 
 
 def _study(path: str | Path, about: ImageAbout, named: str | None) -> Study:

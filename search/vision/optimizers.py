@@ -1,5 +1,6 @@
 """The optimizers of `torch.optim` by name, in the fastest implementation for the device."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from search.errors import UserError
 
 FUSED = ("SGD", "Adagrad", "Adam", "AdamW")
-"""Optimizers with a fused implementation for CPU and CUDA; the others use `foreach`."""
+"""Optimizers with a fused implementation for CPU and CUDA; most others have `foreach`."""
 MOMENTUM = 0.9
 """Of SGD, if the choices do not say."""
 
@@ -45,8 +46,10 @@ def by_name(choices: Any, network: nn.Module) -> torch.optim.Optimizer:
 
 def fastest(name: str, parameters: Sequence[Tensor], **options: Any) -> torch.optim.Optimizer:
     """Return the optimizer `torch.optim.NAME` in its fastest implementation."""
-    is_fused = name in FUSED and parameters[0].device.type in ("cpu", "cuda")
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(
-        parameters, **options, **{"fused" if is_fused else "foreach": True}
-    )
+    make = getattr(torch.optim, name)
+    if name in FUSED and parameters[0].device.type in ("cpu", "cuda"):
+        options["fused"] = True
+    elif "foreach" in inspect.signature(make).parameters:
+        options["foreach"] = True
+    optimizer: torch.optim.Optimizer = make(parameters, **options)
     return optimizer

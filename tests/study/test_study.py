@@ -488,3 +488,8 @@ def test_studies_and_storage_load_without_torch() -> None:
         "search.study.load('cifar'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_final_metric_for_which_nothing_is_held_out_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing is held out for the metric test_accuracy"):
+        load("digits").changed({"final_metric": "validation_accuracy"})

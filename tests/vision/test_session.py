@@ -154,3 +154,16 @@ def test_the_fields_of_a_branch_are_the_arguments_of_the_optimizer() -> None:
 def test_an_optimizer_that_is_not_there_is_refused(choices: object, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         by_name(choices, nn.Linear(2, 3))
+
+
+def test_an_optimizer_without_a_fast_implementation_is_made_as_it_is() -> None:
+    @dataclass(frozen=True)
+    class LBFGS:
+        lr: float
+
+    @dataclass(frozen=True)
+    class Choices:
+        optimizer: LBFGS
+
+    made = by_name(Choices(LBFGS(lr=0.5)), nn.Linear(2, 2))
+    assert isinstance(made, torch.optim.LBFGS)
