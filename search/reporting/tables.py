@@ -163,11 +163,13 @@ def failures(findings: ReportData) -> FittedTable:
 
 def environments(findings: ReportData) -> FittedTable:
     """Return the environments that trials were trained in, and the number of trials in each."""
-    names = ("device", "threads", "precision", "torch", "cuda", "packages", "code")
+    trials = findings.overview.trials
+    found = [one for trial in trials for one in trial.user_attrs.get(ENVIRONMENTS, [])]
+    names = ["device", "threads", "precision", "torch", "cuda", "packages", "code"]
+    if not any(one.get("packages") for one in found):  # only those of study files are known
+        names.remove("packages")
     count = Counter(
-        tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
-        for trial in findings.overview.trials
-        for environment in trial.user_attrs.get(ENVIRONMENTS, [])
+        tuple("" if one.get(name) is None else str(one[name]) for name in names) for one in found
     )
     return FittedTable(
         rows=[

@@ -207,3 +207,13 @@ def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
     assert [cell for cell in cells if cell in VARIANTS] == VARIANTS
     assert cells.count("test accuracy") == 2 * len(VARIANTS)
     assert "0.7010" in "\n".join(lines)
+
+
+def test_re_runs_without_published_metrics_are_shown_on_train_and_test(study: Study) -> None:
+    name = next(iter(study.variants))
+    of = {"batch_loss": 1.0, "train_loss": 0.9, "validation_loss": 1.1, "test_loss": 1.2}
+    runs = {name: {n: [epoch(1, **of, test_accuracy=0.5 + n * 6e-4)] for n in range(2)}}
+    lines = _shown(comparison(runs, study.select("validation")), 160)
+    rows = [re.split(r" *\| *", line)[1:-1] for line in lines if re.match(r"\| +t", line)]
+    assert [row[0] for row in rows] == ["train loss", "test loss", "test accuracy"]
+    assert rows[-1][3:] == ["0.5003", "0.0004", "0.5000", "0.5006"]  # all with four decimals

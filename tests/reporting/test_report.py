@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,7 @@ def test_programs_read_the_same_trials_in_every_format(folder: Path) -> None:
     (failed,) = [line for line in text.splitlines() if "/script>" in line]
     assert len(re.findall(r"(?<!\\)\|", failed)) == 5, "four cells, whatever a reason holds"
     assert f"| {_ranked(folder)[0][0]}" in text
+    assert "| precision | torch | cuda | code | trials |" in text
 
 
 def test_trials_of_each_kind_are_counted(tmp_path: Path, search: Command) -> None:
@@ -223,7 +225,8 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
         "question-1,1,2.0,0.1,2.0,0.0123\nquestion-1,2,1.0,0.5,1.0,0.4567\n"
     )
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom pathlib import Path\nfrom studies import digits\n"
+        "from dataclasses import replace\nfrom pathlib import Path\n"
+        "import numpy\nfrom studies import digits\n"
         "published = Path(__file__).with_suffix('.csv')\n"
         "study = replace(digits.study, name='mine', epochs=1, published=published)\n"
         "study = study.changed({'images': 160})\n"
@@ -246,6 +249,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     text = search("report", "--study", "mine.py", "--format", "markdown", "--out", "-").stdout
     assert "python -m search.reproduce --study mine.py --trial best --repeats 5" in text
     assert f"not comparable: {reason} | 1 | 0.4567 |" in text
+    assert f"|  | numpy {version('numpy')} |" in text  # what the file imports
     more = ("--variant", "base", "--variant", "question-1", "--images", 1438, "--threads", 1)
     assert search("reproduce", "--study", "mine.py", *more).returncode == 0
     out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
