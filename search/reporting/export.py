@@ -68,7 +68,7 @@ def as_json(findings: ReportData) -> str:
     - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the
       numbers of the trials that the re-runs cannot tell from it.
     - `trials`: each with its params and epochs; `told` is the outcome from another program.
-    - `honest`: the accuracy with fresh seeds, by trial number.
+    - `honest`: the final metric with fresh seeds, by trial number.
     - `variants`: by name, our runs, their settings and epochs, the published epochs, why the two
       cannot be compared (null if they can) and the verdict.
     - `importances`, `savings`.
