@@ -5,7 +5,6 @@ The report is a self-contained HTML page, Markdown, CSV or JSON, made from the d
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from contextlib import closing
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Read the study, then write the report atomically."""
     from search.study.study_file import load
 
-    study = dataclasses.replace(load(options.study), **given(options, "name"))
+    study = load(options.study).changed(given(options, "name"))
     check_storage(options.storage, study.name)
 
     from search.database.database import Database

@@ -7,7 +7,6 @@ is unchanged: re-runs with other seeds are recorded in separate studies.
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
-import dataclasses
 import sys
 import time
 from contextlib import closing
@@ -19,6 +18,7 @@ from search.cli.options import (
     TRAINING,
     add_repeats,
     add_search,
+    changes,
     check_storage,
     given,
 )
@@ -38,6 +38,7 @@ examples:
   python -m search.reproduce --study cifar --trial 17            replay: are the metrics the same?
   python -m search.reproduce --study cifar --trial best --repeats 5   re-run with fresh seeds
   python -m search.reproduce --study cifar --top 5 --repeats 8   which is the best over seeds?
+  python -m search.reproduce --study my/study.py --check         can its training be resumed?
 
 exit status: 0 done, with --trial the same metrics, 1 training failed, or the metrics differ,
 2 invalid request, 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM (the same command
@@ -77,6 +78,12 @@ def parser() -> Parser:
         "later seeds (default: none)",
     )
     what.add_argument(
+        "--check",
+        action="store_true",
+        help="check a study's training: train two epochs (or --epochs), train them again, and "
+        "resume them after the first; every metric must be the same; writes nothing (default: no)",
+    )
+    what.add_argument(
         "--compare",
         action="append",
         type=Path,
@@ -101,12 +108,13 @@ def run(options: argparse.Namespace) -> int:
     from search.reporting.terminal import console
     from search.study.study_file import load
 
-    study = dataclasses.replace(load(options.study), **given(options, "name"))
+    study = load(options.study).changed(given(options, "name"))
     if options.compare:
         return _compare(options, study, console())
-    trained = given(options, *TRAINING)
+    if options.check:
+        return _check(options, study, console())
     of_search = options.trial is not None or options.top is not None
-    if trained and of_search:
+    if of_search and (trained := given(options, *TRAINING)):
         mode = "--trial" if options.trial is not None else "--top"
         raise UserError(f"--{next(iter(trained))}: {mode} uses the study's value; leave it out")
     check_storage(options.storage, study.name, must_exist=of_search)
@@ -120,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
     from search.database.outage import DatabaseGone
     from search.worker.claims import StudyGone
     from search.worker.config import WorkerConfig
+    from search.worker.guarded_training import TrainingError
     from search.worker.reproduce_tasks import Reproduction
     from search.worker.stop import Stop
     from search.worker.worker import KeepsFailing
@@ -142,16 +151,53 @@ def run(options: argparse.Namespace) -> int:
             elif options.trial is None:
                 numbers = range(options.first_repeat, options.first_repeat + (options.repeats or 1))
                 reproduction.variants(
-                    options.variant or (), numbers, options=trained, file=options.out
+                    options.variant or (),
+                    numbers,
+                    options=changes(options, study),
+                    file=options.out,
                 )
             elif options.repeats is None:
                 status = reproduction.again(options.trial)
             else:
                 reproduction.best(options.trial, options.repeats, file=options.out)
-        except (DatabaseGone, KeepsFailing, StudyGone) as error:
+        except (DatabaseGone, KeepsFailing, StudyGone, TrainingError) as error:
             print(f"search.reproduce: {error}", file=sys.stderr)
             return 1
     return stop.exit_status or status
+
+
+def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
+    from search.worker.config import WorkerConfig
+    from search.worker.guarded_training import Diverged, TrainingError
+    from search.worker.stop import Stop, Stopped
+    from search.worker.training_check import EPOCHS, check_training
+
+    config = WorkerConfig(
+        changes={"epochs": EPOCHS} | changes(options, study),
+        **given(options, *PLACES, "device", "threads"),
+    )
+    stop = Stop(deadline=time.monotonic() + options.timeout if options.timeout else None)
+
+    def after_batch(batches: int) -> None:
+        if stop.is_asked():
+            raise Stopped
+
+    study = study.changed(config.changes)
+    try:
+        with stop.on_signals():
+            machine = config.machine(study, out.print)
+            faults = check_training(study, machine, out.print, after_batch)
+    except Stopped:
+        out.print(f"Stopped by {stop}.")
+        return stop.exit_status
+    except (Diverged, TrainingError) as error:
+        print(f"search.reproduce: {error}", file=sys.stderr)
+        return 1
+    for fault in faults:
+        out.print(fault, soft_wrap=True)
+    if not faults:
+        out.print("The training can be resumed and replayed: all metrics are the same.")
+    return 1 if faults else 0
 
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:

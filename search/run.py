@@ -10,14 +10,15 @@ import shlex
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from search.cli.options import (
     PLACES,
     STORAGE_VARIABLE,
-    TRAINING,
     add_search,
+    changes,
     check_storage,
     given,
     workers,
@@ -27,7 +28,11 @@ from search.errors import UserError
 from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
+    from search.analysis.answer import Answer
     from search.database.database import Database
+    from search.database.snapshot import Overview
+    from search.study.study import Study
+    from search.worker.stop import Stop
 
 EPILOG = """\
 examples:
@@ -65,10 +70,9 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="PARAMS",
-        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others of bn1, '
-        "bn2, extra_fc, conv_bias, fc_bias, optimizer, lr, weight_decay and schedule are sampled; "
-        "the trial is never pruned, and raises a budget that is too small for it; can be given "
-        "several times (default: none)",
+        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others are '
+        "sampled; the trial is never pruned, and raises a budget that is too small for it; can be "
+        "given several times (default: none)",
     )
     made.add_argument(
         "--workers",
@@ -108,45 +112,79 @@ def parser() -> Parser:
     return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a search ended."""
+
+    study: "Study"
+    """With the changes that the options make, and the stored budget."""
+    overview: "Overview"
+    answer: "Answer"
+    is_done: bool
+    """Whether the budget is spent."""
+    stop: "Stop"
+
+
 def run(options: argparse.Namespace) -> int:
-    """Check all options, then search; nothing is written before the checks pass."""
-    started = time.monotonic()
-    from search.artifacts.store import open_artifacts
-    from search.study import choices
+    """Load the study and search."""
     from search.study.study_file import load
 
     study = load(options.study)
-    changes = given(options, "name", *TRAINING)
-    if not options.variants:
-        changes["variants"] = {}
-    study = dataclasses.replace(study, **changes)
+
+    from search.database.outage import DatabaseGone
+    from search.launch.supervisor import KeepsDying
+    from search.worker.claims import StudyGone
+    from search.worker.worker import KeepsFailing
+
     try:
-        enqueue = [choices.parse_params(text, study.ranges) for text in options.enqueue]
+        ended = search(options, study)
+    except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
+        print(f"search.run: {error}", file=sys.stderr)
+        return 1
+    if ended.is_done:
+        return 0
+    return ended.stop.exit_status if ended.stop.is_asked() else 1
+
+
+def search(options: argparse.Namespace, study: "Study") -> Ended:
+    """Check all options, then search; nothing is written before the checks pass.
+
+    Raises:
+        UserError: an option is invalid.
+        KeepsFailing, KeepsDying, DatabaseGone, StudyGone: as `search.launch.launcher.Crew.work`
+            does.
+    """
+    started = time.monotonic()
+    from search.artifacts.store import open_artifacts
+
+    changed = changes(options, study)
+    if not options.variants:
+        changed["variants"] = {}
+    study = study.changed(changed)
+    try:
+        enqueue = [study.space.parse(text) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
     check_storage(options.storage, study.name, must_exist=False)
     open_artifacts(options.artifacts).check()
 
     from search.analysis.answer import answer
-    from search.database.outage import DatabaseGone
     from search.database.snapshot import Observer
     from search.database.studies import agree_on_budget
     from search.launch.launcher import hired
-    from search.launch.supervisor import KeepsDying
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
-    from search.worker.claims import StudyGone
     from search.worker.config import WorkerConfig
     from search.worker.stop import Stop
-    from search.worker.worker import KeepsFailing, Worker
+    from search.worker.worker import Worker
 
     out = console()
     say = partial(out.print, soft_wrap=True)
     with ExitStack() as stack:
-        crew = stack.enter_context(hired(options))
+        crew = stack.enter_context(hired(options, uses_torch=study.trainer.uses_torch))
         config = WorkerConfig(
             **given(options, *PLACES),
-            changes=changes,
+            changes=changed,
             device=crew.device,
             threads=crew.threads,
             measure_train=options.measure_train,
@@ -169,24 +207,15 @@ def run(options: argparse.Namespace) -> int:
         if done < budget:
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
-        try:
-            with (
-                show_progress(observer, out, epochs=study.epochs, budget=budget),
-                stop.on_signals(),
-            ):
-                crew.work(worker, stop, budget=budget, say=say)
-        except (DatabaseGone, KeepsFailing, KeepsDying, StudyGone) as error:
-            print(f"search.run: {error}", file=sys.stderr)
-            return 1
+        with show_progress(observer, out, study, budget=budget), stop.on_signals():
+            crew.work(worker, stop, budget=budget, say=say)
         overview = observer.look()
         is_done = len(overview.finished) >= budget
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
-        honest = answer(database, overview).text
-        out.print(summary(overview, study, honest=honest))
-    if is_done:
-        return 0
-    return stop.exit_status if stop.is_asked() else 1
+        found = answer(database, overview)
+        out.print(summary(overview, study, honest=found.text))
+    return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +23,11 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Call `handler` on each signal in `STOPPING` that is not ignored."""
+    """Call `handler` on each signal in `STOPPING` that is not ignored; outside of the main thread,
+    which alone may have handlers, on none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in STOPPING}
     heeded = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
     try:

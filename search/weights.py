@@ -52,7 +52,7 @@ def find(
         overview = Overview.of_study(database, study)
         found = _find(overview, trial, answer(database, overview).best)
         rows = _rows(database, overview.study_key)
-    if overview.score(found) is None or found.number not in rows:
+    if overview.value(found) is None or found.number not in rows:
         raise UserError(_not_kept(found, [t for t in overview.ranked if t.number in rows]))
     sha256, artifact_id = rows[found.number]
     return _verified(open_artifacts(str(artifacts)), artifact_id, sha256, found.number)
@@ -68,7 +68,7 @@ def _find(overview: Overview, asked: str | int, best: FrozenTrial | None) -> Fro
     if runs:
         # Of several, only one is complete: the others failed, or other programs gave their trials
         # this name later.
-        complete = [trial for trial in runs if overview.score(trial) is not None]
+        complete = [trial for trial in runs if overview.value(trial) is not None]
         return (complete or runs[-1:])[0]
     for trial in trials:
         if str(trial.number) == str(asked):

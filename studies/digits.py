@@ -3,7 +3,6 @@
 Used for the quick start and the tests: real data, no network access, and trials of seconds.
 """
 
-from search.study import Study
-from studies.cifar import VARIANTS
+from studies.cifar import VARIANTS, course_study
 
-study = Study(name="digits", dataset="digits", variants=VARIANTS, trials=20, epochs=8)
+study = course_study("digits", dataset="digits", variants=VARIANTS, trials=20, epochs=8)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import pytest
-import torch
 from optuna.samplers import RandomSampler
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import make_url
@@ -22,11 +21,10 @@ from search.artifacts.store import Artifacts, open_artifacts
 from search.database.database import Database
 from search.database.studies import join
 from search.launch.processes import warm_up
-from search.study.choices import Choices
 from search.study.study import Study
 from search.vision.datasets import cifar10
 from search.worker.device import prepare
-from studies.cifar import VARIANTS
+from studies.cifar import VARIANTS, Choices, course_study
 from tests.support.commands import Command, run_command
 from tests.support.databases import PASSWORD, empty_database, postgresql_server
 from tests.support.process import Process, Start, Workers
@@ -40,7 +38,7 @@ for number in (signal.SIGINT, signal.SIGHUP):  # ignored where pytest runs in th
         signal.signal(number, signal.SIG_DFL)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-prepare(torch.device("cpu"), threads=1)  # the tests' networks are too small for more
+prepare("cpu", threads=1)  # the tests' networks are too small for more
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -177,14 +175,16 @@ def base() -> Choices:
 def study() -> Study:
     """Digits with two variants and four epochs."""
     variants = {name: VARIANTS[name] for name in ("question-1", "question-3")}
-    return Study(name="small", dataset="digits", variants=variants, trials=6, epochs=4, images=160)
+    return course_study(
+        "small", dataset="digits", variants=variants, trials=6, epochs=4, images=160
+    )
 
 
 @pytest.fixture
 def tiny() -> Study:
     """Trials of an instant, which no variant precedes."""
-    return Study(
-        name="tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
+    return course_study(
+        "tiny", dataset="digits", trials=500, epochs=1, images=32, sampler=RandomSampler
     )
 
 
@@ -201,9 +201,8 @@ def wild_study(tmp_path: Path) -> Path:
     path.write_text(
         "from dataclasses import replace\n"
         "from optuna.distributions import FloatDistribution\n"
-        "from search.study import RANGES\n"
         "from studies.digits import study\n"
-        "ranges = {**RANGES, 'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
+        "ranges = {'lr': FloatDistribution(1e-4, 1e30, log=True)}\n"
         "wild = {'wild[/i]': replace(study.variants['base'], lr=1e25)}\n"
         "study = replace(study, name='mine', ranges=ranges, variants=wild, trials=1)\n"
     )

@@ -40,7 +40,7 @@ from search.database.snapshot import Observer, Overview
 from search.database.studies import join
 from search.launch.processes import Process
 from search.launch.supervisor import KeepsDying, supervise
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study_file import load
 from search.study.trial_attributes import FINISHED, VARIANT
 from search.worker.config import WorkerConfig
@@ -83,12 +83,12 @@ class Ordeal:
         self._errors: list[str] = []
         """Tracebacks, which only a worker that is denied memory may end with: it has many words
         for that."""
-        self.study = replace(load("digits"), **OPTIONS, trials=20)
+        self.study = load("digits").changed({**OPTIONS, "trials": 20})
         self.machine = Machine.of(
             self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
         )
         self.database = Database(url)
-        self._joined = join(self.database, self.study, data_digest=self.machine.data_digest)
+        self._joined = join(self.database, self.study, data_digest=self.machine.session.digest)
 
     def close(self) -> None:
         self.database.close()
@@ -320,11 +320,11 @@ class Ordeal:
         if trial.state not in FINISHED:
             assert trial.user_attrs["reason"], where
             return
-        reported = {epoch.number: epoch.test_accuracy for epoch in recorded}
+        reported = {epoch.number: epoch.metrics["test_accuracy"] for epoch in recorded}
         assert trial.intermediate_values == reported, where
         if trial.state == TrialState.COMPLETE:
             assert len(recorded) == self.study.epochs, where
-            assert trial.value == recorded[-1].test_accuracy, where
+            assert trial.value == recorded[-1].metrics["test_accuracy"], where
         again = train_again(
             self.study, trial, recorded, self.machine, lambda line: None, lambda batches: None
         )

@@ -1,7 +1,6 @@
 """Training on a real CUDA device; without one there is nothing to test here."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study import Study
-from search.vision.training import Training
+from search.worker.guarded_training import GuardedTraining
 from search.worker.machine import Machine
 from tests.support.commands import Command
 
@@ -30,12 +29,12 @@ def machine(study: Study, tmp_path: Path) -> Iterator[Machine]:
     torch.backends.cudnn.deterministic = before[1]
 
 
-def _training(machine: Machine, study: Study) -> Training:
+def _training(machine: Machine, study: Study) -> GuardedTraining:
     return machine.training(
         study,
         study.variants["question-3"],
         seed=3,
-        measure_train=True,
+        is_detailed=True,
         after_batch=lambda batches: None,
     )
 
@@ -45,25 +44,21 @@ def _untimed(epochs: Iterator[Epoch]) -> list[Epoch]:
 
 
 def test_an_epoch_gives_figures_and_the_same_ones_again(machine: Machine, study: Study) -> None:
-    one, again = (next(_training(machine, study).fit()) for _ in range(2))
-    assert all(
-        math.isfinite(value) for value in dataclasses.astuple(one) if isinstance(value, float)
-    )
+    one, again = (next(_training(machine, study).epochs()) for _ in range(2))
+    assert {"batch_loss", "train_accuracy", "test_accuracy"} < one.metrics.keys()
+    assert all(map(math.isfinite, one.metrics.values()))
     assert dataclasses.replace(one, seconds=0.0) == dataclasses.replace(again, seconds=0.0)
 
 
 def test_a_resumed_training_equals_an_undisturbed_one(machine: Machine, study: Study) -> None:
-    undisturbed = _untimed(_training(machine, study).fit())
+    undisturbed = _untimed(_training(machine, study).epochs())
     begun = _training(machine, study)
-    epochs = begun.fit()
+    epochs = begun.epochs()
     for _ in range(2):
         next(epochs)
-    state = io.BytesIO()
-    torch.save(begun.state_dict(), state)
-    state.seek(0)
     resumed = _training(machine, study)
-    resumed.load_state_dict(torch.load(state, map_location=machine.device, weights_only=True))
-    assert _untimed(resumed.fit(after=2)) == undisturbed[2:]
+    resumed.load(begun.state())
+    assert _untimed(resumed.epochs(after=2)) == undisturbed[2:]
 
 
 def test_a_stored_trial_is_replayed_bit_for_bit(

@@ -1,6 +1,6 @@
 """The best trial of a search, determined by re-runs if there are any.
 
-The highest accuracy in a search is biased upward, since it is selected from many. Trials that were
+The best metric of a search is biased, since it is selected from many. Trials that were
 re-run with fresh seeds are compared by their means over these; see `search.analysis.paired_test`.
 """
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from search.analysis.paired_test import Standing, accuracies, standings
+from search.analysis.paired_test import Standing, finals, standings
 from search.analysis.rerun_metrics import Repeats, repeats
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import rerun_study
-from search.study.choices import params_text
+from search.study.space import params_text
 from search.study.trial_attributes import label
 
 
@@ -27,6 +27,8 @@ class Answer:
     """Standings of the trials that were re-run, by number, best first."""
     not_rerun: FrozenTrial | None
     """The search's top trial, if it was not re-run."""
+    metric: str
+    """The final metric, in words."""
 
     @property
     def tied(self) -> list[int]:
@@ -43,7 +45,7 @@ class Answer:
         seeds = f"{honest.n} fresh seed{'s' if honest.n > 1 else ''}"
         tied = f", tied with trial {', '.join(map(str, self.tied))}" if self.tied else ""
         return (
-            f"Best over {seeds}: trial {label(self.best)}, test accuracy {honest}{tied}; "
+            f"Best over {seeds}: trial {label(self.best)}, {self.metric} {honest}{tied}; "
             f"{params_text(self.best.params)}."
         )
 
@@ -66,9 +68,15 @@ def answer_from_reruns(overview: Overview, runs: Repeats) -> Answer:
     """
     ranked = {trial.number: trial for trial in overview.ranked}
     numbers = [number for number in ranked if f"trial {number}" in runs]
-    made = standings(accuracies(runs, numbers, overview.n_epochs))
+    final = overview.final
+    made = standings(finals(runs, numbers, final, overview.n_epochs), final.direction)
     found = {standing.trial: standing for standing in made}
     first = next(iter(ranked.values()), None)
     best = ranked[made[0].trial] if len(made) > 1 else first
     is_proven = first is None or first.number in found
-    return Answer(best=best, standings=found, not_rerun=None if is_proven else first)
+    return Answer(
+        best=best,
+        standings=found,
+        not_rerun=None if is_proven else first,
+        metric=final.words,
+    )

@@ -1,28 +1,38 @@
 """Ranking of the best trials by re-runs with fresh seeds.
 
-The highest accuracy in a search is biased upward, since it is selected from many. Re-runs are
+The best metric of a search is biased, since it is selected from many. Re-runs are
 paired by seed, so that effects of a seed on all trials cancel.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from search.analysis.rerun_metrics import Repeats, Spread
+from search.study.metrics import Direction, Objective
 
 MIN_SEEDS = 3
 """Minimum number of seeds before a trial may be left out."""
 LEAVE_OUT = 0.01
 TIE = 0.05
-RULE = (
-    "Rule: trials are compared with the one with the highest mean, by a one-sided t-test over "
-    f"paired seeds. From {MIN_SEEDS} seeds on, a trial that is worse at level {LEAVE_OUT} is left "
-    f"out of further seeds; at the end, a trial that is not worse at level {TIE} is a tie. A "
-    "diverged run counts as accuracy 0."
-)
 
-Accuracies = Mapping[int, Mapping[int, float]]
-"""Test accuracy after the last epoch, by trial number and repeat."""
+Finals = Mapping[int, Mapping[int, float]]
+"""The final metric after the last epoch, by trial number and repeat."""
+
+
+def rule(final: Objective) -> str:
+    """Return how trials are compared and left out, as text."""
+    best = "highest" if final.direction == "maximize" else "lowest"
+    diverged = "the worst of all"
+    if final.diverged_as is not None:
+        diverged = f"{final.quantity} {final.diverged_as:g}"
+    return (
+        f"Rule: trials are compared with the one with the {best} mean, by a one-sided t-test over "
+        f"paired seeds. From {MIN_SEEDS} seeds on, a trial that is worse at level {LEAVE_OUT} is "
+        f"left out of further seeds; at the end, a trial that is not worse at level {TIE} is a "
+        f"tie. A diverged run counts as {diverged}."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +41,10 @@ class Standing:
 
     trial: int
     honest: Spread
-    """Spread of the test accuracy over the seeds."""
+    """Spread of the final metric over the seeds."""
     behind: float
-    """Mean over common seeds of the best trial's accuracy minus this trial's; 0 for the best, NaN
-    if the two have no common seed."""
+    """Mean over common seeds of how much worse the trial is than the best; 0 for the best, NaN if
+    the two have no common seed."""
     p: float
     """p-value of the t-test; NaN if it cannot be computed."""
     verdict: str
@@ -42,22 +52,35 @@ class Standing:
     `one seed` if there are too few seeds."""
 
 
-def accuracies(runs: Repeats, numbers: Sequence[int], epochs: int) -> Accuracies:
-    """Return the accuracies of the re-runs; 0 if a run diverged before its last epoch, `epochs`."""
-    return {
+def finals(runs: Repeats, numbers: Sequence[int], final: Objective, epochs: int) -> Finals:
+    """Return the metric `final` of the re-runs; see `rule` for runs that diverged before the last
+    epoch, `epochs`."""
+    found = {
         number: {
-            repeat: _last(found[-1].test_accuracy) if len(found) == epochs else 0.0
-            for repeat, found in sorted(runs.get(f"trial {number}", {}).items())
+            repeat: final.value(recorded[-1]) if len(recorded) == epochs else None
+            for repeat, recorded in sorted(runs.get(f"trial {number}", {}).items())
         }
         for number in numbers
     }
+    measured = [value for of in found.values() for value in of.values() if value is not None]
+    diverged = final.diverged_as
+    if diverged is None:
+        diverged = min(measured, key=final.score, default=0.0)
+    return {
+        number: {repeat: diverged if value is None else value for repeat, value in of.items()}
+        for number, of in found.items()
+    }
 
 
-def remaining_trials(found: Accuracies, repeat: int) -> list[int]:
-    """Return the trials that `RULE` has not left out before re-run `repeat`.
+def remaining_trials(found: Finals, repeat: int, direction: Direction) -> list[int]:
+    """Return the trials that `rule` has not left out before re-run `repeat`.
 
     The result depends only on earlier re-runs, so that all processes decide alike.
     """
+    return _remaining(_scores(found, direction), repeat)
+
+
+def _remaining(found: Finals, repeat: int) -> list[int]:
     left = list(found)
     for seen in range(MIN_SEEDS, repeat + 1):
         before = {n: {r: value for r, value in found[n].items() if r < seen} for n in left}
@@ -66,42 +89,53 @@ def remaining_trials(found: Accuracies, repeat: int) -> list[int]:
     return left
 
 
-def standings(found: Accuracies) -> list[Standing]:
+def standings(finals: Finals, direction: Direction) -> list[Standing]:
     """Return the standings of the trials with re-runs, best first.
 
-    The best trial has the highest mean, among those that `RULE` has not left out, over their common
+    The best trial has the best mean, among those that `rule` has not left out, over their common
     seeds, or over each trial's seeds if there are no common ones.
     """
-    found = {number: of for number, of in found.items() if of}
+    finals = {number: of for number, of in finals.items() if of}
+    found = _scores(finals, direction)
     if not found:
         return []
     rounds, most = 1 + max(map(max, found.values())), max(map(len, found.values()))
-    left_out = {n for n, of in found.items() if len(of) < most} - set(
-        remaining_trials(found, rounds)
-    )
+    left_out = {n for n, of in found.items() if len(of) < most} - set(_remaining(found, rounds))
     left = {number: of for number, of in found.items() if number not in left_out}
     common = set.intersection(*map(set, left.values()))
     best = _best({n: {k: of[k] for k in common or of} for n, of in left.items()})
     made = [
-        _standing(number, of, found[best], is_best=number == best, is_out=number in left_out)
+        _standing(
+            number,
+            Spread.of(list(finals[number].values())),
+            of,
+            found[best],
+            is_best=number == best,
+            is_out=number in left_out,
+        )
         for number, of in found.items()
     ]
     if any(one.verdict == "tie" for one in made):
         made = [replace(one, verdict="tie") if one.trial == best else one for one in made]
     return sorted(
-        made, key=lambda one: (one.trial != best, one.trial in left_out, -one.honest.mean)
+        made,
+        key=lambda one: (
+            one.trial != best,
+            one.trial in left_out,
+            -fmean(found[one.trial].values()),
+        ),
     )
 
 
 def _standing(
     number: int,
+    honest: Spread,
     own: Mapping[int, float],
     of_best: Mapping[int, float],
     *,
     is_best: bool,
     is_out: bool,
 ) -> Standing:
-    honest = Spread.of(list(own.values()))
     if is_best:
         verdict = "best" if len(own) > 1 else "one seed"
         return Standing(trial=number, honest=honest, behind=0.0, p=math.nan, verdict=verdict)
@@ -133,12 +167,13 @@ def _differences(own: Mapping[int, float], of_best: Mapping[int, float]) -> list
     return [own[repeat] - of_best[repeat] for repeat in sorted(own.keys() & of_best.keys())]
 
 
-def _best(found: Accuracies) -> int:
+def _best(found: Finals) -> int:
     """Return the trial with the highest mean; ties go to the trial ranked higher in the search."""
     means = {n: sum(of.values()) / len(of) if of else -math.inf for n, of in found.items()}
     return max(means, key=means.__getitem__)
 
 
-def _last(accuracy: float | None) -> float:
-    assert accuracy is not None, "the last epoch is always measured on the test images"
-    return accuracy
+def _scores(found: Finals, direction: Direction) -> Finals:
+    """Return the metrics such that higher is better."""
+    sign = 1 if direction == "maximize" else -1
+    return {n: {repeat: sign * value for repeat, value in of.items()} for n, of in found.items()}

@@ -4,15 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from search.analysis.rerun_metrics import Repeats, Spread
+from search.study.metrics import Objective
 from search.study.study import Study
 
 LEVEL = 0.95
-RULE = (
-    "Rule: a published curve is inside if its test accuracy lies, at every epoch, in the "
-    "prediction interval for one more of our runs, with a joint probability of at least 95 % "
-    "(mean ± t·sd·√(1 + 1/n), t with n - 1 degrees of freedom, 95 % divided among the epochs). By "
-    "chance, one run in twenty is outside; with two or three seeds, only a gross difference is."
-)
+
+
+def rule(final: Objective) -> str:
+    """Return how published curves are judged, as text."""
+    return (
+        f"Rule: a published curve is inside if its {final.words} lies, at every epoch, in the "
+        "prediction interval for one more of our runs, with a joint probability of at least 95 % "
+        "(mean ± t·sd·√(1 + 1/n), t with n - 1 degrees of freedom, 95 % divided among the epochs). "
+        "By chance, one run in twenty is outside; with two or three seeds, only a gross difference "
+        "is."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +30,11 @@ class Verdict:
     compared: int
     """Number of epochs that both have."""
     within: int
-    """Number of epochs at which the published accuracy is between our minimum and maximum."""
+    """Number of epochs at which the published value is between our minimum and maximum."""
     outside: list[int]
     """Epochs at which it is outside the joint prediction interval."""
     best: Spread
-    """Highest test accuracy of any epoch, over our runs."""
+    """Best value of any epoch, over our runs."""
     published_best: float
     incomparable: str | None = None
     """See `Study.incomparable`; if set, there is no verdict."""
@@ -49,34 +55,33 @@ def spreads(runs: Repeats, variant: str, figure: str) -> dict[int, Spread]:
     values: dict[int, list[float]] = {}
     for epochs in runs.get(variant, {}).values():
         for epoch in epochs:
-            value = getattr(epoch, figure)
+            value = epoch.metrics.get(figure)
             if value is not None:
                 values.setdefault(epoch.number, []).append(value)
     return {number: Spread.of(found) for number, found in sorted(values.items())}
 
 
-def published_accuracies(study: Study, variant: str) -> Mapping[int, float]:
-    """Return the published test accuracies of a variant by epoch."""
-    published = study.published_for(variant)
-    return {epoch: metrics["test_accuracy"] for epoch, metrics in published.items()}
+def published_values(study: Study, variant: str) -> Mapping[int, float]:
+    """Return the published values of the study's final metric for a variant by epoch."""
+    metric, published = study.final.metric, study.published_for(variant)
+    return {epoch: metrics[metric] for epoch, metrics in published.items() if metric in metrics}
 
 
 def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
-    """Return the verdict according to `RULE`; None if the two have no epoch in common.
-
-    `study` is the study that the runs were trained as.
-    """
-    theirs = published_accuracies(study, variant)
-    ours = spreads(runs, variant, "test_accuracy")
+    """Return the verdict according to `rule` on runs of `study`; None if ours and the published
+    ones have no epoch in common."""
+    metric, score = study.final.metric, study.final.score
+    theirs = published_values(study, variant)
+    ours = spreads(runs, variant, metric)
     both = sorted(theirs.keys() & ours.keys())
     if not both:
         return None
     level = 1 - (1 - LEVEL) / len(both)
     intervals = {epoch: ours[epoch].prediction_interval(level) for epoch in both}
     best = [
-        max(epoch.test_accuracy or 0.0 for epoch in epochs)
+        max((epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics), key=score)
         for epochs in runs[variant].values()
-        if epochs
+        if any(metric in epoch.metrics for epoch in epochs)
     ]
     return Verdict(
         variant=variant,
@@ -85,6 +90,6 @@ def verdict(runs: Repeats, study: Study, variant: str) -> Verdict | None:
         within=sum(ours[e].lowest <= theirs[e] <= ours[e].highest for e in both),
         outside=[e for e, (low, high) in intervals.items() if not low <= theirs[e] <= high],
         best=Spread.of(best),
-        published_best=max(theirs.values()),
+        published_best=max(theirs.values(), key=score),
         incomparable=study.incomparable,
     )

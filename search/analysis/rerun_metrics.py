@@ -6,13 +6,14 @@ Re-runs are read from the database, or from a CSV file by `write`, which contain
 
 import csv
 import io
+import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from optuna.trial import FrozenTrial
 from scipy.special import stdtrit
@@ -20,7 +21,7 @@ from scipy.special import stdtrit
 from search.database.snapshot import Overview
 from search.errors import UserError
 from search.files import write_out
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, number
 from search.study.study import Study
 from search.study.trial_attributes import REPEAT, SEED, origin_name
 
@@ -31,12 +32,9 @@ REPRODUCED = "-reproduced"
 """Suffix of the name of a study that holds the re-runs of another study's variants."""
 RERUN = "-rerun"
 """After a study's name: the name of the study that holds the re-runs of its best trials."""
-FIGURES = tuple(field.name for field in fields(Epoch))
-TRAINED = ("dataset", "images", "epochs", "batch_size", "select")
-"""Fields of the study that affect the metrics of its re-runs."""
-COLUMNS = ("name", "repeat", "seed", *FIGURES, *TRAINED)
-"""Columns of a file of re-runs. Those of `TRAINED` are the same in every row; `images` is empty for
-all images."""
+COLUMNS = ("name", "repeat", "seed", "number", "seconds", "settings")
+"""The first columns of a file of re-runs; the metrics follow. `settings` is the same JSON object in
+every row, see `_settings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,11 @@ class Spread:
     def __str__(self) -> str:
         """Return for example `0.7071 ± 0.0042 (0.7010 to 0.7100)`; only the mean for one run."""
         if self.n < 2:
-            return f"{self.mean:.4f}"
-        return f"{self.mean:.4f} ± {self.sd:.4f} ({self.lowest:.4f} to {self.highest:.4f})"
+            return number(self.mean)
+        sd, lowest, highest = (
+            number(value, beside=self.mean) for value in (self.sd, self.lowest, self.highest)
+        )
+        return f"{number(self.mean)} ± {sd} ({lowest} to {highest})"
 
     def prediction_interval(self, level: float) -> tuple[float, float]:
         """Return the interval that contains one more run with probability `level`.
@@ -106,14 +107,19 @@ def write(overview: Overview, path: Path, study: Study) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    trained = [getattr(study, name) for name in TRAINED]
+    settings = json.dumps(_settings(study))
+    reruns = _reruns(overview).items()
+    metrics = dict.fromkeys(
+        metric for _, trial in reruns for epoch in overview.of(trial) for metric in epoch.metrics
+    )
     lines = io.StringIO()
-    table = csv.writer(lines, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for (name, repeat), trial in _reruns(overview).items():
+    table = csv.DictWriter(lines, [*COLUMNS, *metrics], lineterminator="\n")
+    table.writeheader()
+    for (name, repeat), trial in reruns:
+        which = {"name": name, "repeat": repeat, "seed": trial.user_attrs[SEED]}
         for epoch in overview.of(trial):
-            metrics = [getattr(epoch, metric) for metric in FIGURES]
-            table.writerow([name, repeat, trial.user_attrs[SEED], *metrics, *trained])
+            of = {"number": epoch.number, "seconds": epoch.seconds, "settings": settings}
+            table.writerow(which | of | dict(epoch.metrics))
     write_out(path, lines.getvalue().encode())
 
 
@@ -126,58 +132,59 @@ def read(path: Path) -> Repeats:
     found: dict[str, dict[int, list[Epoch]]] = {}
     with _rows_of(path) as rows:
         for row in rows:
-            metrics = {name: _parsed(row[name], whole=name == "number") for name in FIGURES}
+            metrics = {m: float(text) for m, text in row.items() if text and m not in COLUMNS}
             runs = found.setdefault(row["name"], {})
-            runs.setdefault(int(row["repeat"]), []).append(Epoch(**metrics))
+            runs.setdefault(int(row["repeat"]), []).append(
+                Epoch(number=int(row["number"]), metrics=metrics, seconds=float(row["seconds"]))
+            )
     return found
 
 
 def trained_as(paths: Sequence[Path], study: Study) -> Study:
-    """Return `study` with the settings `TRAINED` of the re-runs in the files.
-
-    A file of an earlier version has no such columns; its runs were trained on all images.
+    """Return `study` with the settings of the re-runs in the files.
 
     Raises:
         UserError: the runs have different settings, or another dataset than the study.
     """
-    found: dict[tuple[Any, ...], Path] = {}
+    found: dict[str, tuple[dict[str, object], Path]] = {}
     for path in paths:
-        for trained in _trained(path, study):
-            found.setdefault(trained, path)
-    (first, path), *others = found.items()
+        with _rows_of(path) as rows:
+            for row in rows:
+                if (text := row["settings"]) not in found:
+                    found[text] = dict(json.loads(text)), path
+    if not found:
+        return study
+    (first, path), *others = found.values()
     for other, differing in others:
         apart = [
-            f"{name} {_named(theirs)} and {_named(ours)}"
-            for name, ours, theirs in zip(TRAINED, first, other, strict=True)
-            if ours != theirs
+            f"{name} {_named(other.get(name))} and {_named(first.get(name))}"
+            for name in {**first, **other}
+            if other.get(name) != first.get(name)
         ]
-        raise UserError(
-            f"--compare {differing}: its re-runs and those of {path} were trained differently: "
-            f"{', '.join(apart)}; compare each file separately"
-        )
-    if first[0] != study.dataset:
-        raise UserError(
-            f"--compare {path}: its re-runs have the dataset {first[0]}, but the study has "
-            f"{study.dataset}; give the --study of the re-runs"
-        )
-    return replace(study, **dict(zip(TRAINED, first, strict=True)))
+        if apart:
+            raise UserError(
+                f"--compare {differing}: its re-runs and those of {path} were trained differently: "
+                f"{', '.join(apart)}; compare each file separately"
+            )
+    own = _settings(study)
+    for name, value in first.items():
+        if isinstance(value, str) and name != "metric" and value != own.get(name):
+            raise UserError(
+                f"--compare {path}: its re-runs have the {name} {value}, but the study has "
+                f"{own.get(name)}; give the --study of the re-runs"
+            )
+    return study.defined({**study.definition(None), **first})
 
 
-def _trained(path: Path, study: Study) -> Iterable[tuple[Any, ...]]:
-    """Return the distinct values of `TRAINED` in a file."""
-    with _rows_of(path) as rows:
-        if not rows or TRAINED[0] not in rows[0]:
-            epochs = max((int(row["number"]) for row in rows), default=study.epochs)
-            return [(study.dataset, None, epochs, study.batch_size, "test")]
-        texts = dict.fromkeys(tuple(row[name] for name in TRAINED) for row in rows)
-        return [
-            (dataset, int(images) if images else None, int(epochs), int(batch_size), select)
-            for dataset, images, epochs, batch_size, select in texts
-        ]
+def _settings(study: Study) -> Mapping[str, object]:
+    """Return the settings that affect the metrics of a study's re-runs."""
+    of_trainer, fields = study.trainer.settings(), vars(study.trainer)
+    own = {name: value for name, value in of_trainer.items() if value == fields[name]}
+    return own | {"epochs": study.epochs, "metric": study.metric}
 
 
 @contextmanager
-def _rows_of(path: Path) -> Iterator[list[dict[str, Any]]]:
+def _rows_of(path: Path) -> Iterator[list[dict[str, str]]]:
     """Yield the rows of a file that `write` wrote; errors in the body are errors of the file.
 
     Raises:
@@ -186,6 +193,8 @@ def _rows_of(path: Path) -> Iterator[list[dict[str, Any]]]:
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             yield list(csv.DictReader(lines))
+    except UserError:
+        raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"--compare {path}: not a file written by --out ({type(error).__name__}: {error})"
@@ -203,9 +212,3 @@ def merged(parts: Sequence[Repeats]) -> Repeats:
         for name, runs in part.items():
             found.setdefault(name, {}).update(runs)
     return found
-
-
-def _parsed(text: str, *, whole: bool) -> Any:
-    if text == "":
-        return None
-    return int(text) if whole else float(text)

@@ -25,21 +25,29 @@ class Retention:
     """The kept files of one study, and the dashboard's list of them."""
 
     def __init__(
-        self, database: Database, ref: StudyRef, store: StudyFiles, *, name: str, epochs: int
+        self,
+        database: Database,
+        ref: StudyRef,
+        store: StudyFiles,
+        *,
+        name: str,
+        suffix: str,
+        epochs: int,
     ) -> None:
-        """`name` is the study's, used for downloads; `epochs` is the number of epochs of a complete
-        trial."""
+        """`name` is the study's and `suffix` the ending of weights files, both used for downloads;
+        `epochs` is the number of epochs of a complete trial."""
         self.store = store
         self._epochs = epochs
         self._database = database
         self._ref = ref
         self._name = name
+        self._suffix = suffix
 
-    def wants(self, claim: Claim, accuracy: float) -> bool:
-        """Return whether the weights of the trial are kept if it ends with this accuracy."""
+    def wants(self, claim: Claim, score: float) -> bool:
+        """Return whether the weights of the claimed trial are kept if it ends with this score."""
         with self._database.engine.connect() as connection:
-            mine = rank(accuracy, claim.number)
-            better = [p for p in self._best(connection) if rank(p.accuracy, p.number) < mine]
+            mine = rank(score, claim.number)
+            better = [p for p in self._best(connection) if rank(p.score, p.number) < mine]
             return len(better) < BEST or queries.entry(connection, claim.trial_id).is_first_run
 
     def enter(self, connection: Connection, claim: Claim, sha256: str | None) -> list[str]:
@@ -65,7 +73,7 @@ class Retention:
         `sha256` is None."""
         number, files = claim.number, []
         if sha256 is not None:
-            ending = ".safetensors" if epoch is None else f"-epoch-{epoch}.pt"
+            ending = self._suffix if epoch is None else f"-epoch-{epoch}.pt"
             artifact_id = self.store.artifact_id(number, sha256, epoch=epoch)
             files.append(File(artifact_id=artifact_id, filename=f"{self._name}-{number}{ending}"))
         return Listed(trial_id=claim.trial_id, prefix=self.store.trial_prefix(number), files=files)

@@ -6,9 +6,12 @@ No slow imports here, so that `--help` and mistyped options respond immediately.
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.cli.parser import seconds, whole
+
+if TYPE_CHECKING:
+    from search.study.study import Study
 
 DEFAULT_STORAGE = "sqlite:///search.db"
 STORAGE_VARIABLE = "SEARCH_STORAGE"
@@ -23,7 +26,7 @@ STUDY_HELP = (
 MOST_WORKERS = 1024
 """Maximum number of workers of one command."""
 TRAINING = ("epochs", "images", "seed", "select")
-"""Options that affect a trial's metrics; also fields of `search.study.Study`."""
+"""Options that affect a trial's metrics."""
 PLACES = ("study", "storage", "data", "artifacts")
 """Options for where everything is; also fields of `search.worker.config.WorkerConfig`."""
 
@@ -157,6 +160,19 @@ def workers(text: str) -> int | None:
         return whole(1, MOST_WORKERS)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"auto, or {error}") from None
+
+
+def changes(options: argparse.Namespace, study: "Study") -> dict[str, Any]:
+    """Return the fields of the study and its trainer that the options change, for `Study.changed`.
+
+    Raises:
+        UserError: the study's metric is not measured on the split of --select.
+    """
+    found = given(options, "name", "epochs", "images", "seed")
+    if options.select is not None:
+        selected = study.select(options.select)
+        found |= {"metric": selected.metric, "final_metric": selected.final_metric}
+    return found
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

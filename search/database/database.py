@@ -10,9 +10,7 @@ import logging
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
 from filelock import FileLock
@@ -32,7 +30,7 @@ from search.database.url import (
     shown,
 )
 from search.errors import UserError
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +111,10 @@ class Database:
         epoch: Epoch,
         checkpoint_sha256: str | None,
         listed: Listed | None = None,
+        *,
+        score: float,
     ) -> list[str]:
-        """Record an epoch of the claimed trial.
+        """Record an epoch of the claimed trial; `score` is as in `search.database.tables.epochs`.
 
         An epoch that was already recorded is kept. `listed` replaces the list of the trial's files,
         None leaves it unchanged. Return the ids of the files that are no longer listed.
@@ -131,8 +131,11 @@ class Database:
                 insert(epochs).values(
                     study_key=claim.study_key,
                     trial=claim.number,
+                    number=epoch.number,
+                    score=score,
+                    metrics=dict(epoch.metrics),
+                    seconds=epoch.seconds,
                     checkpoint_sha256=checkpoint_sha256,
-                    **epoch_row(epoch),
                 )
             )
             return [] if listed is None else artifact_lists.replace(connection, listed)
@@ -152,7 +155,7 @@ class Database:
         found: dict[int, list[Epoch]] = {}
         with self.engine.connect() as connection:
             for row in connection.execute(query):
-                epoch = Epoch(number=row.number, seconds=row.seconds, **row.metrics)
+                epoch = Epoch(number=row.number, metrics=row.metrics, seconds=row.seconds)
                 found.setdefault(row.trial, []).append(epoch)
         return found
 
@@ -198,17 +201,6 @@ class Database:
 def new_key() -> str:
     """Return 16 random hexadecimal digits."""
     return uuid.uuid4().hex[:16]
-
-
-def epoch_row(epoch: Epoch) -> dict[str, Any]:
-    """Return an epoch as columns of `search.database.tables.epochs`."""
-    metrics = {name: value for name, value in asdict(epoch).items() if value is not None}
-    return {
-        "number": metrics.pop("number"),
-        "seconds": metrics.pop("seconds"),
-        "score": epoch.selection_accuracy,
-        "metrics": metrics,
-    }
 
 
 def _is(claim: Claim, number: int) -> ColumnElement[bool]:

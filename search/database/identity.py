@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from sqlalchemy import Connection, Row, func, literal, select
 from sqlalchemy.exc import DataError
 
@@ -117,7 +116,7 @@ def _is_new(connection: Connection, study_id: int) -> bool:
         select(of_studies.direction).where(of_studies.study_id == study_id)
     ).all()
     n_trials = connection.scalar(select(func.count()).where(_trials.c.study_id == study_id))
-    return directions == [StudyDirection.MAXIMIZE] and n_trials == 0
+    return len(directions) == 1 and n_trials == 0
 
 
 def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[Any]) -> None:
@@ -131,6 +130,7 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
             f"and weights; give --name {original}, or choose another --name"
         )
     epochs, values = tables.epochs, optuna_internals.intermediate_values
+    reported = values.c.intermediate_value  # a score may be negated
     recorded = (
         select(func.count())
         .select_from(epochs)
@@ -139,7 +139,7 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
             values, (values.c.trial_id == _trials.c.trial_id) & (values.c.step == epochs.c.number)
         )
         .where(epochs.c.study_key == row.study_key)
-        .where(_trials.c.trial_id.is_(None) | (values.c.intermediate_value != epochs.c.score))
+        .where(_trials.c.trial_id.is_(None) | (func.abs(reported) != func.abs(epochs.c.score)))
     )
     if connection.scalar(recorded):
         raise UserError(

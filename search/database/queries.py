@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from search.database import optuna_internals, tables
 from search.database.optuna_internals import FIXED_PARAMS
-from search.study.choices import Value
+from search.study.space import Value
 from search.study.trial_attributes import (
     ENQUEUED,
     FINISHED,
@@ -59,11 +59,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A completed trial and its accuracy."""
+    """A completed trial and its score."""
 
     trial_id: int
     number: int
-    accuracy: float
+    score: float
 
 
 def is_there(connection: Connection, study: StudyRef) -> bool:
@@ -151,25 +151,25 @@ def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> lis
         .limit(n)
     )
     rows = connection.execute(query)
-    return [Place(trial_id=row[0], number=row[1], accuracy=row[2]) for row in rows]
+    return [Place(trial_id=row[0], number=row[1], score=row[2]) for row in rows]
 
 
 def standing(
-    connection: Connection, study: StudyRef, *, trial: int, epoch: int, accuracy: float
+    connection: Connection, study: StudyRef, *, trial: int, epoch: int, score: float
 ) -> tuple[int, int]:
     """Return the number of other trials that recorded `epoch` before this one, and how many of them
-    exceed `accuracy`."""
+    exceed `score`."""
     others = _before(study, trial, epoch)
     n = select(func.count()).where(others).scalar_subquery()
-    n_better = select(func.count()).where(others, _epochs.c.score > accuracy).scalar_subquery()
+    n_better = select(func.count()).where(others, _epochs.c.score > score).scalar_subquery()
     row = connection.execute(select(n, n_better)).one()
     return row[0], row[1]
 
 
-def accuracies(
+def scores(
     connection: Connection, study: StudyRef, *, trial: int, epoch: int, n: int
 ) -> Sequence[float]:
-    """Return the `n` highest accuracies after `epoch` among other trials that recorded it before
+    """Return the `n` highest scores after `epoch` among other trials that recorded it before
     this one, highest first."""
     others = _before(study, trial, epoch)
     query = select(_epochs.c.score).where(others).order_by(_epochs.c.score.desc()).limit(n)

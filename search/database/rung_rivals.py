@@ -5,6 +5,7 @@ again, and gets the same answer.
 """
 
 from optuna import Study
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.database import queries
@@ -13,7 +14,7 @@ from search.database.queries import StudyRef
 
 
 class Recorded:
-    """The accuracies of the other trials after `epoch`, see `search.study.pruners.Rivals`."""
+    """The metrics of the other trials after `epoch`, see `search.study.pruners.Rivals`."""
 
     def __init__(
         self, database: Database, ref: StudyRef, study: Study, trial: FrozenTrial, epoch: int
@@ -21,11 +22,12 @@ class Recorded:
         self._database = database
         self._ref = ref
         self._rung = {"trial": trial.number, "epoch": epoch}
+        self._sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
 
     def standing(self, value: float) -> tuple[int, int]:
         with self._database.engine.connect() as connection:
-            return queries.standing(connection, self._ref, accuracy=value, **self._rung)
+            return queries.standing(connection, self._ref, score=self._sign * value, **self._rung)
 
     def best(self, place: int) -> float:
         with self._database.engine.connect() as connection:
-            return queries.accuracies(connection, self._ref, n=place, **self._rung)[-1]
+            return self._sign * queries.scores(connection, self._ref, n=place, **self._rung)[-1]

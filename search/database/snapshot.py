@@ -13,7 +13,7 @@ from search.database.database import Database
 from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
 from search.errors import UserError
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, Objective, number
 from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, readable
 
 
@@ -32,6 +32,10 @@ class Overview:
     """By trial number."""
     n_epochs: int
     """Number of epochs of a complete trial."""
+    objective: Objective
+    """What prunes and ranks trials."""
+    final: Objective
+    """What re-runs compare."""
 
     @classmethod
     def of_study(cls, database: Database, name: str) -> "Overview":
@@ -48,12 +52,17 @@ class Overview:
         study_key: str,
         epochs: dict[int, list[Epoch]],
         n_epochs: int,
+        objective: Objective,
+        final: Objective,
         leases: dict[int, Lease] | None = None,
     ) -> "Overview":
         """Return `trials` of a study, read through Optuna, with their recorded epochs."""
         return cls(
             study_key=study_key,
-            trials=[_measured(readable(t), epochs.get(t.number, ()), n_epochs) for t in trials],
+            trials=[
+                _measured(readable(t), epochs.get(t.number, ()), n_epochs, objective)
+                for t in trials
+            ],
             values={
                 trial.number: trial.values[0]
                 for trial in trials
@@ -62,6 +71,8 @@ class Overview:
             epochs=epochs,
             leases=leases or {},
             n_epochs=n_epochs,
+            objective=objective,
+            final=final,
         )
 
     def find(self, number: str) -> FrozenTrial:
@@ -108,18 +119,19 @@ class Overview:
 
         Their values are the recorded ones, even if Optuna's tables differ.
         """
-        measured = [trial for trial in self.trials if self.score(trial) is not None]
-        return sorted(measured, key=lambda trial: rank(trial.values[0], trial.number))
+        measured = [trial for trial in self.trials if self.value(trial) is not None]
+        score = self.objective.score
+        return sorted(measured, key=lambda trial: rank(score(trial.values[0]), trial.number))
 
-    def score(self, trial: FrozenTrial) -> float | None:
-        """Return the recorded accuracy that ranks a completed trial.
+    def value(self, trial: FrozenTrial) -> float | None:
+        """Return the recorded metric that ranks a completed trial.
 
         None if it is not complete, or was not completed by this service.
         """
         recorded = self.of(trial)
         if trial.state != TrialState.COMPLETE or len(recorded) != self.n_epochs:
             return None
-        return recorded[-1].selection_accuracy
+        return self.objective.value(recorded[-1])
 
     @cached_property
     def told(self) -> dict[int, str]:
@@ -136,7 +148,7 @@ class Overview:
         return [
             trial
             for trial in self.finished
-            if self.score(trial) is not None
+            if self.value(trial) is not None
             or (trial.state == TrialState.PRUNED and REASON in trial.user_attrs)
         ]
 
@@ -144,8 +156,8 @@ class Overview:
     def variants(self) -> dict[str, FrozenTrial]:
         """The trial of each variant, by name.
 
-        Of several, the first with a score, since other tools can give a trial the same name;
-        without a score, the last one that no other tool finished, since those before it failed.
+        Of several, the first with a value, since other tools can give a trial the same name;
+        without a value, the last one that no other tool finished, since those before it failed.
         """
         found: dict[str, FrozenTrial] = {}
         for trial in sorted(self.trials, key=self._counts_as_variant):
@@ -154,20 +166,20 @@ class Overview:
         return found
 
     def _counts_as_variant(self, trial: FrozenTrial) -> tuple[bool, bool, int]:
-        is_scored = self.score(trial) is not None
+        is_scored = self.value(trial) is not None
         return is_scored, trial.number not in self.told, trial.number * (-1 if is_scored else 1)
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         """Return whether a worker of this service finished the trial."""
         if trial.state != TrialState.COMPLETE:
             return REASON in trial.user_attrs
-        score = self.score(trial)
-        return score is not None and score == self.values.get(trial.number)
+        value = self.value(trial)
+        return value is not None and value == self.values.get(trial.number)
 
     def _account(self, trial: FrozenTrial) -> str:
         recorded, value = self.of(trial), self.values.get(trial.number)
         told = trial.state.name if value is None else f"{trial.state.name} {value:.6g}"
-        measured = f"{recorded[-1].selection_accuracy:.4f} after " if recorded else ""
+        measured = f"{number(self.objective.value(recorded[-1]))} after " if recorded else ""
         return (
             f"told from outside: {told}; measured here: {measured}{len(recorded)} of "
             f"{self.n_epochs} epochs"
@@ -183,7 +195,15 @@ class Observer:
     def __init__(self, database: Database, joined: optuna.Study) -> None:
         self._database = database
         self._ref = study_ref(joined)
-        self._n_epochs = int(joined.user_attrs[DEFINITION]["epochs"])
+        definition = joined.user_attrs[DEFINITION]
+        self._n_epochs = int(definition["epochs"])
+        direction = definition["direction"]
+        self._objective = Objective(metric=definition["metric"], direction=direction)
+        self._final = Objective(
+            metric=definition["final_metric"],
+            direction=direction,
+            diverged_as=definition["diverged_as"],
+        )
         self._epochs: dict[int, list[Epoch]] = {}
         self._settled: set[int] | None = None
         """Numbers of the trials whose epochs are all known; None before the first `look`."""
@@ -215,15 +235,20 @@ class Observer:
             epochs=dict(self._epochs),
             leases=held,
             n_epochs=self._n_epochs,
+            objective=self._objective,
+            final=self._final,
         )
 
 
-def _measured(trial: FrozenTrial, recorded: Sequence[Epoch], n_epochs: int) -> FrozenTrial:
+def _measured(
+    trial: FrozenTrial, recorded: Sequence[Epoch], n_epochs: int, objective: Objective
+) -> FrozenTrial:
     """Return the trial with its recorded value, if this service completed it."""
     if trial.state != TrialState.COMPLETE or len(recorded) != n_epochs:
         return trial
-    if trial.values == [recorded[-1].selection_accuracy]:
+    values = [objective.value(recorded[-1])]
+    if trial.values == values:
         return trial
     found = copy.copy(trial)
-    found.values = [recorded[-1].selection_accuracy]
+    found.values = values
     return found

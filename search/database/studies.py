@@ -20,8 +20,8 @@ from search.database.identity import DEFINITION, KEY, Identified, identify, stud
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
-from search.study.choices import Value, check_params, written
 from search.study.definition import Definition, differences
+from search.study.space import Value, written
 from search.study.study import Study
 from search.study.trial_attributes import (
     ENQUEUED,
@@ -47,7 +47,7 @@ def join(
     database: Database,
     study: Study,
     *,
-    data_digest: str,
+    data_digest: str | None,
     given: Sequence[Mapping[str, Value]] = (),
     retry: bool = True,
 ) -> optuna.Study:
@@ -60,7 +60,7 @@ def join(
             definition, or a fixed value does not fit; nothing is written.
     """
     for params in given:
-        check_params(params, study.ranges)
+        study.space.check(params)
     definition = study.definition(data_digest)
     with database.lock(f"name/{study.name}"):
         ref = _created(database, study, definition)
@@ -72,7 +72,7 @@ def join(
         )
     _keep_published(database, ref, study)
     variants = [
-        Fixed(params=choices.params(), attributes={VARIANT: name})
+        Fixed(params=study.space.params(choices), attributes={VARIANT: name})
         for name, choices in study.variants.items()
     ]
     enqueue(database, joined, variants, given, retry=retry)
@@ -209,13 +209,13 @@ def _created(database: Database, study: Study, definition: Definition) -> StudyR
     created = optuna.create_study(
         study_name=study.name,
         storage=database.optuna,
-        direction="maximize",
+        direction=study.direction,
         load_if_exists=True,
     )
     created.set_user_attr(KEY, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        created.set_metric_names([f"{study.select}_accuracy"])
+        created.set_metric_names([study.metric])
     created.set_user_attr(DEFINITION, definition)
     ref = study_ref(created)
     _settle(database, ref, study.name)

@@ -64,7 +64,7 @@ epochs = Table(
     Index("ix_search_epochs_rung", "study_key", "number", "score"),
 )
 """One row for each finished epoch, in recording order, never changed. `score` is the metric that
-prunes and ranks trials; higher is better."""
+prunes and ranks trials, negated if it is minimized: higher is better."""
 
 leases = Table(
     "search_leases",

@@ -65,8 +65,8 @@ class Crew:
 
 
 @contextmanager
-def hired(options: argparse.Namespace) -> Iterator[Crew]:
-    """Return the crew that the options of `search.run` ask for.
+def hired(options: argparse.Namespace, *, uses_torch: bool) -> Iterator[Crew]:
+    """Return the crew that the options of `search.run` ask for; `uses_torch` is the trainer's.
 
     Raises:
         UserError: the device or cluster does not exist, or is too small for the options.
@@ -76,10 +76,17 @@ def hired(options: argparse.Namespace) -> Iterator[Crew]:
             yield crew
     elif options.gpus_per_worker is not None:
         raise UserError("--gpus-per-worker: it is for --ray; give --device cuda, or cuda:1")
-    elif len(places := deal(options.device, options.workers, threads=options.threads)) == 1:
+    elif (
+        len(
+            places := deal(
+                options.device, options.workers, threads=options.threads, uses_torch=uses_torch
+            )
+        )
+        == 1
+    ):
         yield Crew(device=options.device, threads=places[0].threads)
     else:
-        warm_up()  # while this process does other things
+        warm_up(uses_torch=uses_torch)  # while this process does other things
         yield Crew(
             device="cpu",
             threads=places[0].threads,

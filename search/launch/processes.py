@@ -1,7 +1,7 @@
 """Workers as processes of this machine.
 
-They are forked from a server process that has imported PyTorch, so that each starts quickly and
-shares its memory. The server never computes anything.
+They are forked from a server process that has imported the libraries, so that each starts quickly
+and shares its memory. The server never computes anything.
 """
 
 import multiprocessing
@@ -25,9 +25,11 @@ from search.worker.config import WorkerConfig
 from search.worker.serve import serve
 from search.worker.stop import Stop
 
-PRELOAD = (serve.__module__, "torch._dynamo", "alembic.command")
-"""Modules that the server imports; the last two would be imported by a worker's first optimizer and
-its database, which takes a second."""
+PRELOAD = (serve.__module__, "alembic.command")
+"""Modules that the server imports; the last would be imported by a worker's database."""
+TORCH = ("torch", "search.vision.session", "torch._dynamo")
+"""Further ones for a study that uses PyTorch; the last would be imported by a worker's first
+optimizer, which takes a second."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
 """Keeps Python from importing modules of the current folder first: a user's random.py would hide
@@ -36,14 +38,14 @@ that of the library."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def warm_up() -> None:
+def warm_up(*, uses_torch: bool = True) -> None:
     """Start the server without waiting for its imports; otherwise the first worker starts it.
 
     Raises:
         UserError: there is no temporary folder, or its path is too long for a socket.
     """
     folder = temporary_folder()
-    _CONTEXT.set_forkserver_preload([*PRELOAD])
+    _CONTEXT.set_forkserver_preload([*PRELOAD, *(TORCH if uses_torch else ())])
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
     try:
@@ -69,7 +71,7 @@ class Process:
     """A worker in another process, which outlives this one by at most a batch."""
 
     def __init__(self, config: WorkerConfig) -> None:
-        warm_up()
+        warm_up(uses_torch="torch" in sys.modules)
         self._lines, lines = _CONTEXT.Pipe(duplex=False)
         self._process = _CONTEXT.Process(target=_serve, args=(config, lines), daemon=True)
         self._process.start()

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-import torch
-
 from search.cli.options import MOST_WORKERS
 from search.database.outage import tolerating_outage
 from search.errors import UserError
@@ -68,7 +66,9 @@ class Place:
         return "CPU, 1 thread" if self.threads == 1 else f"CPU, {self.threads} threads"
 
 
-def deal(device_name: str, n_workers: int | None, *, threads: int | None) -> list[Place]:
+def deal(
+    device_name: str, n_workers: int | None, *, threads: int | None, uses_torch: bool = True
+) -> list[Place]:
     """Return a place for each worker, cycling through the CUDA devices.
 
     By default one worker for each device, or on a CPU as many as there are cores for their threads.
@@ -76,18 +76,20 @@ def deal(device_name: str, n_workers: int | None, *, threads: int | None) -> lis
     Raises:
         UserError: the device does not exist, or this machine has fewer cores than `threads`.
     """
-    chosen = device.choose(device_name)
+    chosen = device.choose(device_name, uses_torch=uses_torch)
     each, cores = threads or device.THREADS, usable_cores()
-    if chosen.type == "cpu" and each > cores:
+    if chosen == "cpu" and each > cores:
         raise UserError(
             f"--threads {each}: this process may use {cores} CPU core{'s' if cores > 1 else ''}, "
             f"and threads on one core wait for each other; give --threads {cores} or less"
         )
-    names = [str(chosen)]
+    names = [chosen]
     if names == ["cuda"]:
+        import torch
+
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if n_workers is None:
-        n_workers = min(cores // each, MOST_WORKERS) if chosen.type == "cpu" else len(names)
+        n_workers = min(cores // each, MOST_WORKERS) if chosen == "cpu" else len(names)
     dealt = itertools.islice(itertools.cycle(names), n_workers)
     return [Place(device=name, threads=each) for name in dealt]
 

@@ -1,4 +1,4 @@
-"""The learning curves of one trial as an SVG file: accuracy and loss of each split by epoch.
+"""The learning curves of one trial as an SVG file: each quantity of each split by epoch.
 
 A file has some 30 KB and is drawn in 0.2 s, when somebody looks at the trial. The first one takes a
 second more, to import matplotlib.
@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, Metrics, split, words
 
 SIZE = 520 / 96, 480 / 96
 """In inches of 96 pixels; the shape of the dashboard's thumbnails."""
@@ -18,11 +18,21 @@ LEAST = 0.05
 """Minimum range of a vertical axis, in nats or as a fraction, so that noise is not magnified."""
 LEAST_SHARE = 1e-9
 """The same as a share of the highest value, for the limited precision of floats."""
-MOST = {"accuracy": 1.0, "loss": math.inf}
-"""Upper bound of each metric; none is below zero."""
-COLORS = {"train": "#0072b2", "batch": "#56b4e9", "validation": "#009e73", "test": "#d55e00"}
-"""From the color-blind safe palette of Okabe and Ito. `batch` replaces the train loss where that
-was not measured, as for most sampled trials."""
+PANELS = 3
+"""Maximum number of quantities that are drawn."""
+SHARES = ("accuracy", "auc", "f1")
+"""Quantities from 0 to 1."""
+COLORS = {
+    "train": "#0072b2",
+    "batch": "#56b4e9",
+    "validation": "#009e73",
+    "valid": "#009e73",
+    "val": "#009e73",
+    "test": "#d55e00",
+    "": "#d55e00",
+}
+"""By split, from the color-blind safe palette of Okabe and Ito. `batch` is left out where the train
+metric was measured, as for variants."""
 STYLE = {
     "svg.fonttype": "none",  # texts, not their outlines
     "svg.hashsalt": "curves",  # the same ids for the same picture
@@ -37,7 +47,7 @@ STYLE = {
 _drawing = threading.Lock()
 """matplotlib and its settings are for one thread at a time."""
 
-Published = Mapping[int, Mapping[str, float]]
+Published = Mapping[int, Metrics]
 """Published metrics of the same choices, by epoch."""
 
 
@@ -47,10 +57,11 @@ def curves_id(files: str, number: int) -> str:
     return f"{files}-{number}-c"
 
 
-def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
+def svg(title: str, epochs: Sequence[Epoch], published: Published, metric: str) -> bytes:
     """Return the curves of a trial with one epoch at least, published ones dashed beside them.
 
-    The id of a curve is such as `test_loss`, and `published_test_loss`.
+    The quantity of `metric` comes first. The id of a curve is such as `test_loss`, and
+    `published_test_loss`.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -59,28 +70,33 @@ def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
 
     written = io.BytesIO()
     warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser will have it
+    names = dict.fromkeys([metric, *(name for epoch in epochs for name in epoch.metrics)])
+    quantities = list(dict.fromkeys(split(name)[1] for name in names))[:PANELS]
     with _drawing, style.context(["default", STYLE]):
         figure = Figure(figsize=SIZE)
         entries = {}
-        for name, axes in zip(MOST, figure.subplots(2, sharex=True), strict=True):
-            axes.set_title(f"{name} by epoch")
+        panels = figure.subplots(len(quantities), sharex=True, squeeze=False)[:, 0]
+        for quantity, axes in zip(quantities, panels, strict=True):
+            axes.set_title(f"{words(quantity)} by epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.tick_params(labelbottom=True)
-            curves = dict(_curves(name, epochs, published))
-            for (split, dashed), curve in curves.items():
+            curves = dict(_curves(quantity, names, epochs, published))
+            for (name, dashed), curve in curves.items():
+                prefix = split(name)[0]
                 axes.plot(
                     list(curve.keys()),
                     list(curve.values()),
                     "--" if dashed else "o-",
-                    color=COLORS[split],
+                    color=COLORS[prefix],
                     markersize=3.5,
                     clip_on=False,
-                    gid=f"{'published_' * dashed}{split}_{name}",
+                    gid=f"{'published_' * dashed}{name}",
                 )
-                entries[split] = Line2D([], [], color=COLORS[split], label=split)
+                text = prefix or words(quantity)
+                entries[text] = Line2D([], [], color=COLORS[prefix], label=text)
             if curves:
                 values = [value for curve in curves.values() for value in curve.values()]
-                axes.set_ylim(_limits(values, MOST[name]))
+                axes.set_ylim(_limits(values, 1.0 if quantity in SHARES else math.inf))
         if published:
             entries["published"] = Line2D([], [], color="grey", linestyle="--", label="published")
         figure.suptitle(title, x=0.02, ha="left")
@@ -91,24 +107,26 @@ def svg(title: str, epochs: Sequence[Epoch], published: Published) -> bytes:
 
 
 def _curves(
-    figure: str, epochs: Sequence[Epoch], published: Published
+    quantity: str, names: Collection[str], epochs: Sequence[Epoch], published: Published
 ) -> Iterator[tuple[tuple[str, bool], Mapping[int, float]]]:
-    """Yield the finite values of each split by epoch; published curves (True) come first."""
-    for split in COLORS:
-        name = f"{split}_{figure}"
+    """Yield the finite values of each metric of a quantity by epoch; published ones (True) come
+    first."""
+    for prefix in COLORS:
+        name = f"{prefix}_{quantity}" if prefix else quantity
         theirs = {number: of[name] for number, of in published.items() if name in of}
-        ours = {epoch.number: getattr(epoch, name, None) for epoch in epochs}
-        if split == "batch" and any(epoch.train_loss is not None for epoch in epochs):
+        ours = {epoch.number: epoch.metrics[name] for epoch in epochs if name in epoch.metrics}
+        if prefix == "batch" and f"train_{quantity}" in names:
             continue
         for found, dashed in ((theirs, True), (ours, False)):
-            curve = {n: v for n, v in found.items() if v is not None and math.isfinite(v)}
+            curve = {n: value for n, value in found.items() if math.isfinite(value)}
             if curve:
-                yield (split, dashed), curve
+                yield (name, dashed), curve
 
 
 def _limits(values: Collection[float], most: float) -> tuple[float, float]:
-    """Return the ends of an axis around the values, within the bounds of the metric."""
+    """Return the ends of an axis around the values, at most `most` unless a value is above, and at
+    least 0 unless one is below."""
     lowest, highest = min(values), max(values)
     middle = (lowest + highest) / 2
-    half = max((highest - lowest) * 1.1, LEAST, highest * LEAST_SHARE) / 2
-    return max(middle - half, 0.0), min(middle + half, max(most, highest))
+    half = max((highest - lowest) * 1.1, LEAST, abs(highest) * LEAST_SHARE) / 2
+    return max(middle - half, min(lowest, 0.0)), min(middle + half, max(most, highest))

@@ -12,15 +12,15 @@ from search.reporting import tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
-from search.study.choices import FIELDS
+from search.study.metrics import Epoch
 from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
-COLUMNS = ("number", "variant", "state", "accuracy", "epochs", "seconds", "reason", "told",
-           "honest_mean", "honest_n", *FIELDS)  # fmt: skip
-"""Columns of the CSV. `accuracy` is on the selection split, and empty unless this service trained
-the trial to its end. `epochs` counts the recorded epochs; `seconds` is their wall time. `told` is
-the outcome that another program recorded. `honest_mean` and `honest_n` are the mean test accuracy
-and the number of the re-runs with fresh seeds."""
+COLUMNS = ("number", "variant", "state", "value", "epochs", "seconds", "reason", "told",
+           "honest_mean", "honest_n")  # fmt: skip
+"""The first columns of the CSV; the parameters follow. `value` is the study's metric, and empty
+unless this service trained the trial to its end. `epochs` counts the recorded epochs; `seconds` is
+their wall time. `told` is the outcome that another program recorded. `honest_mean` and `honest_n`
+are the mean of the final metric and the number of the re-runs with fresh seeds."""
 
 
 def markdown(findings: ReportData) -> str:
@@ -44,9 +44,10 @@ def markdown(findings: ReportData) -> str:
 
 
 def comma_separated(findings: ReportData) -> str:
-    """Return CSV with the header `COLUMNS` and a line for each trial."""
+    """Return CSV with `COLUMNS`, the parameters, and a line for each trial."""
     lines = io.StringIO(newline="")
-    table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+    columns = [*COLUMNS, *findings.study.space.names]
+    table = csv.DictWriter(lines, columns, lineterminator="\n")
     table.writeheader()
     for trial in findings.overview.trials:
         found = _trial(findings, trial)
@@ -55,28 +56,30 @@ def comma_separated(findings: ReportData) -> str:
         row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
         if (standing := findings.answer.standings.get(trial.number)) is not None:
             row |= {"honest_mean": standing.honest.mean, "honest_n": standing.honest.n}
-        table.writerow({name: row.get(name) for name in COLUMNS})
+        table.writerow({name: row.get(name) for name in columns})
     return lines.getvalue()
 
 
 def as_json(findings: ReportData) -> str:
     """Return all data as one JSON object; non-finite numbers are null. Its keys are:
 
-    - `study`, `dataset`, `images` (null for all), `select`, `epochs`, `seed`: the study.
+    - `study`, `metric`, `direction`, `final_metric`, `epochs`, `seed`: the study; `settings`: those
+      of its trainer, such as `dataset`, and `images` (null for all).
     - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the
       numbers of the trials that the re-runs cannot tell from it.
     - `trials`: each with its params and epochs; `told` is the outcome from another program.
-    - `honest`: the accuracy with fresh seeds, by trial number.
-    - `variants`: by name, our runs, their images and epochs, the published epochs, why the two
+    - `honest`: the final metric with fresh seeds, by trial number.
+    - `variants`: by name, our runs, their settings and epochs, the published epochs, why the two
       cannot be compared (null if they can) and the verdict.
     - `importances`, `savings`.
     """
     study = findings.study
     found = {
         "study": study.name,
-        "dataset": study.dataset,
-        "images": study.images,
-        "select": study.select,
+        "metric": study.metric,
+        "direction": study.direction,
+        "final_metric": study.final.metric,
+        "settings": dict(study.trainer.settings()),
         "epochs": study.epochs,
         "seed": study.seed,
         "best": None if findings.answer.best is None else findings.answer.best.number,
@@ -86,10 +89,10 @@ def as_json(findings: ReportData) -> str:
         "variants": {
             name: {
                 "runs": {
-                    repeat: [asdict(epoch) for epoch in epochs]
+                    repeat: [_epoch(epoch) for epoch in epochs]
                     for repeat, epochs in findings.reproduced[name].items()
                 },
-                "images": findings.trained[name].images,
+                "settings": dict(findings.trained[name].trainer.settings()),
                 "epochs": findings.trained[name].epochs,
                 "published": study.published_for(name),
                 "incomparable": findings.trained[name].incomparable,
@@ -108,13 +111,17 @@ def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:
         "number": trial.number,
         "variant": trial.user_attrs.get(VARIANT),
         "state": trial.state.name,
-        "accuracy": findings.overview.score(trial),
+        "value": findings.overview.value(trial),
         "diverged": trial.user_attrs.get(DIVERGED),
         "reason": trial.user_attrs.get(REASON),
         "told": findings.overview.told.get(trial.number),
         "params": trial.params,
-        "epochs": [asdict(epoch) for epoch in findings.overview.of(trial)],
+        "epochs": [_epoch(epoch) for epoch in findings.overview.of(trial)],
     }
+
+
+def _epoch(epoch: Epoch) -> dict[str, float]:
+    return {"number": epoch.number, **epoch.metrics, "seconds": epoch.seconds}
 
 
 def _importances(findings: ReportData) -> FittedTable:

@@ -12,6 +12,7 @@ from search.reporting import charts, tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
+from search.study.metrics import words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,9 @@ def _sections(findings: ReportData) -> Sequence[Section]:
             text=curves,
             table=tables.variants(findings),
             charts=[
-                (f"{name}: {figure}", charts.variant(findings, name, figure))
+                (f"{name}: {words(quantity)}", charts.variant(findings, name, quantity))
                 for name in findings.variants
-                for figure in ("loss", "accuracy")
+                for quantity in charts.quantities(findings, name)
             ],
             layout="wide",
         ),
@@ -68,7 +69,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
             charts=[("", charts.importances(findings))] if findings.importances else [],
         ),
         Section(
-            title="Accuracy by parameter",
+            title=f"{findings.study.objective.quantity.capitalize()} by parameter",
             charts=list(charts.slices(findings)),
             layout="small",
         ),

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, String, cast, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
-from search.analysis.published import published_accuracies
+from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
 from search.database.database import Database
@@ -31,9 +31,9 @@ from search.database.studies import ORIGIN_KEY, files_of, stored_budget
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.choices import FIELDS, params_text, range_text
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, number
 from search.study.pruners import SuccessiveHalving
+from search.study.space import params_text, range_text
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, label
 
@@ -70,13 +70,20 @@ class Progress:
             counts = queries.counts(connection, ref)
             best = queries.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = queries.fixed(connection, ref)
-            ids = _told_ids(connection, ref, study.epochs) | _ids(connection, ref, runs)
+            ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
         ids |= {place.trial_id for place in best}
         ids |= {entry.trial_id for entry in fixed if entry.name in study.variants}
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
-        some = Overview.of_trials(trials, study_key=ref.key, epochs=epochs, n_epochs=study.epochs)
+        some = Overview.of_trials(
+            trials,
+            study_key=ref.key,
+            epochs=epochs,
+            n_epochs=study.epochs,
+            objective=study.objective,
+            final=study.final,
+        )
         return cls(
             counts=counts,
             some=some,
@@ -95,17 +102,17 @@ def _ids(connection: Connection, ref: StudyRef, runs: Repeats) -> set[int]:
     return set(connection.scalars(query))
 
 
-def _told_ids(connection: Connection, ref: StudyRef, n_epochs: int) -> set[int]:
+def _told_ids(connection: Connection, ref: StudyRef, study: Study) -> set[int]:
     """Return the ids of the first `TOLD` trials that other programs completed."""
     trials, values = optuna_internals.trials, optuna_internals.trial_values
-    epochs = tables.epochs
-    last = (epochs.c.trial == trials.c.number) & (epochs.c.number == n_epochs)
+    epochs, sign = tables.epochs, study.objective.score(1)
+    last = (epochs.c.trial == trials.c.number) & (epochs.c.number == study.epochs)
     query = (
         select(trials.c.trial_id)
         .outerjoin_from(trials, epochs, (epochs.c.study_key == ref.key) & last)
         .outerjoin(values, values.c.trial_id == trials.c.trial_id)
         .where(trials.c.study_id == ref.study_id, trials.c.state == TrialState.COMPLETE)
-        .where(epochs.c.score.is_(None) | values.c.value.is_distinct_from(epochs.c.score))
+        .where(epochs.c.score.is_(None) | values.c.value.is_distinct_from(sign * epochs.c.score))
         .order_by(trials.c.number)
         .limit(TOLD)
     )
@@ -241,13 +248,13 @@ def text(study: Study, progress: Progress) -> str:
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
         pruner=type(study.pruner).__name__,
-        images=study.trained_on,
-        ranges=[(name, range_text(study.ranges[name])) for name in FIELDS],
+        data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],
+        ranges=[(name, range_text(range_)) for name, range_ in study.space.ranges.items()],
     )
 
 
 def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
-    """Return the trials with the highest accuracies, preceded by the answer if not among them."""
+    """Return the trials with the best metrics, preceded by the answer if not among them."""
     some, answer = progress.some, progress.answer
     best = some.ranked[:BEST]
     if answer.best is not None and answer.best not in best:
@@ -255,7 +262,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
     return [
         {
             "label": label(trial),
-            "accuracy": variant_tables.fraction(some.score(trial)),
+            "value": number(some.value(trial)),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }
@@ -268,9 +275,10 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
     """Return the note on a variant's trial in Markdown; `curves` is the path of its picture."""
     return template("variant.md").render(
         name=name,
-        choices=study.variants[name],
+        choices=params_text(study.space.params(study.variants[name])),
+        metric=study.final.words,
         curves=curves,
-        ours=variant_tables.best_epoch(variant_tables.measured(epochs)),
-        published=variant_tables.best_epoch(published_accuracies(study, name)),
+        ours=variant_tables.best_epoch(study, variant_tables.measured(study, epochs)),
+        published=variant_tables.best_epoch(study, published_values(study, name)),
         compared=variant_tables.caption(study),
     )

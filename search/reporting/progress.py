@@ -24,6 +24,8 @@ from search import output
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Observer, Overview
 from search.reporting.fitted_table import FittedTable
+from search.study.metrics import number
+from search.study.study import Study
 from search.study.trial_attributes import REASON, label
 
 POLL_SECONDS = 0.5
@@ -32,11 +34,11 @@ BAR_WIDTH = 40
 
 @contextmanager
 def show_progress(
-    observer: Observer, console: Console, *, epochs: int, budget: int
+    observer: Observer, console: Console, study: Study, *, budget: int
 ) -> Iterator[None]:
     """Show the study's progress on `console` during the block."""
     show = _Screen if console.is_interactive else _Lines
-    with show(console, observer.look(), epochs=epochs, budget=budget) as view:
+    with show(console, observer.look(), study, budget=budget) as view:
         ended = threading.Event()
 
         def follow() -> None:
@@ -61,9 +63,9 @@ class _Lines:
     """One line for each epoch and each finished trial since the start, and for each trial that
     another worker resumes."""
 
-    def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
+    def __init__(self, console: Console, first: Overview, study: Study, *, budget: int) -> None:
         self._console = console
-        self._possible = epochs
+        self._study = study
         self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
         self._workers = {number: lease.worker for number, lease in first.leases.items()}
@@ -86,7 +88,7 @@ class _Lines:
                     self._print(f"[{label(trial)}] resumes after epoch {shown}")
                 self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
-                self._print(f"[{label(trial)}] {epoch}")
+                self._print(f"[{label(trial)}] {self._study.epoch_text(epoch)}")
                 if not self._is_timed:
                     self._is_timed = True
                     self._print(f"An epoch takes about {_duration(epoch.seconds)}.")
@@ -95,9 +97,9 @@ class _Lines:
                 self._ended.add(trial.number)
                 outcome = trial.user_attrs.get(REASON, "no reason recorded")
                 if trial.state == TrialState.COMPLETE:
-                    outcome = f"accuracy {overview.score(trial) or 0.0:.4f}"
+                    outcome = f"{self._study.objective.quantity} {number(overview.value(trial))}"
                 outcome = overview.told.get(trial.number, outcome)
-                ran = f"after {len(recorded)} of {self._possible} epochs"
+                ran = f"after {len(recorded)} of {self._study.epochs} epochs"
                 self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
 
     def _print(self, line: str) -> None:
@@ -108,8 +110,8 @@ class _Screen:
     """The best trial so far, the budget and the time left, above the running trials. Removed at the
     end, when the summary is printed."""
 
-    def __init__(self, console: Console, first: Overview, *, epochs: int, budget: int) -> None:
-        self._possible = epochs
+    def __init__(self, console: Console, first: Overview, study: Study, *, budget: int) -> None:
+        self._study = study
         self._budget = budget
         self._start = time.monotonic()
         self._ran_before = sum(map(len, first.epochs.values()))
@@ -130,7 +132,7 @@ class _Screen:
     def _status(self, overview: Overview) -> "Status":
         return Status(
             overview=overview,
-            epochs=self._possible,
+            study=self._study,
             budget=self._budget,
             time_left=self._time_left(overview),
         )
@@ -162,8 +164,7 @@ class Status:
     for the cursor: the counts first, then as many running trials as there is room for."""
 
     overview: Overview
-    epochs: int
-    """Number of epochs of a trial that is not pruned."""
+    study: Study
     budget: int
     time_left: str
 
@@ -183,7 +184,7 @@ class Status:
         best = "no trial is complete yet"
         if overview.ranked:
             first = overview.ranked[0]
-            best = f"best {first.values[0]:.4f} (trial {label(first)})"
+            best = f"best {number(first.values[0])} (trial {label(first)})"
         count = f"{done} of {self.budget} trials"
         bar = Table.grid(padding=(0, 1))
         width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
@@ -205,21 +206,21 @@ class Status:
         return _lines(console, options, Text(f"{len(running)} running")) if running else []
 
     def _table(self, running: Sequence[FrozenTrial]) -> FittedTable:
-        rows = []
+        rows, objective, epochs = [], self.study.objective, self.study.epochs
         for trial in running:
             rate = self.overview.leases[trial.number].batches_per_second
             recorded = self.overview.of(trial)
             rows.append(
                 {
                     "trial": label(trial),
-                    "epoch": f"{min(len(recorded) + 1, self.epochs)} of {self.epochs}",
+                    "epoch": f"{min(len(recorded) + 1, epochs)} of {epochs}",
                     "batches/s": "" if rate is None else f"{rate:.1f}",
-                    "accuracy": f"{recorded[-1].selection_accuracy:.4f}" if recorded else "",
+                    objective.quantity: number(objective.value(recorded[-1]) if recorded else None),
                 }
             )
         return FittedTable(
             rows=rows,
-            droppable=["batches/s", "epoch", "accuracy"],
+            droppable=["batches/s", "epoch", objective.quantity],
             box=None,
         )
 

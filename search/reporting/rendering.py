@@ -4,6 +4,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from search.study.metrics import number
+
 
 def template(name: str) -> Template:
     """Return a template in the folder `templates`; HTML templates escape their values."""
@@ -20,6 +22,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["cell"] = _cell
+    made.filters["number"] = number
     return made
 
 

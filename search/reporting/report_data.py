@@ -75,7 +75,7 @@ class ReportData:
     @cached_property
     def copy(self) -> optuna.Study:
         """An in-memory copy of the trials, for Optuna's plots and importances."""
-        study = optuna.create_study(study_name=self.study.name, direction="maximize")
+        study = optuna.create_study(study_name=self.study.name, direction=self.study.direction)
         measured = {trial.number: trial for trial in self.overview.ranked}
         other = create_trial(state=TrialState.FAIL)  # keeps the numbering, and is not plotted
         study.add_trials(measured.get(trial.number, other) for trial in self.overview.trials)
@@ -85,7 +85,7 @@ class ReportData:
     def importances(self) -> Mapping[str, float]:
         """Parameter importances, which sum to 1, the highest first.
 
-        Empty if the completed trials have fewer than two different accuracies.
+        Empty if the completed trials have fewer than two different values.
         """
         if len({trial.values[0] for trial in self.overview.ranked}) < 2:
             return {}
@@ -103,7 +103,7 @@ class ReportData:
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:
         """The verdicts by variant, for variants with published figures."""
-        found = {n: verdict(self.reproduced, self.trained[n], n) for n in self.variants}
+        found = {name: verdict(self.reproduced, self.trained[name], name) for name in self.variants}
         return {name: one for name, one in found.items() if one is not None}
 
     @property
@@ -118,5 +118,5 @@ def _of_search(overview: Overview) -> Repeats:
         name: {0: overview.of(trial)}
         for name, trial in overview.variants.items()
         if overview.of(trial)
-        and (overview.score(trial) is not None or trial.number not in overview.told)
+        and (overview.value(trial) is not None or trial.number not in overview.told)
     }

@@ -1,6 +1,6 @@
 """Tables that compare runs over several seeds, with published figures and with each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from optuna.trial import FrozenTrial
 from rich import box
@@ -14,12 +14,12 @@ from search.reporting.fitted_table import FittedTable
 from search.reporting.variant_tables import (
     best_of,
     caption,
-    fraction,
     published_epochs,
     setting,
 )
-from search.study.choices import params_text
-from search.study.study import PUBLISHED, Study
+from search.study.metrics import number, split, words
+from search.study.space import params_text
+from search.study.study import Study
 from search.study.trial_attributes import label
 
 
@@ -34,36 +34,41 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
     if verdicts and not study.incomparable:
-        parts.append(published.RULE)
+        parts.append(published.rule(study.final))
     return Group(*parts)
 
 
-def rerun_table(found: Sequence[Standing], trials: Mapping[int, FrozenTrial]) -> RenderableType:
+def rerun_table(
+    found: Sequence[Standing], trials: Mapping[int, FrozenTrial], study: Study
+) -> RenderableType:
     """Return a table of the standings; `trials` are by number."""
-    figures = "test accuracy, mean ± sd (range)"
+    figures = f"{study.final.words}, mean ± sd (range)"
+    searched = f"search {study.objective.quantity}"
     made = FittedTable(
         title="The best, with fresh seeds",
         rows=[
             {
                 "trial": label(trials[one.trial]),
-                "search accuracy": f"{trials[one.trial].values[0]:.4f}",
+                searched: number(trials[one.trial].values[0]),
                 "seeds": str(one.honest.n),
                 figures: str(one.honest),
-                "behind the best": f"{one.behind:.4f}" if abs(one.behind) > 0 else "",
+                "behind the best": (
+                    number(one.behind, beside=one.honest.mean) if abs(one.behind) > 0 else ""
+                ),
                 "verdict": one.verdict,
             }
             for one in found
         ],
         texts=["verdict"],
         foldable=[figures, "verdict"],
-        droppable=["behind the best", "search accuracy", "verdict", "seeds"],
+        droppable=["behind the best", searched, "verdict", "seeds"],
         box=box.MARKDOWN,
     )
     lines = [
         f"trial {label(trials[one.trial])}: {params_text(trials[one.trial].params)}"
         for one in found
     ]
-    return Group(made, *lines, *([paired_test.RULE] if len(found) > 1 else []))
+    return Group(made, *lines, *([paired_test.rule(study.final)] if len(found) > 1 else []))
 
 
 def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
@@ -72,18 +77,18 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     if study.incomparable:
         title += "; not comparable with the published metrics"
     rows = []
-    for metric in PUBLISHED:
-        for number, ours in spreads(runs, variant, metric).items():
-            theirs = study.published_figures.get((variant, number), {}).get(metric)
+    for metric in _compared(runs, study, variant):
+        for epoch, ours in spreads(runs, variant, metric).items():
+            theirs = study.published_for(variant).get(epoch, {}).get(metric)
             rows.append(
                 {
-                    "metric": metric.replace("_", " "),
-                    "epoch": str(number),
-                    "published": fraction(theirs),
-                    "our mean": fraction(ours.mean),
-                    "sd": fraction(ours.sd if ours.n > 1 else None),
-                    "lowest": fraction(ours.lowest),
-                    "highest": fraction(ours.highest),
+                    "metric": words(metric),
+                    "epoch": str(epoch),
+                    "published": number(theirs),
+                    "our mean": number(ours.mean),
+                    "sd": number(ours.sd if ours.n > 1 else None, beside=ours.mean),
+                    "lowest": number(ours.lowest, beside=ours.mean),
+                    "highest": number(ours.highest, beside=ours.mean),
                 }
             )
     return FittedTable(
@@ -92,6 +97,15 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
         droppable=["highest", "lowest", "sd", "published"],
         box=box.MARKDOWN,
     )
+
+
+def _compared(runs: Repeats, study: Study, variant: str) -> Iterable[str]:
+    """Return the metrics that are published, or else those measured on the training data and on
+    the split of the final metric."""
+    published = [name for metrics in study.published_figures.values() for name in metrics]
+    measured = [name for run in runs[variant].values() for epoch in run for name in epoch.metrics]
+    splits = "train", split(study.final.metric)[0]
+    return dict.fromkeys(published or [name for name in measured if split(name)[0] in splits])
 
 
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
@@ -104,7 +118,7 @@ def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:
                 "variant": one.variant,
                 "verdict": one.text,
                 "seeds": str(one.n),
-                theirs: fraction(one.published_best),
+                theirs: number(one.published_best),
                 ours: str(one.best),
                 within: "" if one.incomparable else f"{one.within} of {one.compared}",
             }

@@ -7,17 +7,17 @@ from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.analysis.published import RULE
+from search.analysis.published import rule
 from search.reporting.fitted_table import FittedTable
 from search.reporting.report_data import ReportData
 from search.reporting.variant_tables import (
     best_of,
     caption,
-    fraction,
     published_epochs,
     setting,
 )
-from search.study.choices import params_text
+from search.study.metrics import number
+from search.study.space import params_text
 from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, REASON, label
 
 BEST = 10
@@ -28,6 +28,7 @@ RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
 
 def answer(findings: ReportData) -> list[tuple[str, str]]:
     """Return the result of the search, as pairs of a name and a value."""
+    study = findings.study
     best, first = findings.answer.best, findings.answer.not_rerun
     if best is None:
         return [("Best trial", "none complete yet"), ("Trials", counts(findings))]
@@ -38,15 +39,16 @@ def answer(findings: ReportData) -> list[tuple[str, str]]:
         honest = f"{standing.honest} over {seeds}"
     found = [
         ("Best trial", label(best)),
-        (f"{findings.study.select.capitalize()} accuracy in the search", f"{best.values[0]:.4f}"),
-        ("Test accuracy of re-runs", honest),
+        (f"{study.objective.words.capitalize()} in the search", number(best.values[0])),
+        (f"{study.final.words.capitalize()} of re-runs", honest),
         ("Choices", params_text(best.params)),
     ]
     if tied := findings.answer.tied:
         found.append(("Tied with", f"trial {', '.join(map(str, tied))}, with fresh seeds"))
     if first is not None and first is not best:
-        accuracy = f"{first.values[0]:.4f}"
-        found.append(("Highest in the search", f"trial {label(first)}, {accuracy}; {NOT_RERUN}"))
+        top = "Highest" if study.direction == "maximize" else "Lowest"
+        value = number(first.values[0])
+        found.append((f"{top} in the search", f"trial {label(first)}, {value}; {NOT_RERUN}"))
     return [*found, ("Trials", counts(findings))]
 
 
@@ -62,17 +64,17 @@ def rerun_command(findings: ReportData) -> str | None:
 
 def counts(findings: ReportData) -> str:
     """Return the number of trials in each state."""
-    number = findings.overview.counts
+    count = findings.overview.counts
     parts = [
         f"{len(findings.overview.ranked)} complete",
         f"{findings.savings.pruned} pruned",
         f"{findings.savings.diverged} diverged",
-        f"{number[TrialState.FAIL]} failed",
+        f"{count[TrialState.FAIL]} failed",
     ]
     others = len(findings.overview.finished) - len(findings.overview.ended_here)
     if others:
         parts.append(f"{others} finished outside the service")
-    begun = number[TrialState.RUNNING] + number[TrialState.WAITING]
+    begun = count[TrialState.RUNNING] + count[TrialState.WAITING]
     return ", ".join(parts) + (f", {begun} unfinished" if begun else "")
 
 
@@ -83,7 +85,7 @@ def best_trials(findings: ReportData) -> FittedTable:
             {
                 "trial": label(trial),
                 "choices": params_text(trial.params),
-                f"{findings.study.select} accuracy": f"{trial.values[0]:.4f}",
+                findings.study.objective.words: number(trial.values[0]),
                 "with fresh seeds": _honest(findings, trial),
             }
             for trial in findings.overview.ranked[:BEST]
@@ -93,22 +95,22 @@ def best_trials(findings: ReportData) -> FittedTable:
 
 
 def variants(findings: ReportData) -> FittedTable:
-    """Return the variants' best accuracies, published and ours, and the verdicts."""
+    """Return the variants' best metrics, published and ours, and the verdicts."""
     theirs = best_of("published best", published_epochs(findings.study))
     rows = []
     for name in findings.variants:
         runs = findings.reproduced[name].values()
         verdict = findings.verdicts.get(name)
-        last = [epochs[-1].test_accuracy for epochs in runs if epochs]
-        known = [accuracy for accuracy in last if accuracy is not None]
+        last = [epochs[-1].metrics.get(findings.study.final.metric) for epochs in runs if epochs]
+        known = [value for value in last if value is not None]
         row = {
             "variant": name,
             "trained on": setting(findings.trained[name]),
             "verdict": verdict.text if verdict else "",
             "seeds": str(len(runs)),
-            theirs: fraction(verdict.published_best if verdict else None),
+            theirs: number(verdict.published_best if verdict else None),
             "our best": str(verdict.best) if verdict else "",
-            "our last epoch, mean": fraction(fmean(known) if known else None),
+            "our last epoch, mean": number(fmean(known) if known else None),
         }
         if not findings.verdicts:  # no published figures
             del row["verdict"], row[theirs], row["our best"]
@@ -122,8 +124,12 @@ def compared(findings: ReportData) -> str:
     if not findings.verdicts:
         return ""
     captions = dict.fromkeys(caption(findings.trained[name]) for name in findings.verdicts)
-    rule = [] if all(one.incomparable for one in findings.verdicts.values()) else [RULE]
-    return " ".join([*captions, *rule])
+    how = (
+        []
+        if all(one.incomparable for one in findings.verdicts.values())
+        else [rule(findings.study.final)]
+    )
+    return " ".join([*captions, *how])
 
 
 def savings(findings: ReportData) -> FittedTable:
@@ -157,16 +163,18 @@ def failures(findings: ReportData) -> FittedTable:
 
 def environments(findings: ReportData) -> FittedTable:
     """Return the environments that trials were trained in, and the number of trials in each."""
-    names = ("device", "threads", "precision", "torch", "cuda", "code")
-    number = Counter(
-        tuple("" if environment.get(name) is None else str(environment[name]) for name in names)
-        for trial in findings.overview.trials
-        for environment in trial.user_attrs.get(ENVIRONMENTS, [])
+    trials = findings.overview.trials
+    found = [one for trial in trials for one in trial.user_attrs.get(ENVIRONMENTS, [])]
+    names = ["device", "threads", "precision", "torch", "cuda", "packages", "code"]
+    if not any(one.get("packages") for one in found):  # only those of study files are known
+        names.remove("packages")
+    count = Counter(
+        tuple("" if one.get(name) is None else str(one[name]) for name in names) for one in found
     )
     return FittedTable(
         rows=[
             dict(zip(names, environment, strict=True), trials=str(n))
-            for environment, n in number.most_common()
+            for environment, n in count.most_common()
         ],
         texts=names,
     )

@@ -8,8 +8,8 @@ from search.database.snapshot import Overview
 from search.reporting import variant_tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.notes import BEST
-from search.reporting.variant_tables import fraction
-from search.study.choices import params_text
+from search.study.metrics import number
+from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
 
@@ -45,21 +45,21 @@ def console() -> Console:
 
 
 def _best(overview: Overview, study: Study) -> FittedTable:
-    selection = f"{study.select} accuracy"  # may be the test accuracy, which is then one column
+    selection, final = study.objective.words, study.final  # they may be the same column
     return FittedTable(
-        title=f"Best trials by {study.select} accuracy",
+        title=f"Best trials by {selection}",
         rows=[
             {
                 "trial": label(trial),
-                selection: fraction(trial.values[0]),
-                "test accuracy": fraction(overview.of(trial)[-1].test_accuracy),
+                selection: number(trial.values[0]),
+                final.words: number(overview.of(trial)[-1].metrics.get(final.metric)),
                 "choices": params_text(trial.params),
             }
             for trial in overview.ranked[:BEST]
         ],
         texts=["choices"],
         foldable=["choices"],
-        droppable=[name for name in ("test accuracy", "choices") if name != selection],
+        droppable=[name for name in (final.words, "choices") if name != selection],
     )
 
 

@@ -1,12 +1,11 @@
 """Comparison of a study's variants with their published metrics, for tables and notes."""
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
-from search.analysis.published import published_accuracies
+from search.analysis.published import published_values
 from search.database.snapshot import Overview
 from search.reporting.fitted_table import FittedTable
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch, number
 from search.study.study import Study
 
 
@@ -16,8 +15,8 @@ def best_of(what: str, n_epochs: int) -> str:
 
 
 def setting(study: Study) -> str:
-    """Return the training images and epochs of a study's trials, in words."""
-    return f"{study.trained_on}, {_epochs(study.epochs)}"
+    """Return the data and epochs of a study's trials, in words."""
+    return ", ".join(filter(None, (study.trained_on, _epochs(study.epochs))))
 
 
 def caption(study: Study) -> str:
@@ -44,7 +43,7 @@ def published_epochs(study: Study) -> int:
 def variants(overview: Overview, study: Study) -> FittedTable:
     """Return a table with a row for each variant of the study; missing values are empty.
 
-    A narrow terminal drops accuracies before the epochs that they belong to.
+    A narrow terminal drops values before the epochs that they belong to.
     """
     ours, theirs = best_of("best", study.epochs), best_of("published best", published_epochs(study))
     same = "published, same epoch"
@@ -53,19 +52,20 @@ def variants(overview: Overview, study: Study) -> FittedTable:
     for name in study.variants:
         trial = trials.get(name)
         recorded = overview.of(trial) if trial else []
-        tested, known = measured(recorded), published_accuracies(study, name)
-        best, last = best_epoch(tested), max(tested, default=0)
+        tested, known = measured(study, recorded), published_values(study, name)
+        best, last = best_epoch(study, tested), max(tested, default=0)
+        theirs_best = best_epoch(study, known)
         row = {
             "variant": name,
             "trial": str(trial.number) if trial else "",
             "state": trial.state.name if trial else "not enqueued",
             "epochs": f"{len(recorded)} of {study.epochs}",
-            "test accuracy": fraction(tested.get(last)),
-            ours: f"{best[1]:.4f} ({best[0]})" if best else "",
+            study.final.words: number(tested.get(last)),
+            ours: f"{number(best[1])} ({best[0]})" if best else "",
         }
         if study.published_figures:
-            row[same] = fraction(known.get(last))
-            row[theirs] = fraction(max(known.values(), default=None))
+            row[same] = number(known.get(last))
+            row[theirs] = number(theirs_best[1] if theirs_best else None)
         rows.append(row)
     return FittedTable(
         title="Variants",
@@ -75,18 +75,15 @@ def variants(overview: Overview, study: Study) -> FittedTable:
     )
 
 
-def measured(epochs: Sequence[Epoch]) -> Mapping[int, float]:
-    """Return our test accuracies by epoch."""
-    return {e.number: e.test_accuracy for e in epochs if e.test_accuracy is not None}
+def measured(study: Study, epochs: Sequence[Epoch]) -> Mapping[int, float]:
+    """Return our values of the study's final metric by epoch."""
+    metric = study.final.metric
+    return {epoch.number: epoch.metrics[metric] for epoch in epochs if metric in epoch.metrics}
 
 
-def best_epoch(accuracies: Mapping[int, float]) -> tuple[int, float] | None:
-    """Return the first epoch with the highest accuracy, and this accuracy."""
-    return max(accuracies.items(), key=itemgetter(1), default=None)
-
-
-def fraction(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def best_epoch(study: Study, values: Mapping[int, float]) -> tuple[int, float] | None:
+    """Return the first epoch with the best value, and this value."""
+    return max(values.items(), key=lambda one: study.final.score(one[1]), default=None)
 
 
 def _epochs(n: int) -> str:

@@ -1,4 +1,4 @@
-"""The names that a study file imports: `from search.study import Choices, Study`.
+"""The names that a study file imports, such as `from search.study import Study`.
 
 They are imported lazily, because the image modules use this package without Optuna.
 """
@@ -7,20 +7,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.study.choices import RANGES, Choices
+    from search.study.metrics import Epoch, Metrics
     from search.study.pruners import SuccessiveHalving
     from search.study.samplers import TPE
     from search.study.study import Study
     from search.study.study_file import load
+    from search.study.training import Run, Trainer, Training
 
-__all__ = ["RANGES", "TPE", "Choices", "Study", "SuccessiveHalving", "load"]
+__all__ = [
+    "TPE", "Epoch", "Metrics", "Run", "Study", "SuccessiveHalving", "Trainer", "Training", "load",
+]  # fmt: skip
 
 _HOMES = {
-    "RANGES": "choices",
     "TPE": "samplers",
-    "Choices": "choices",
+    "Epoch": "metrics",
+    "Metrics": "metrics",
+    "Run": "training",
     "Study": "study",
     "SuccessiveHalving": "pruners",
+    "Trainer": "training",
+    "Training": "training",
     "load": "study_file",
 }
 

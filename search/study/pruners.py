@@ -16,6 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.errors import UserError
+from search.study.metrics import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class PruneReason:
     def __str__(self) -> str:
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
-        return f"{self.value:.4f} at epoch {self.epoch}, cut-off {self.cutoff:.4f}"
+        return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"
 
 
 def check_pruner(pruner: object) -> None:

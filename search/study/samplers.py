@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -21,7 +22,7 @@ from optuna.samplers import (
 )
 
 from search.errors import UserError
-from search.study.choices import Ranges, check_params
+from search.study.space import Space
 
 SamplerFactory = Callable[..., BaseSampler]
 """Creates a sampler from a seed from 0 to 2**32 - 1; see `made`."""
@@ -48,17 +49,22 @@ class TPE:
         if self.history < lowest:
             raise ValueError(f"history must be at least {lowest}, not {self.history}")
 
-    def __call__(self, seed: int) -> BaseSampler:
+    def __call__(self, seed: int, *, has_branches: bool = False) -> BaseSampler:
+        """With `has_branches`, the parameters of each class of a branch are modeled jointly, from
+        the trials that took it."""
         return TPESampler(
             seed=seed,
             n_startup_trials=self.startup_trials,
             multivariate=True,
+            group=has_branches,
             constant_liar=True,
         )
 
 
-def made(factory: SamplerFactory, seed: int) -> BaseSampler:
+def made(factory: SamplerFactory, seed: int, *, has_branches: bool = False) -> BaseSampler:
     """Create a sampler, passing `seed` by keyword if `factory` has an argument of that name.
+
+    `has_branches` says whether the study's space does, which only `TPE` needs to know.
 
     In most of Optuna's classes, the seed is keyword-only or not the first argument.
     """
@@ -69,6 +75,8 @@ def made(factory: SamplerFactory, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         # The warning was shown when the study was loaded; do not repeat it for every trial.
         warnings.simplefilter("ignore", ExperimentalWarning)
+        if isinstance(factory, TPE):
+            return factory(seed, has_branches=has_branches)
         return factory(seed=seed) if is_named else factory(seed)
 
 
@@ -80,8 +88,8 @@ def parts(sampler: BaseSampler) -> Iterator[BaseSampler]:
             yield from parts(value)
 
 
-def check_sampler(factory: object, ranges: Ranges) -> None:
-    """Check that `factory` creates a sampler that can sample `ranges` repeatably.
+def check_sampler(factory: object, space: Space[Any]) -> None:
+    """Check that `factory` creates a sampler that can sample `space` repeatably.
 
     Raises:
         UserError: it does not.
@@ -109,10 +117,10 @@ def check_sampler(factory: object, ranges: Ranges) -> None:
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"sampler: {name} creates {sampler!r}, not a sampler; {way_out}")
     for part in parts(sampler):
-        _check_part(part, ranges)
+        _check_part(part, space)
 
 
-def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
+def _check_part(sampler: BaseSampler, space: Space[Any]) -> None:
     match sampler:
         case GridSampler():
             raise _without_grid()
@@ -121,11 +129,11 @@ def _check_part(sampler: BaseSampler, ranges: Ranges) -> None:
         case PartialFixedSampler():
             (fixed,) = (value for value in vars(sampler).values() if isinstance(value, dict))
             try:
-                check_params(fixed, ranges)
+                space.check(fixed)
             except UserError as error:
                 raise UserError(f"sampler: PartialFixedSampler: {error}") from None
         case BruteForceSampler():
-            for name, distribution in ranges.items():
+            for name, distribution in space.ranges.items():
                 if isinstance(distribution, FloatDistribution) and distribution.step is None:
                     raise UserError(
                         "sampler: BruteForceSampler needs ranges with a finite number of values, "

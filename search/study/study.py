@@ -1,39 +1,40 @@
-"""Studies and how they are loaded.
+"""Studies: what is trained, what is tried, and how it is judged.
 
-A study is a frozen value: a dataset, a budget, ranges, fixed variants, a sampler and a pruner.
-`load` loads a study from the package `studies` by name, or from a Python file by path. Its
-definition is stored in the database, so that a worker with other settings cannot join it.
+A study is a frozen value: choices, a trainer, a metric, a budget, fixed variants, a sampler and a
+pruner. `search.study.study_file` loads one. Its definition is stored in the database, so that a
+worker with other settings cannot join it.
 """
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Generic, Self, get_args
 
 from optuna.distributions import distribution_to_json
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
+from typing_extensions import TypeVar
 
 from search.errors import UserError
-from search.study.choices import RANGES, Choices, Ranges, check_params, check_ranges
-from search.study.dataset_spec import DatasetName
+from search.study import metrics
 from search.study.definition import Definition, described
+from search.study.metrics import Direction, Epoch, Metrics, Objective
 from search.study.pruners import SuccessiveHalving, check_pruner
 from search.study.samplers import TPE, SamplerFactory, check_sampler
 from search.study.seeds import derive_seed
+from search.study.space import Ranges, Space
+from search.study.training import FunctionTrainer, Run, Trainer, Training
 from search.study.trial_attributes import SEED
 
-Select = Literal["test", "validation"]
+C = TypeVar("C", default=Any)
 
-PublishedFigures = Mapping[tuple[str, int], Mapping[str, float]]
+PublishedFigures = Mapping[tuple[str, int], Metrics]
 
 NAME_BYTES = 100
 MOST_EPOCHS = 2**31 - 1
 """The maximum of PostgreSQL's INTEGER type."""
-PUBLISHED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-"""Metrics that may be published for an epoch, by their names in `Epoch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,102 +45,132 @@ class _Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A search: dataset, hyperparameter ranges and budget.
+class Study(Generic[C]):
+    """A search over the choices of a training.
 
     Raises:
-        UserError: a number is out of bounds, or a range or a variant is invalid.
+        UserError: a number is out of bounds, or a field of the choices, a range or a variant is
+            invalid.
     """
 
     name: str
     """Name in the database. It also names a folder: at most 100 bytes, without /."""
-    dataset: str
-    """`cifar10`, `digits`, `torchvision:NAME` or `folder:PATH`; see `search.study.dataset_spec`."""
-    variants: Mapping[str, Choices] = field(default_factory=dict)
+    choices: type[C]
+    """A frozen dataclass, whose annotations are the ranges; see `search.study.space`."""
+    train: Trainer[C] | Callable[[Run[C]], Training]
+    """A trainer, such as `search.vision.ImageClassification`, or a function that returns a training
+    for a run; see `search.study.training`."""
+    metric: str
+    """The metric that prunes and ranks trials, one of those that the training yields."""
+    direction: Direction = "maximize"
+    final_metric: str | None = None
+    """The metric of the last epoch that re-runs compare, in the same direction; None for
+    `metric`."""
+    diverged_as: float | None = None
+    """The final metric of a re-run that diverges; None for the worst of all re-runs."""
+    variants: Mapping[str, C] = field(default_factory=dict)
     """The fixed trials by name, in the order in which they run; never pruned."""
-    ranges: Ranges = field(default_factory=lambda: RANGES)
-    """Distributions from which the other trials are sampled."""
+    ranges: Ranges = field(default_factory=dict)
+    """Ranges that replace those of the choices' annotations, by the parameter's name."""
     trials: int = 60
     """The budget: number of finished trials, including the variants."""
     epochs: int = 10
     """Number of epochs of a trial that is not pruned."""
-    batch_size: int = 32
-    images: int | None = None
-    """Number of training images and maximum number of test images, from the first; None for all."""
-    select: Select = "test"
-    """The split whose accuracy prunes and ranks trials."""
     seed: int = 0
     """All random draws of a trial depend only on this seed and the trial's number."""
     sampler: SamplerFactory = field(default_factory=TPE)
     pruner: BasePruner = field(default_factory=SuccessiveHalving)
     published: Path | None = None
-    """A CSV file of published metrics of the variants, trained on all images of the dataset; None
-    for none. Its columns are variant, epoch, `PUBLISHED` and, optionally, `dataset`: without it,
-    the metrics are for the study's dataset."""
+    """A CSV file of published metrics of the variants, trained on all of the data; None for none.
+    Its columns are variant, epoch, the metrics and, optionally, `dataset`: without it, the metrics
+    are for the study's dataset."""
+    epoch_text: Callable[[Epoch], str] = str
+    """Returns the line that is printed for an epoch."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        DatasetName.parse(self.dataset)
-        check_ranges(self.ranges)
+        _ = self.space  # made now, so that an invalid field is an error immediately
         for name, choices in self.variants.items():
             _check_variant_name(name)
             try:
-                check_params(choices.params(), self.ranges, complete=True)
+                if not isinstance(choices, self.choices):
+                    raise UserError(f"{choices!r} is no {self.choices.__name__}")
+                self.space.check(self.space.params(choices), complete=True)
             except UserError as error:
                 raise UserError(f"variant {name}: {error}") from None
-        for name, lowest in (("trials", 1), ("epochs", 1), ("batch_size", 2), ("images", 2)):
-            value = getattr(self, name)
-            if name == "images" and value is None:
-                continue
-            if not _is_whole(value) or value < lowest:
-                raise UserError(
-                    f"{name} must be a whole number of at least {lowest}, not {value!r}"
-                )
+        for name in ("trials", "epochs"):
+            check_whole(name, getattr(self, name), lowest=1)
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"epochs must be at most {MOST_EPOCHS}, not {self.epochs}")
-        if not _is_whole(self.seed) or not 0 <= self.seed < 2**63:
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
             raise UserError(f"seed must be a whole number from 0 to 2**63 - 1, not {self.seed!r}")
-        if self.select not in ("test", "validation"):
-            raise UserError(f"select must be test or validation, not {self.select!r}")
-        check_sampler(self.sampler, self.ranges)
+        self._check_objective()
+        check_sampler(self.sampler, self.space)
         check_pruner(self.pruner)
         _ = self.published_figures  # read now, so that an invalid file is an error immediately
 
-    def n_held_out(self, total: int) -> int:
-        """Return how many of the last of `total` training images are held out for validation.
+    def _check_objective(self) -> None:
+        if not callable(self.train) and not isinstance(self.train, Trainer):
+            raise UserError(
+                f"train must be a Trainer or a function that returns a training, not {self.train!r}"
+            )
+        if self.direction not in get_args(Direction):
+            raise UserError(f"direction must be maximize or minimize, not {self.direction!r}")
+        for name in ("metric", "final_metric"):
+            metric, known = getattr(self, name), self.trainer.metrics
+            if metric is None and name == "final_metric":
+                continue
+            if not isinstance(metric, str) or not metric:
+                raise UserError(f"{name} must be the name of a metric, not {metric!r}")
+            if known is not None and metric not in known:
+                raise UserError(f"{name} must be one of {', '.join(known)}, not {metric!r}")
+        is_held_out = [
+            metrics.split(m)[0] == "validation" for m in (self.metric, self.final.metric)
+        ]
+        if self.trainer.metrics is not None and is_held_out == [False, True]:
+            raise UserError(
+                f"final_metric {self.final_metric}: nothing is held out for the metric "
+                f"{self.metric}"
+            )
 
-        This is a tenth, but at most `images`.
-        """
-        if self.select == "test":
-            return 0
-        return min(total // 10, self.images or total)
+    @cached_property
+    def space(self) -> Space[C]:
+        return Space(self.choices, self.ranges)
 
-    def n_test(self, total: int) -> int:
-        """Return how many of the first of `total` test images are used."""
-        return min(total, self.images or total)
+    @cached_property
+    def trainer(self) -> Trainer[C]:
+        return self.train if isinstance(self.train, Trainer) else FunctionTrainer(train=self.train)
 
-    def n_train(self, total: int) -> int:
-        """Return how many of the first of `total` training images are used.
+    @property
+    def objective(self) -> Objective:
+        return Objective(metric=self.metric, direction=self.direction)
+
+    @property
+    def final(self) -> Objective:
+        """What re-runs compare."""
+        return Objective(
+            metric=self.final_metric or self.metric,
+            direction=self.direction,
+            diverged_as=self.diverged_as,
+        )
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return the study with other values of its fields, or of its trainer's.
 
         Raises:
-            UserError: there are too few, or the last batch would be a single image, which batch
-                normalization does not accept.
+            UserError: neither has such a field, or a value is invalid.
         """
-        available = total - self.n_held_out(total)
-        if self.select == "validation" and available == total:
+        own = {one.name for one in fields(self)}
+        of_trainer = {one.name for one in fields(self.trainer)}  # type: ignore[arg-type]
+        if unknown := [name for name in changes if name not in own | of_trainer]:
             raise UserError(
-                f"--select validation: a tenth of {total} training images is less than one; "
-                "give --select test"
+                f"--{unknown[0]}: the training of the study {self.name} has no such setting"
             )
-        if self.images is not None and self.images > available:
-            raise UserError(f"--images {self.images}: there are {available} training images")
-        n_train = self.images or available
-        if n_train % self.batch_size == 1:
-            raise UserError(
-                f"{n_train} images in batches of {self.batch_size} leave a last batch of a single "
-                f"image, which cannot be normalized; give --images {n_train - 1}"
-            )
-        return n_train
+        found = replace(self, **{name: value for name, value in changes.items() if name in own})
+        trained = {name: value for name, value in changes.items() if name not in own}
+        if not trained:
+            return found
+        return replace(found, train=replace(self.trainer, **trained))  # type: ignore[type-var]
 
     def trial_seed(self, trial: FrozenTrial) -> int:
         """Return the seed of all random draws in the training of `trial`."""
@@ -150,23 +181,24 @@ class Study:
         """Return the seed of re-run `repeat`, equal for all trials so that re-runs are paired."""
         return derive_seed(self.seed, "repeat", repeat)
 
-    def definition(self, data_digest: str) -> Definition:
+    def definition(self, data_digest: str | None) -> Definition:
         """Return the settings on which all workers must agree, as JSON values.
 
         The budget and the variants are left out, since both can be extended. `data_digest`
-        identifies the images.
+        identifies the data.
         """
         ranges = {
             f"range of {name}": distribution_to_json(distribution)
-            for name, distribution in self.ranges.items()
+            for name, distribution in self.space.ranges.items()
         }
         return {
-            "dataset": self.dataset,
+            **self.trainer.settings(),
             "data": data_digest,
             "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "images": self.images,
-            "select": self.select,
+            "metric": self.metric,
+            "direction": self.direction,
+            "final_metric": self.final.metric,
+            "diverged_as": self.diverged_as,
             "seed": self.seed,
             "sampler": described(self.sampler),
             "pruner": described(self.pruner),
@@ -174,32 +206,61 @@ class Study:
         }
 
     def defined(self, definition: Definition | None) -> Self:
-        """Return this study with the epochs, batch size, images, split and seed of a definition.
+        """Return this study with the epochs, seed, metric and trainer's numbers of a definition.
 
         Raises:
             UserError: the definition has another dataset.
         """
         if definition is None:
             return self
-        if definition["dataset"] != self.dataset:
-            raise UserError(
-                f"--name {self.name}: the study of this name differs: dataset is "
-                f"{definition['dataset']!r} in the database and {self.dataset!r} here. Give the "
-                "--study with which it was created"
-            )
-        names = ("epochs", "batch_size", "images", "select", "seed")
-        fields: dict[str, Any] = {name: definition[name] for name in names}
-        return replace(self, **fields)
+        settings = self.trainer.settings()
+        selected = self._selected(str(definition.get("metric")))
+        own = {**settings, "metric": selected.metric, "direction": self.direction}
+        for name, value in own.items():
+            stored = definition.get(name)
+            if stored != value and (isinstance(value, str) or isinstance(stored, str)):
+                raise UserError(
+                    f"--name {self.name}: the study of this name differs: {name} is "
+                    f"{stored!r} in the database and {value!r} here. Give the "
+                    "--study with which it was created"
+                )
+        numbers = [name for name in settings if not isinstance(settings[name], str)]
+        return selected.changed({name: definition[name] for name in ("epochs", "seed", *numbers)})
+
+    def select(self, split: str) -> Self:
+        """Return the study that prunes and ranks trials by its metric on another split.
+
+        The final metric stays what it was.
+
+        Raises:
+            UserError: the metric is not measured on a split, or not on this one.
+        """
+        if not metrics.split(self.metric)[0]:
+            raise UserError(f"--select {split}: {self.metric} does not name the split it is of")
+        return self._selected(f"{split}_{metrics.split(self.metric)[1]}")
+
+    def _selected(self, metric: str) -> Self:
+        """Return the study with `metric` if that is the same quantity on another split."""
+        if metric == self.metric or metrics.split(metric)[1] != metrics.split(self.metric)[1]:
+            return self
+        return replace(self, metric=metric, final_metric=self.final.metric)
+
+    @property
+    def dataset(self) -> str | None:
+        """The trainer's dataset; None if it has no field of this name."""
+        found: str | None = getattr(self.trainer, "dataset", None)
+        return found
 
     @property
     def trained_on(self) -> str:
-        """The training images that are used, as text."""
-        images = f"{self._total} images" if self._total else "images"
-        if self._is_on_part:
-            return f"the first {self.images} {f'of {images}' if self._total else 'images'}"
-        if self.select == "validation":
-            return f"all {images} but the last tenth, held out for validation"
-        return f"all {images}"
+        """The data that trials are trained on, as text; empty if the trainer does not tell."""
+        return self.trainer.data_text(self.metric)
+
+    @property
+    def setting(self) -> str:
+        """The data and the epochs, as text."""
+        parts = [self.dataset, self.trained_on, f"{self.epochs} epochs per trial"]
+        return ", ".join(filter(None, parts))
 
     @property
     def incomparable(self) -> str | None:
@@ -207,34 +268,27 @@ class Study:
 
         None if they can be compared, epoch by epoch, or if none are published.
         """
-        reasons = []
-        if self._published.dataset not in (None, self.dataset):
-            reasons.append(f"{self.dataset} and not {self._published.dataset}")
-        if self._is_on_part or self.select == "validation":
-            reasons.append(self.trained_on)
-        return f"trained on {'; on '.join(reasons)}" if self.published_figures and reasons else None
-
-    @property
-    def _total(self) -> int | None:
-        return DatasetName.parse(self.dataset).n_train
-
-    @property
-    def _is_on_part(self) -> bool:
-        return self.images not in (None, self._total)
+        if not self.published_figures:
+            return None
+        reasons = self.trainer.incomparable(self._published.dataset, self.metric)
+        return f"trained on {'; on '.join(reasons)}" if reasons else None
 
     @property
     def caution(self) -> str:
-        """A note on how to interpret the best trial's accuracy."""
-        if self.select == "validation":
+        """A note on how to interpret the best trial's metric."""
+        split = metrics.split(self.metric)[0]
+        if self.final.metric != self.metric and split.startswith("val"):
             return (
-                "Trials were chosen on held-out training images; test accuracy was measured once."
+                f"Trials were chosen on held-out {self.trainer.held_out}; {self.final.words} was "
+                "measured once."
             )
+        where = " on the test set" if split == "test" else ""
         return (
-            "The best of many trials on the test set is optimistic: re-run the winner with fresh "
-            "seeds before you quote it."
+            f"The best of many trials{where} is optimistic: re-run the winner with fresh seeds "
+            "before you quote it."
         )
 
-    def published_for(self, variant: str | None) -> Mapping[int, Mapping[str, float]]:
+    def published_for(self, variant: str | None) -> Mapping[int, Metrics]:
         """Return a variant's published metrics by epoch; empty for None."""
         figures = self.published_figures.items()
         return {epoch: found for (name, epoch), found in figures if name == variant}
@@ -251,20 +305,31 @@ class Study:
         try:
             with self.published.open(newline="") as lines:
                 rows = list(csv.DictReader(lines))
+            names = [name for name in rows[0] if name not in ("variant", "epoch", "dataset")]
             figures = {
-                (row["variant"], int(row["epoch"])): {name: float(row[name]) for name in PUBLISHED}
+                (row["variant"], int(row["epoch"])): {name: float(row[name]) for name in names}
                 for row in rows
             }
-            (dataset,) = {row.get("dataset") or None for row in rows} or {None}
+            (dataset,) = {row.get("dataset") or None for row in rows}
             return _Published(dataset=dataset, figures=figures)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
-                f"published: {self.published} is not a CSV file with the columns variant, epoch, "
-                f"{', '.join(PUBLISHED)} ({type(error).__name__}: {error})"
+                f"published: {self.published} is not a CSV file with the columns variant, epoch "
+                f"and metrics ({type(error).__name__}: {error})"
             ) from error
 
 
-def _is_whole(value: object) -> bool:
+def check_whole(name: str, value: object, *, lowest: int) -> None:
+    """Check a setting that is a whole number.
+
+    Raises:
+        UserError: it is not, or it is below `lowest`.
+    """
+    if not is_whole(value) or value < lowest:  # type: ignore[operator]
+        raise UserError(f"{name} must be a whole number of at least {lowest}, not {value!r}")
+
+
+def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

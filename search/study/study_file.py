@@ -34,7 +34,7 @@ def load(name: str) -> Study:
     if not isinstance(study, Study):
         raise UserError(
             f"--study {name}: it does not define a `study` of type search.study.Study; add "
-            'study = Study(name="…", dataset="…")'
+            'study = Study(name="…", choices=…, train=…, metric="…")'
         )
     return study
 

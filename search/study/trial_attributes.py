@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.choices import Value
+from search.study.space import Value
 
 VARIANT = "variant"
 """User attribute of a variant's trial: the variant's name."""
@@ -28,11 +28,11 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 REASON = "reason"
 """User attribute of a trial: why it was pruned or failed, in one line."""
 RUNG = "rung"
-"""User attribute of a trial that was pruned for its accuracy: the epoch."""
+"""User attribute of a trial that was pruned for its metric: the epoch."""
 CUTOFF = "cutoff"
-"""User attribute of a trial that was pruned on a rung: the accuracy that it needed."""
+"""User attribute of a trial that was pruned on a rung: the value that it needed."""
 DIVERGED = "diverged"
-"""User attribute of a pruned trial: the epoch in which a loss was not finite."""
+"""User attribute of a pruned trial: the epoch in which a metric was not finite."""
 SECONDS = "seconds_per_epoch"
 """User attribute of a trial: the mean wall time of its epochs."""
 TRACEBACK = "traceback"
@@ -122,9 +122,9 @@ def is_first_run(attributes: Mapping[str, Value]) -> bool:
     return VARIANT in attributes and attributes.get(REPEAT, 0) == 0
 
 
-def rank(accuracy: float, number: int) -> tuple[float, int]:
+def rank(score: float, number: int) -> tuple[float, int]:
     """Return a sort key that puts better completed trials first."""
-    return -accuracy, number
+    return -score, number
 
 
 def is_fixed(trial: FrozenTrial) -> bool:

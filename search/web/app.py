@@ -26,6 +26,7 @@ from search.artifacts.store import ArtifactStore
 from search.database import artifact_lists
 from search.database.database import Database
 from search.database.dialects import visible_tables
+from search.database.identity import DEFINITION
 from search.database.optuna_internals import (
     ARTIFACT,
     RereadableStorage,
@@ -279,7 +280,8 @@ def _drawn(database: Database, files: str, number: int) -> bytes:
     trial = storage.get_trial(storage.get_trial_id_from_study_id_trial_number(ref.study_id, number))
     published = published_for(database, ref, origin_name(trial.user_attrs))
     name = storage.get_study_name_from_id(ref.study_id)
-    return svg(f"{name}, trial {label(trial)}", recorded, published)
+    metric = storage.get_study_user_attrs(ref.study_id)[DEFINITION]["metric"]
+    return svg(f"{name}, trial {label(trial)}", recorded, published, metric)
 
 
 @contextmanager

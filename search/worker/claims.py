@@ -25,7 +25,7 @@ from search.database.leases import Claim, LeaseLost
 from search.database.liveness import ProcessIdentity
 from search.database.optuna_internals import FIXED_PARAMS, end_trial, set_user_attributes
 from search.database.queries import Entry
-from search.study.choices import Ranges, check_params
+from search.study.space import Space
 from search.study.trial_attributes import CRASH, FINISHED, FIXED_TRIAL_ATTRIBUTES, REASON, readable
 from search.worker.result import Outcome
 
@@ -58,7 +58,7 @@ class Claims:
         database: Database,
         study: optuna.Study,
         *,
-        ranges: Ranges,
+        space: Space,
         budget: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
         process: ProcessIdentity | None = None,
@@ -67,7 +67,7 @@ class Claims:
         self._database = database
         self._study = study
         self._ref = study_ref(study)
-        self._ranges = ranges
+        self._space = space
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
@@ -215,9 +215,10 @@ class Claims:
         """Return why the trial's values do not fit the study; None if they do."""
         try:
             values, distributions = queries.given_values(connection, trial.trial_id)
-            check_params(values, self._ranges)
+            self._space.check(values)
+            ranges = self._space.ranges
             for name, distribution in distributions.items():
-                check_distribution_compatibility(distribution, self._ranges[name])
+                check_distribution_compatibility(distribution, ranges[name])
         except ValueError as error:
             return str(error)
         return None

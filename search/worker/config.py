@@ -19,7 +19,7 @@ class WorkerConfig:
     study: str
     """A name or path for `search.study.load`: a study itself may hold what cannot be pickled."""
     changes: Mapping[str, Any]
-    """Fields of the study to replace after loading."""
+    """Fields of the study and its trainer to replace after loading."""
     storage: str = field(repr=False)  # it may hold a password
     data: Path
     artifacts: str
@@ -32,16 +32,21 @@ class WorkerConfig:
 
     def load(self) -> Study:
         """Return the study."""
-        return replace(load(self.study), **self.changes)
+        return load(self.study).changed(self.changes)
 
     def machine(self, study: Study, say: Callable[[str], None]) -> Machine:
-        """Return this machine with the study's images.
+        """Return this machine with the study's session.
 
         Raises:
             UserError: as `Machine.of` does.
         """
         return Machine.of(
-            study, device_name=self.device, threads=self.threads, root=self.data, say=say
+            study,
+            device_name=self.device,
+            threads=self.threads,
+            root=self.data,
+            say=say,
+            file=self.study if self.study.endswith(".py") else "",
         )
 
     def from_any_folder(self) -> "WorkerConfig":

@@ -3,30 +3,71 @@
 Two runs with the same seed and environment give the same metrics bit for bit.
 """
 
+import ast
+import hashlib
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from search.vision.precision import precision
+from search.study.training import Session
 
 Environment = dict[str, str | int | None]
 
 
-def environment(device: torch.device, data_digest: str) -> Environment:
-    """Return the environment of this process as JSON values."""
-    return {
-        "device": _device_name(device),
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "precision": precision(device),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "data": data_digest,
+def environment(
+    device: str, *, threads: int, session: Session[Any], uses_torch: bool, file: str = ""
+) -> Environment:
+    """Return the environment of this process as JSON values; `file` is a user's study file."""
+    found: Environment = {
+        "device": f"{platform.machine()} CPU",
+        "threads": threads if device == "cpu" else None,
+        "precision": session.precision,
+        "torch": None,
+        "cuda": None,
+        "cudnn": None,
+        "data": session.digest,
         "code": _code_version(),
     }
+    if uses_torch:
+        found |= _of_torch(device)
+    if file:
+        content = Path(file).read_bytes()
+        found["study file"] = hashlib.sha256(content).hexdigest()
+        found["packages"] = _packages(content)
+    return found
+
+
+def _of_torch(device: str) -> Environment:
+    import torch
+
+    name = device
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    elif device == "cpu":
+        # PyTorch chooses kernels by the processor's capability, not by its name.
+        name = f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
+    is_cuda = device.startswith("cuda")
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if is_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if is_cuda else None,
+    }
+
+
+def _packages(source: bytes) -> str:
+    """Return the versions of the packages that a study file imports, such as `sklearn 1.9.0`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in names}
+    return ", ".join(f"{name} {found}" for name, found in sorted(versions.items()) if found)
 
 
 def device_type(of: Environment) -> str:
@@ -55,15 +96,6 @@ def differences(then: Environment, now: Environment) -> list[str]:
         for name in {**then, **now}
         if then.get(name) != now.get(name)
     ]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        # PyTorch chooses kernels by the processor's capability, not by its name.
-        return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
-    return device.type
 
 
 def _code_version() -> str:

@@ -1,27 +1,25 @@
-"""The device and the images of a study, loaded once per process; starts trainings on them."""
+"""The device and the session of a study, opened once per process; starts trainings in it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from search.files import temporary_folder
-from search.study.choices import Choices
-from search.study.dataset_spec import DatasetName
 from search.study.study import Study
-from search.vision.images import load_dataset
-from search.vision.network import Network
-from search.vision.training import Splits, Training, make_network
+from search.study.training import Place, Run, Session
 from search.worker import device
 from search.worker.environment import Environment, environment
+from search.worker.guarded_training import GuardedTraining
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    device: torch.device
-    splits: Splits
-    data_digest: str
+    device: str
+    """As in PyTorch: `cpu`, `cuda:1`."""
+    threads: int
+    data: Path
+    session: Session
     environment: Environment
 
     @classmethod
@@ -33,61 +31,63 @@ class Machine:
         threads: int | None,
         root: Path,
         say: Callable[[str], None],
+        file: str = "",
     ) -> "Machine":
-        """Set PyTorch up for the device, and load the images, downloading them if necessary.
+        """Set the process up for the device, and open the study's session on it.
+
+        `file` is the study's file, if it is a user's.
 
         Raises:
-            UserError: the device does not exist, the images are unavailable or too few, or there is
-                no temporary folder.
+            UserError: the device does not exist, the session cannot be opened, such as without its
+                data, or there is no temporary folder.
         """
         temporary_folder()  # PyTorch looks for it when it makes its first optimizer
-        where = device.choose(device_name)
-        device.prepare(where, threads)
-        known = DatasetName.parse(study.dataset).n_train
-        if known is not None:
-            study.n_train(known)  # refused before downloading
-        dataset = load_dataset(study.dataset, root, say)
-        total = len(dataset.train)
-        splits = Splits.of(
-            dataset,
-            n_train=study.n_train(total),
-            n_held_out=study.n_held_out(total),
-            n_test=study.n_test(len(dataset.test)),
-            device=where,
-        )
+        trainer = study.trainer
+        where = device.choose(device_name, uses_torch=trainer.uses_torch)
+        n_threads = device.THREADS if threads is None else threads
+        device.prepare(where, n_threads, uses_torch=trainer.uses_torch)
+        place = Place(device=where, data=root, metric=study.metric, say=say)
+        session = trainer.open(place)
         return cls(
             device=where,
-            splits=splits,
-            data_digest=dataset.digest,
-            environment=environment(where, dataset.digest),
+            threads=n_threads,
+            data=root,
+            session=session,
+            environment=environment(
+                where,
+                threads=n_threads,
+                session=session,
+                uses_torch=trainer.uses_torch,
+                file=file,
+            ),
         )
 
     def training(
         self,
         study: Study,
-        choices: Choices,
+        choices: Any,
         *,
         seed: int,
-        measure_train: bool,
+        is_detailed: bool,
         after_batch: Callable[[int], None],
-        change: Callable[[Network], None] = lambda network: None,
-    ) -> Training:
+    ) -> GuardedTraining:
         """Return a new training of `choices` with the settings of `study`.
 
-        `change` may alter the network before the optimizer takes its parameters.
+        Raises:
+            TrainingError, UserError: as `GuardedTraining` does.
         """
-        network = make_network(choices, self.splits, seed=seed, device=self.device)
-        change(network)
-        return Training(
-            network,
-            choices,
-            self.splits,
-            epochs=study.epochs,
-            batch_size=study.batch_size,
+        run = Run(
+            choices=choices,
             seed=seed,
-            measure_train=measure_train,
+            epochs=study.epochs,
+            metric=study.metric,
+            is_detailed=is_detailed,
+            device=self.device,
+            threads=self.threads,
+            data=self.data,
             after_batch=after_batch,
         )
+        return GuardedTraining(self.session, run, study.trainer.source)
 
     def __str__(self) -> str:
-        return device.describe(self.device)
+        return device.describe(self.device, self.threads)

@@ -14,6 +14,7 @@ from typing import Any
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, QMCSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database.optuna_internals import StudyView, pin_sequence
@@ -29,10 +30,14 @@ class RepeatableSampler(BaseSampler):
     same if it is written again.
     """
 
-    def __init__(self, factory: SamplerFactory, seed: int) -> None:
+    def __init__(self, factory: SamplerFactory, seed: int, *, has_branches: bool = False) -> None:
         self._factory = factory
         self._seed = seed
-        self._caching = made(factory, 0)  # never draws: it keeps the search space between trials
+        self._has_branches = has_branches
+        self._caching = self._made(0)  # never draws: it keeps the search space between trials
+
+    def _made(self, seed: int) -> BaseSampler:
+        return made(self._factory, seed, has_branches=self._has_branches)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -44,14 +49,17 @@ class RepeatableSampler(BaseSampler):
     ) -> dict[str, Any]:
         others = StudyView(study, partial(_others, number=trial.number))
         if isinstance(self._factory, TPE):
-            others = StudyView(others, partial(thinned, history=self._factory.history))
+            sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+            others = StudyView(others, partial(thinned, history=self._factory.history, sign=sign))
         seed = derive_seed(self._seed, "sampler", trial.number)
-        for part in parts(made(self._factory, seed)):
+        for part in parts(self._made(seed)):
             if isinstance(part, BaseGASampler):
                 # The first trial of a generation draws its parents, and the others read them. The
                 # first reads them too, so that it draws the same if it is sampled again.
                 part.get_parent_population(others, part.get_trial_generation(others, trial))
-        sampler = made(self._factory, seed)
+        sampler = self._made(seed)
+        if self._has_branches:  # TPE then keeps the spaces of the branches in the sampler
+            sampler.infer_relative_search_space(others, trial)
         for part in parts(sampler):
             if isinstance(part, QMCSampler):
                 pin_sequence(part, seed=derive_seed(self._seed, "sampler"), place=trial.number)
@@ -66,7 +74,7 @@ class RepeatableSampler(BaseSampler):
     ) -> Any:
         seed = derive_seed(self._seed, "sampler", trial.number, param_name)
         others = StudyView(study, partial(_others, number=trial.number))
-        sampler = made(self._factory, seed)
+        sampler = self._made(seed)
         return sampler.sample_independent(others, trial, param_name, param_distribution)
 
 
@@ -89,28 +97,33 @@ def _is_as_reported(trial: FrozenTrial) -> bool:
     return last is not None and trial.values == [trial.intermediate_values[last]]
 
 
-def thinned(trials: list[FrozenTrial], history: int) -> list[FrozenTrial]:
+def thinned(trials: list[FrozenTrial], history: int, sign: int = 1) -> list[FrozenTrial]:
     """Leave out finished trials until `history` are left.
 
     The `N_GOOD_TRIALS` best ones stay, which TPE separates from the rest, and of the rest an
-    even choice over the course of the study. Unfinished trials stay, and so does the order. Values:
-    the higher, the better.
+    even choice over the course of the study. Unfinished trials stay, and so does the order. With
+    `sign` 1 higher values are better, with -1 lower ones.
     """
     finished = [trial for trial in trials if trial.state in FINISHED]
     if len(finished) <= history:
         return trials
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     ranked = complete if len(complete) >= N_GOOD_TRIALS else finished
-    best = {trial.number for trial in heapq.nlargest(N_GOOD_TRIALS, ranked, key=_merit)}
+    best = {
+        trial.number
+        for trial in heapq.nlargest(N_GOOD_TRIALS, ranked, key=partial(_merit, sign=sign))
+    }
     others = [trial.number for trial in finished if trial.number not in best]
     n_others = history - len(best)
     stay = best | {others[place * len(others) // n_others] for place in range(n_others)}
     return [trial for trial in trials if trial.state not in FINISHED or trial.number in stay]
 
 
-def _merit(trial: FrozenTrial) -> tuple[bool, int, float]:
+def _merit(trial: FrozenTrial, sign: int) -> tuple[bool, int, float]:
     """Return what TPE ranks by: completed trials first, pruned ones by their last epoch."""
     if trial.state == TrialState.COMPLETE:
-        return True, 0, trial.values[0]
+        return True, 0, sign * trial.values[0]
     step = trial.last_step
-    return (False, -1, 0.0) if step is None else (False, step, trial.intermediate_values[step])
+    if step is None:
+        return False, -1, 0.0
+    return False, step, sign * trial.intermediate_values[step]

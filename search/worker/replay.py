@@ -5,22 +5,18 @@ replay uses those that are stored with the trial, unless the user asks for other
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from search.errors import UserError
-from search.study.choices import Choices
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, FINISHED, measures_train
-from search.vision.training import NonFiniteLoss
 from search.worker import device, environment
 from search.worker.environment import Environment
+from search.worker.guarded_training import Diverged
 from search.worker.machine import Machine
-
-FIGURES = tuple(field.name for field in fields(Epoch) if field.name not in ("number", "seconds"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,26 +104,26 @@ def train_again(
 
     Raises:
         UserError: as `check` does.
+        TrainingError: the training raised an error.
     """
     check(trial, stored)
     diverged = DIVERGED in trial.user_attrs
-    choices = Choices.suggest(optuna.trial.FixedTrial(trial.params), study.ranges)
     training = machine.training(
         study,
-        choices,
+        study.space.of(trial.params),
         seed=study.trial_seed(trial),
-        measure_train=measures_train(trial),
+        is_detailed=measures_train(trial),
         after_batch=after_batch,
     )
     ours: list[Epoch] = []
-    epochs = training.fit()
+    epochs = training.epochs()
     for _ in range(len(stored) + diverged):
         try:
             ours.append(next(epochs))
-        except NonFiniteLoss as error:
+        except Diverged as error:
             say(f"[{trial.number}] {error}")
             break
-        say(f"[{trial.number}] {ours[-1]}")
+        say(f"[{trial.number}] {study.epoch_text(ours[-1])}")
     apart = _apart(stored, ours)
     if len(ours) != len(stored):
         apart["epochs before the loss is not finite"] = abs(len(stored) - len(ours))
@@ -151,8 +147,8 @@ def _last(trial: FrozenTrial) -> Environment | None:
 def _apart(stored: list[Epoch], ours: list[Epoch]) -> dict[str, float]:
     apart: dict[str, float] = {}
     for then, now in zip(stored, ours, strict=False):
-        for name in FIGURES:
-            a, b = getattr(then, name), getattr(now, name)
+        for name in {**then.metrics, **now.metrics}:
+            a, b = then.metrics.get(name), now.metrics.get(name)
             if a != b:
                 distance = float("inf") if a is None or b is None else abs(a - b)
                 apart[name] = max(distance, apart.get(name, 0.0))

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.analysis.answer import answer
-from search.analysis.paired_test import accuracies, standings
+from search.analysis.paired_test import finals, standings
 from search.analysis.rerun_metrics import REPRODUCED, RERUN, repeats, write
 from search.database.database import Database
 from search.database.outage import tolerating_outage
@@ -72,10 +72,10 @@ class Reproduction:
         definition = stored_definition(self.database, own) or stored_definition(
             self.database, self.study.name
         )
-        study = dataclasses.replace(self.study.defined(definition), **options)
+        study = self.study.defined(definition).changed(options)
         reruns = self._reruns(study, own, definition and definition["data"])
         wanted = [
-            reruns.fixed({VARIANT: name}, variants[name].params(), repeat)
+            reruns.fixed({VARIANT: name}, self.study.space.params(variants[name]), repeat)
             for repeat in numbers
             for name in names or variants
         ]
@@ -98,7 +98,7 @@ class Reproduction:
             if trial not in search.ranked:
                 raise UserError(
                     f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
-                    "has an accuracy to compare; without --repeats it is compared with itself"
+                    "has a metric to compare; without --repeats it is compared with itself"
                 )
         name = rerun_study(self.database, search.study_key) or study.name + RERUN
         reruns = self._reruns(study, name, digest, origin=search.study_key)
@@ -107,8 +107,10 @@ class Reproduction:
             Notes.of(self.database, study).update()
         self._tell(overview, file, study)
         numbers = [trial.number for trial in best]
-        found = standings(accuracies(repeats(overview), numbers, study.epochs))
-        self.out.print(rerun_table(found, {trial.number: trial for trial in best}))
+        found = standings(
+            finals(repeats(overview), numbers, study.final, study.epochs), study.direction
+        )
+        self.out.print(rerun_table(found, {trial.number: trial for trial in best}, study))
 
     def again(self, number: str) -> int:
         """Replay a trial, and return the exit status.
@@ -152,7 +154,7 @@ class Reproduction:
         return best if number == "best" and best is not None else search.find(number)
 
     def _search(self) -> tuple[Study, Overview, object]:
-        """Return the study as defined in the database, its trials, and the digest of its images."""
+        """Return the study as defined in the database, its trials, and the digest of its data."""
         name = self.study.name
         definition = stored_definition(self.database, name)
         if definition is None:
@@ -176,10 +178,10 @@ class Reproduction:
         )
 
     def _machine(self, config: WorkerConfig, study: Study, digest: object) -> Machine:
-        """Return this machine with the images, which must have the `digest`, if it is given."""
+        """Return this machine with the data, which must have the `digest`, if it is given."""
         machine = config.machine(study, self._say)
-        if digest not in (None, machine.data_digest):
-            raise UserError(f"--data {config.data}: these are not the images that the study has")
+        if digest not in (None, machine.session.digest):
+            raise UserError(f"--data {config.data}: these are not the data that the study has")
         return machine
 
     def _tell(self, overview: Overview, file: Path | None, study: Study) -> None:

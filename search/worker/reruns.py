@@ -12,13 +12,13 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search.analysis.paired_test import accuracies, remaining_trials
+from search.analysis.paired_test import finals, remaining_trials
 from search.analysis.rerun_metrics import RERUN, repeats
 from search.database.snapshot import Observer, Overview
 from search.database.studies import ORIGIN_KEY, enqueue
 from search.errors import UserError
 from search.reporting.progress import show_progress
-from search.study.choices import Value
+from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
 from search.worker.config import WorkerConfig
@@ -54,10 +54,10 @@ class Reruns:
         with self._opened() as worker:
             overview = Observer(worker.database, worker.joined).look()
             for repeat in range(n_repeats):
-                found = accuracies(repeats(overview), list(params), self.study.epochs)
+                found = finals(repeats(overview), list(params), self.study.final, self.study.epochs)
                 wanted = [
                     self.fixed({ORIGIN: number}, params[number], repeat)
-                    for number in remaining_trials(found, repeat)
+                    for number in remaining_trials(found, repeat, self.study.direction)
                 ]
                 overview = self._train(worker, wanted, stop)
                 if stop.is_asked():
@@ -85,7 +85,7 @@ class Reruns:
         enqueue(worker.database, worker.joined, wanted)
         observer = Observer(worker.database, worker.joined)
         with (
-            show_progress(observer, self.out, epochs=self.study.epochs, budget=len(wanted)),
+            show_progress(observer, self.out, self.study, budget=len(wanted)),
             stop.on_signals(),
         ):
             worker.work(stop, wanted={one.name for one in wanted})

@@ -6,7 +6,6 @@ from typing import Self
 
 from optuna.trial import TrialState
 
-from search.study.epoch import Epoch
 from search.study.pruners import PruneReason
 from search.study.trial_attributes import CUTOFF, DIVERGED, REASON, RUNG, SECONDS, TRACEBACK
 
@@ -17,29 +16,21 @@ class Outcome:
 
     state: TrialState
     value: float | None = None
-    """The accuracy that ranks a completed trial; the last accuracy of a pruned one."""
+    """The metric that ranks a completed trial; the last one of a pruned trial."""
     reason: str = ""
     """Why it was pruned or failed, in one line; empty for a completed trial."""
     rung: int | None = None
-    """The epoch at which it was pruned for its accuracy."""
+    """The epoch at which it was pruned for its metric."""
     cutoff: float | None = None
-    """The accuracy that it would have needed on the rung."""
+    """The metric that it would have needed on the rung."""
     diverged: int | None = None
-    """The epoch in which its loss was not finite."""
+    """The epoch in which a metric was not finite."""
     traceback: str = ""
     """The traceback of a failed trial."""
     weights_sha256: str | None = None
     """SHA-256 of a completed trial's weights; None if they were not written."""
     seconds_per_epoch: float | None = None
     """Mean wall time of its epochs in seconds; None without epochs."""
-
-    @classmethod
-    def complete(cls, last: Epoch, *, weights_sha256: str | None) -> Self:
-        return cls(
-            state=TrialState.COMPLETE,
-            value=last.selection_accuracy,
-            weights_sha256=weights_sha256,
-        )
 
     @classmethod
     def pruned(cls, cut: PruneReason) -> Self:

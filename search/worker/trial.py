@@ -1,10 +1,9 @@
-"""One trial, from its choices to its end: the only file where Optuna and PyTorch meet.
+"""One trial, from its choices to its end: the only file where Optuna and a training meet.
 
 Another process may have begun the trial. What that process recorded is kept, and the training
 resumes after it.
 """
 
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,7 @@ from optuna.trial import TrialState
 
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import open_trial, reported
-from search.study.choices import Choices
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.pruners import PruneReason
 from search.study.trial_attributes import (
     ENVIRONMENTS,
@@ -23,8 +21,7 @@ from search.study.trial_attributes import (
     measures_train,
     readable,
 )
-from search.vision.training import NonFiniteLoss
-from search.worker.device import is_out_of_memory
+from search.worker.guarded_training import Diverged, TrainingError
 from search.worker.result import Outcome
 
 if TYPE_CHECKING:
@@ -50,51 +47,52 @@ def run_trial(worker: "Worker", claim: Claim, after_batch: Callable[[int], None]
 def _outcome(worker: "Worker", claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
     try:
         return _trained(worker, claim, after_batch)
-    except NonFiniteLoss as error:
+    except Diverged as error:
         return Outcome(state=TrialState.PRUNED, reason=str(error), diverged=error.epoch)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or ["out of memory"])[0]
-        trace = traceback.format_exc()
-        return Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
+    except TrainingError as error:
+        return Outcome(state=TrialState.FAIL, reason=str(error), traceback=error.traceback)
 
 
 def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None]) -> Outcome:
+    study, objective = worker.study, worker.study.objective
     trial = open_trial(worker.joined, claim.trial_id)
     recorded = worker.database.epochs(claim.study_key, claim.number)
     _note_environment(worker, trial, is_new=not recorded)
-    Choices.suggest(trial, worker.study.ranges)
+    study.space.suggest(trial)
     # As stored: if two workers drew values for the trial, the first to write one decided it.
     stored = readable(worker.database.optuna.get_trial(claim.trial_id))
     for epoch in recorded:
         if epoch.number not in stored.intermediate_values:  # a killed worker did not report it
-            trial.report(epoch.selection_accuracy, step=epoch.number)
+            trial.report(objective.value(epoch), step=epoch.number)
     last = recorded[-1] if recorded else None
     if last is not None and (cut := _cut(worker, trial, last)):
         return Outcome.pruned(cut)
     training = worker.machine.training(
-        worker.study,
-        Choices(**stored.params),
-        seed=worker.study.trial_seed(stored),
-        measure_train=measures_train(stored),
+        study,
+        study.space.of(stored.params),
+        seed=study.trial_seed(stored),
+        is_detailed=measures_train(stored),
         after_batch=after_batch,
     )
     files = worker.trial_files(claim, stored)
-    for epoch in worker.watched(training.fit(after=files.restore(training, recorded))):
-        is_last = epoch.number == worker.study.epochs
+    for epoch in worker.watched(training.epochs(after=files.restore(training, recorded))):
+        is_last = epoch.number == study.epochs
         if last is not None and epoch.number <= last.number:
             # Trained again, with the same metrics, since a file is lost.
             if is_last:
                 files.save(training, epoch)
             continue
         worker.record(claim, epoch, files.save(training, epoch))
-        trial.report(epoch.selection_accuracy, step=epoch.number)
+        trial.report(objective.value(epoch), step=epoch.number)
         last = epoch
         if cut := _cut(worker, trial, epoch):
             return Outcome.pruned(cut)
     assert last is not None, "a study has one epoch at least"
-    return Outcome.complete(last, weights_sha256=files.weights_sha256())
+    return Outcome(
+        state=TrialState.COMPLETE,
+        value=objective.value(last),
+        weights_sha256=files.weights_sha256(),
+    )
 
 
 def _note_environment(worker: "Worker", trial: optuna.Trial, *, is_new: bool) -> None:

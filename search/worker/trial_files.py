@@ -3,25 +3,20 @@
 A file only saves time or keeps a copy: one that cannot be written costs a warning, not the trial.
 """
 
-import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from optuna.trial import FrozenTrial
 
 from search.artifacts.retention import Retention
 from search.database.database import Database
 from search.database.leases import Claim
-from search.study.choices import Choices
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study import Study
+from search.study.training import About
 from search.study.trial_attributes import VARIANT
-from search.vision.classifier import About, serialized
-from search.vision.training import Training
-from search.worker.machine import Machine
+from search.worker.guarded_training import GuardedTraining
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +24,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class TrialFiles:
     study: Study
-    machine: Machine
     database: Database
     kept: Retention
     claim: Claim
     trial: FrozenTrial
     """With all its choices."""
 
-    def restore(self, training: Training, recorded: Sequence[Epoch]) -> int:
+    def restore(self, training: GuardedTraining, recorded: Sequence[Epoch]) -> int:
         """Load the state after the last recorded epoch and return that epoch's number.
 
         0 if there is none, or if the file is lost: the trial is then trained from its start. After
@@ -52,13 +46,10 @@ class TrialFiles:
         content = None if sha256 is None else self._read(sha256, epoch=number)
         if content is None:
             return 0
-        state: Mapping[str, Any] = torch.load(
-            io.BytesIO(content), map_location=self.machine.device, weights_only=True
-        )
-        training.load_state_dict(state)
+        training.load(content)
         return number
 
-    def save(self, training: Training, epoch: Epoch) -> str | None:
+    def save(self, training: GuardedTraining, epoch: Epoch) -> str | None:
         """Write the checkpoint after `epoch`, or the weights after the last one.
 
         Return the file's SHA-256 in hexadecimal; None if it is not wanted or cannot be written.
@@ -66,9 +57,8 @@ class TrialFiles:
         try:
             if epoch.number == self.study.epochs:
                 return self._save_weights(training, epoch)
-            buffer = io.BytesIO()
-            torch.save(training.state_dict(), buffer)
-            return self.kept.store.write(self.claim.number, buffer.getvalue(), epoch=epoch.number)
+            state = training.state()
+            return self.kept.store.write(self.claim.number, state, epoch=epoch.number)
         except OSError as error:
             is_last = epoch.number == self.study.epochs
             what = "its weights are not kept" if is_last else "no checkpoint written"
@@ -86,27 +76,21 @@ class TrialFiles:
         log.warning("trial %d: its weights are not kept: the file is lost", self.claim.number)
         return None
 
-    def _save_weights(self, training: Training, epoch: Epoch) -> str | None:
+    def _save_weights(self, training: GuardedTraining, epoch: Epoch) -> str | None:
         if not self._is_wanted(epoch):
             return None
-        splits = self.machine.splits
         about = About(
             study=self.study.name,
             trial=self.claim.number,
             variant=self.trial.user_attrs.get(VARIANT),
-            choices=Choices(**self.trial.params),
-            channels=splits.train.channels,
-            size=splits.train.size,
-            n_classes=splits.n_classes,
-            classes=splits.classes,
-            whites=splits.whites,
-            test_accuracy=epoch.test_accuracy,
-            validation_accuracy=epoch.validation_accuracy,
+            params=self.trial.params,
+            metrics=epoch.metrics,
         )
-        return self.kept.store.write(self.claim.number, serialized(training.network, about))
+        return self.kept.store.write(self.claim.number, training.export(about))
 
     def _is_wanted(self, last: Epoch) -> bool:
-        return self.kept.wants(self.claim, last.selection_accuracy)
+        objective = self.study.objective
+        return self.kept.wants(self.claim, objective.score(objective.value(last)))
 
     def _read(self, sha256: str, *, epoch: int | None = None) -> bytes | None:
         return self.kept.store.read(self.claim.number, sha256, epoch=epoch)

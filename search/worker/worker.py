@@ -26,10 +26,11 @@ from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
 from search.database.rung_rivals import Recorded
 from search.database.studies import files_of, join
+from search.errors import UserError
 from search.reporting.notes import Notes
-from search.study.choices import Value
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.pruners import ExemptingPruner
+from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import is_fixed
 from search.worker.claims import Claims, Standing
@@ -92,9 +93,11 @@ class Worker:
         """
         with closing(Database(config.storage)) as database:
             joined = join(
-                database, study, data_digest=machine.data_digest, given=given, retry=retry
+                database, study, data_digest=machine.session.digest, given=given, retry=retry
             )
-            joined.sampler = RepeatableSampler(study.sampler, study.seed)
+            joined.sampler = RepeatableSampler(
+                study.sampler, study.seed, has_branches=study.space.has_branches
+            )
             ref = study_ref(joined)
             store = StudyFiles(open_artifacts(config.artifacts), files_of(database, ref))
             joined.pruner = ExemptingPruner(
@@ -107,9 +110,16 @@ class Worker:
                 database=database,
                 machine=machine,
                 claims=Claims(
-                    database, joined, ranges=study.ranges, lease_seconds=config.lease_seconds
+                    database, joined, space=study.space, lease_seconds=config.lease_seconds
                 ),
-                kept=Retention(database, ref, store, name=study.name, epochs=study.epochs),
+                kept=Retention(
+                    database,
+                    ref,
+                    store,
+                    name=study.name,
+                    suffix=study.trainer.suffix,
+                    epochs=study.epochs,
+                ),
                 config=config,
             )
 
@@ -170,9 +180,14 @@ class Worker:
 
         Raises:
             LeaseLost: another worker has the trial.
+            UserError: the study's training does not do what the service needs.
         """
         try:
             return run_trial(self, claim, after_batch)
+        except UserError as error:
+            with tolerating_outage(), suppress(LeaseLost):
+                self.finish(claim, Outcome(state=TrialState.FAIL, reason=str(error)))
+            raise
         except Exception as error:
             if not isinstance(error, LeaseLost) and not is_outage(error):
                 with tolerating_outage(), suppress(LeaseLost):
@@ -185,7 +200,6 @@ class Worker:
     def trial_files(self, claim: Claim, trial: FrozenTrial) -> TrialFiles:
         return TrialFiles(
             study=self.study,
-            machine=self.machine,
             database=self.database,
             kept=self.kept,
             claim=claim,
@@ -194,7 +208,7 @@ class Worker:
 
     def watched(self, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
         """Yield the epochs as they are trained; report once if this worker gets little CPU."""
-        return self.share.watched(epochs) if self.machine.device.type == "cpu" else epochs
+        return self.share.watched(epochs) if self.machine.device == "cpu" else epochs
 
     def record(self, claim: Claim, epoch: Epoch, sha256: str | None) -> None:
         """Record an epoch and its file; the checkpoint before it is removed.
@@ -205,7 +219,8 @@ class Worker:
         # Weights are listed when the trial ends.
         checkpoint = None if epoch.number == self.study.epochs else sha256
         listed = self.kept.listed(claim, checkpoint, epoch.number)
-        self.kept.store.remove(self.database.record(claim, epoch, sha256, listed))
+        score = self.study.objective.score(self.study.objective.value(epoch))
+        self.kept.store.remove(self.database.record(claim, epoch, sha256, listed, score=score))
 
     def finish(self, claim: Claim, outcome: Outcome) -> Outcome:
         """End the trial in the database; return the outcome as it was stored.
@@ -217,7 +232,7 @@ class Worker:
             seconds = fmean(epoch.seconds for epoch in epochs)
             outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
             if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too
-                outcome = replace(outcome, value=epochs[-1].selection_accuracy)
+                outcome = replace(outcome, value=self.study.objective.value(epochs[-1]))
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
         return outcome
 

@@ -7,8 +7,19 @@ other, and from PyTorch's defaults, such as layers with biases.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from search.study import Choices, Study
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from search.study import Epoch, Study
+from search.study.space import Ranges, Value
+from search.vision import ImageClassification, ImageShape
+from studies.cifar.choices import Choices, learning_rate
+
+if TYPE_CHECKING:
+    from studies.cifar.network import Network
+
+__all__ = ["BASE", "QUESTION_3", "VARIANTS", "Choices", "course_study"]
 
 BASE = Choices(
     bn1="off",
@@ -36,8 +47,77 @@ VARIANTS = {
     "question-4.2": QUESTION_4_2,
 }
 
-study = Study(
-    name="cifar",
+
+def build(choices: Choices, shape: ImageShape) -> "Network":
+    """Return the report's network; PyTorch is imported only here."""
+    from studies.cifar.network import Network
+
+    return Network(choices, shape)
+
+
+def course_study(
+    name: str,
+    *,
+    dataset: str,
+    ranges: Ranges | None = None,
+    batch_size: int = 32,
+    images: int | None = None,
+    **settings: Any,
+) -> Study[Choices]:
+    """Return a study of the report's network on a dataset, ranked by test accuracy.
+
+    `ranges` replace those of `Choices`, `settings` are further fields of `search.study.Study`.
+
+    Raises:
+        UserError: a setting is invalid.
+    """
+    for parameter in ("lr", "weight_decay"):
+        for value in _ends((ranges or {}).get(parameter)):
+            # A rate that no optimizer takes raises here.
+            replace(BASE, **{parameter: value})  # type: ignore[arg-type]
+    return Study(
+        name=name,
+        choices=Choices,
+        train=ImageClassification(
+            dataset=dataset,
+            build=build,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            images=images,
+        ),
+        metric="test_accuracy",
+        diverged_as=0.0,
+        ranges=ranges or {},
+        epoch_text=epoch_text,
+        **settings,
+    )
+
+
+def _ends(range_: object) -> "tuple[Value, ...]":
+    match range_:
+        case CategoricalDistribution(choices=values):
+            return values
+        case FloatDistribution(low=low, high=high):
+            return low, high
+    return ()
+
+
+def epoch_text(epoch: Epoch) -> str:
+    """Return the metrics of an epoch in the format of the report."""
+    of = epoch.metrics
+    parts = [f"batch_loss: {of['batch_loss']:.5f}"]
+    if "train_loss" in of:
+        parts = [f"train_loss: {of['train_loss']:.5f} train_acc: {of['train_accuracy']:.5f}"]
+    parts += [
+        f"{split}_loss: {of[f'{split}_loss']:.5f} {split}_acc {of[f'{split}_accuracy']:.5f}"
+        for split in ("validation", "test")
+        if f"{split}_loss" in of
+    ]
+    return f"EPOCH: {epoch.number} {' '.join(parts)}"
+
+
+study = course_study(
+    "cifar",
     dataset="cifar10",
     variants=VARIANTS,
     trials=60,

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import optuna
 import pytest
@@ -40,6 +40,10 @@ def searched(database: Database, small: Study) -> optuna.Study:
     return joined
 
 
+def _nothing_to_train() -> Any:
+    return SimpleNamespace(session=SimpleNamespace(digest="none"))
+
+
 def _reruns(database: Database, study: Study, name: str) -> Reruns:
     return Reruns(
         study=dataclasses.replace(study, name=name),
@@ -50,7 +54,7 @@ def _reruns(database: Database, study: Study, name: str) -> Reruns:
             data=Path(),
             artifacts="artifacts",
         ),
-        machine=cast(Any, SimpleNamespace(data_digest="none")),  # nothing is trained
+        machine=_nothing_to_train(),
         out=Console(),
         origin=study_ref(optuna.load_study(study_name=study.name, storage=database.optuna)).key,
     )

@@ -1,19 +1,22 @@
 """Spreads over seeds, and what they say about a published curve."""
 
+import csv
+import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from search.analysis.published import spreads, verdict
-from search.analysis.rerun_metrics import Repeats, Spread, merged, read, trained_as
+from search.analysis.rerun_metrics import COLUMNS, Repeats, Spread, merged, read, trained_as
 from search.errors import UserError
 from search.reporting.seed_tables import comparison
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study import Study
+from studies.cifar import course_study
+from tests.support.epochs import epoch
 
 PUBLISHED = """\
 variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy
@@ -24,14 +27,13 @@ question-1,2,0.9,0.7,1.0,{second}
 
 def _run(*accuracies: float) -> list[Epoch]:
     return [
-        Epoch(
-            number=number,
+        epoch(
+            number,
             batch_loss=1.0,
             train_loss=0.5,
             train_accuracy=0.8,
             test_loss=0.6,
             test_accuracy=accuracy,
-            seconds=1.0,
         )
         for number, accuracy in enumerate(accuracies, start=1)
     ]
@@ -49,7 +51,7 @@ def _published(tmp_path: Path, first: float, second: float) -> Path:
 
 
 def _study(path: Path, study: Study) -> Study:
-    return Study(name="x", dataset="digits", variants=study.variants, published=path)
+    return course_study("x", dataset="digits", variants=study.variants, published=path)
 
 
 def test_a_spread_has_the_deviation_of_a_single_run_and_the_interval_of_one_more() -> None:
@@ -104,6 +106,20 @@ def test_a_published_curve_is_judged_by_the_interval_of_one_more_run(
     assert verdict(runs, trained, "question-3") is None
 
 
+def test_where_lower_is_better_the_best_epoch_has_the_lowest(study: Study, tmp_path: Path) -> None:
+    losses = _study(_published(tmp_path, 0.6, 0.7), study).changed(
+        {"metric": "test_loss", "direction": "minimize"}
+    )
+    runs = {
+        "question-1": {
+            k: [epoch(1, test_loss=0.9 + k), epoch(2, test_loss=1.1 + k)] for k in (0, 1)
+        }
+    }
+    found = verdict(runs, losses, "question-1")
+    assert found is not None
+    assert (found.best.lowest, found.best.highest, found.published_best) == (0.9, 1.9, 1.0)
+
+
 def test_tables_hold_the_published_figures_beside_ours(
     runs: Repeats, study: Study, tmp_path: Path
 ) -> None:
@@ -122,7 +138,7 @@ def test_tables_hold_the_published_figures_beside_ours(
 def test_where_figures_cannot_be_compared_the_reason_stands_in_place_of_a_verdict(
     runs: Repeats, study: Study, tmp_path: Path
 ) -> None:
-    few = replace(_study(_published(tmp_path, 0.5, 0.71), study), images=160, epochs=2)
+    few = _study(_published(tmp_path, 0.5, 0.71), study).changed({"images": 160, "epochs": 2})
     console = Console(width=200, record=True)
     console.print(comparison(runs, few))
     text = " ".join(console.export_text().split())
@@ -132,47 +148,64 @@ def test_where_figures_cannot_be_compared_the_reason_stands_in_place_of_a_verdic
     assert not re.search("inside|outside|Rule:", text)
 
 
-HEAD = "name,repeat,seed,number,batch_loss,train_loss,train_accuracy,validation_loss,"
-HEAD += "validation_accuracy,test_loss,test_accuracy,seconds"
+TRAINED = {
+    "dataset": "digits",
+    "batch_size": 32,
+    "images": None,
+    "epochs": 2,
+    "metric": "test_accuracy",
+}
 
 
-def _file(path: Path, *trained: str) -> Path:
-    """Write a run of two epochs with the given last columns, or as files once were."""
-    last = "".join(f",{value}" for value in trained)
-    columns = ",dataset,images,epochs,batch_size,select" if trained else ""
-    rows = [f"base,0,7,{number},1,,,,,1.0,0.5,1.0{last}" for number in (1, 2)]
-    path.write_text("\n".join([HEAD + columns, *rows]) + "\n")
+def _file(path: Path, *trained: object) -> Path:
+    """Write runs of two epochs each, one for each of the settings."""
+    with path.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow([*COLUMNS, "batch_loss", "validation_loss", "test_loss", "test_accuracy"])
+        for repeat, settings in enumerate(trained):
+            for number in (1, 2):
+                which = ["base", repeat, 7, number, 1.5, json.dumps(settings)]
+                rows.writerow([*which, 1.25, "", 1.0, 0.5])
     return path
 
 
 def test_a_file_of_runs_says_how_they_were_trained(study: Study, tmp_path: Path) -> None:
-    few = _file(tmp_path / "few.csv", "digits", "500", "3", "16", "validation")
-    assert trained_as([few, few], study) == replace(
-        study, images=500, epochs=3, batch_size=16, select="validation"
-    )
-    every = _file(tmp_path / "all.csv", "digits", "", "2", "32", "test")
-    old = _file(tmp_path / "old.csv")
-    assert trained_as([old, every], study) == replace(study, images=None, epochs=2)
-    assert read(old) == read(every) != {}
+    settings = {"images": 500, "epochs": 3, "batch_size": 16, "metric": "validation_accuracy"}
+    few = _file(tmp_path / "few.csv", TRAINED | settings)
+    changes = {"images": 500, "epochs": 3, "batch_size": 16}
+    assert trained_as([few, few], study) == study.changed(changes).select("validation")
+    every = _file(tmp_path / "all.csv", TRAINED)
+    assert trained_as([every], study) == study.changed({"images": None, "epochs": 2})
+    in_another_order = _file(tmp_path / "order.csv", dict(reversed(TRAINED.items())))
+    assert trained_as([every, in_another_order], study) == trained_as([every], study)
+    assert trained_as([], study) is study
+    metrics = {"batch_loss": 1.25, "test_loss": 1.0, "test_accuracy": 0.5}
+    assert read(every) == {"base": {0: [epoch(n, seconds=1.5, **metrics) for n in (1, 2)]}}
 
 
 def test_files_of_runs_that_were_trained_differently_are_not_put_together(
     study: Study, tmp_path: Path
 ) -> None:
-    few = _file(tmp_path / "few.csv", "digits", "500", "2", "32", "test")
-    old = _file(tmp_path / "old.csv")
-    with pytest.raises(UserError, match=r"few.csv: .*old.csv .*: images 500 and all; compare"):
-        trained_as([old, few], study)
-    with few.open("a") as lines:
-        lines.write("base,1,7,1,1,,,,,1.0,0.5,1.0,digits,600,2,32,test\n")
-    with pytest.raises(UserError, match=r"few.csv: .* images 600 and 500"):
-        trained_as([few], study)
-    other = _file(tmp_path / "other.csv", "cifar10", "", "2", "32", "test")
+    few = _file(tmp_path / "few.csv", TRAINED | {"images": 500})
+    every = _file(tmp_path / "all.csv", TRAINED)
+    with pytest.raises(UserError, match=r"few.csv: .*all.csv .*: images 500 and all; compare"):
+        trained_as([every, few], study)
+    more = _file(tmp_path / "more.csv", TRAINED | {"noise": 0.5})
+    with pytest.raises(UserError, match=r"more.csv: .*all.csv .* differently: noise 0.5 and "):
+        trained_as([every, more], study)
+    mixed = _file(tmp_path / "mixed.csv", TRAINED | {"images": 500}, TRAINED | {"images": 600})
+    with pytest.raises(UserError, match=r"mixed.csv: .* images 600 and 500"):
+        trained_as([mixed], study)
+    other = _file(tmp_path / "other.csv", TRAINED | {"dataset": "cifar10"})
     with pytest.raises(UserError, match=r"other.csv: its re-runs have the dataset cifar10"):
         trained_as([other], study)
-    odd = _file(tmp_path / "odd.csv", "digits", "many", "2", "32", "test")
+    for odd in (3, "many", None):
+        path = _file(tmp_path / "odd.csv", odd)
+        with pytest.raises(UserError, match=r"odd.csv: not a file written by --out"):
+            trained_as([path], study)
+    path.write_text(path.read_text().replace("null", "{"))
     with pytest.raises(UserError, match=r"odd.csv: not a file written by --out"):
-        trained_as([odd], study)
+        trained_as([path], study)
 
 
 def test_parts_from_several_machines_are_put_together(runs: Repeats) -> None:

@@ -95,7 +95,8 @@ def test_a_loaded_network_has_the_accuracy_that_the_database_has(
             scores = classifier.network(pixels.float() / 127.5 - 1)
         hits = (scores.argmax(1) == split.labels).sum().item()
         (*_, last) = found.epochs(_key(found), number)
-        assert hits / len(split) == last.test_accuracy == classifier.about.test_accuracy
+        assert hits / len(split) == last.metrics["test_accuracy"]
+        assert classifier.about.about.metrics == last.metrics
 
 
 def test_best_variant_and_number_find_the_same_weights_by_name(
@@ -105,10 +106,10 @@ def test_best_variant_and_number_find_the_same_weights_by_name(
     best = optuna.load_study(study_name="cifar", storage=found.optuna).best_trial
     artifacts = searched / "artifacts"
     for asked, number in (("best", best.number), ("question-3", 3), ("3", 3), (3, 3)):
-        about = load(find(str(found), "cifar", asked, artifacts=artifacts)).about
+        about = load(find(str(found), "cifar", asked, artifacts=artifacts)).about.about
         assert (about.study, about.trial) == ("cifar", number)
         assert about.variant == trials[number].user_attrs.get("variant")
-        assert about.choices.params() == trials[number].params
+        assert about.params == trials[number].params
 
 
 def test_the_dashboard_lists_the_weights_and_hands_them_out(
@@ -133,7 +134,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
         artifact_id=listed["artifact_id"],
         file_path=str(downloaded),
     )
-    assert load(downloaded).about.variant == "base"
+    assert load(downloaded).about.about.variant == "base"
 
 
 @pytest.mark.parametrize(

@@ -19,19 +19,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.database.optuna_internals import open_trial
-from search.study.choices import Choices
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.study_file import load
 from search.worker.result import Outcome
 from tests.benchmarks.databases import empty
+from tests.support.epochs import epoch
 from tests.support.made_up import made_up
 from tests.support.process import Process
 
@@ -57,7 +56,8 @@ def _study(n_finished: int) -> Study:
 def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
     """Run trials as `search.worker.trial` does, but for the training."""
     study = _study(n_finished)
-    process = Process(url, study, folder, machine=cast(Any, SimpleNamespace(data_digest="none")))
+    machine: Any = SimpleNamespace(session=SimpleNamespace(digest="none"))  # trains nothing
+    process = Process(url, study, folder, machine=machine)
     joined, claims = process.joined, process.claims
     times: Times = {}
     rng = random.Random(os.getpid())
@@ -66,13 +66,13 @@ def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) 
         with _timed(times, "claim"):
             claim = process.claim()
             trial = open_trial(joined, claim.trial_id)
-            Choices.suggest(trial, study.ranges)
+            study.space.suggest(trial)
         pruned = False
         for number in range(1, EPOCHS + 1):
             accuracy = rng.random()
-            epoch = Epoch(number=number, batch_loss=1.0, test_accuracy=accuracy, seconds=1.0)
+            of = epoch(number, batch_loss=1.0, test_accuracy=accuracy)
             with _timed(times, "record"):
-                process.database.record(claim, epoch, None)
+                process.database.record(claim, of, None, score=accuracy)
                 trial.report(accuracy, step=number)
                 pruned = trial.should_prune()
             if pruned:
@@ -96,7 +96,7 @@ def _plain(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready)
         ),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
     )
-    ranges = _study(n_finished).ranges
+    space = _study(n_finished).space
     times: Times = {}
     rng = random.Random(os.getpid())
     study.get_trials(deepcopy=False)  # which fills Optuna's cache, as our joining does
@@ -104,7 +104,7 @@ def _plain(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready)
     for _ in range(n_trials):
         with _timed(times, "claim"):
             trial = study.ask()
-            Choices.suggest(trial, ranges)
+            space.suggest(trial)
         pruned = False
         for number in range(1, EPOCHS + 1):
             accuracy = rng.random()

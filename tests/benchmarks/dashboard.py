@@ -95,7 +95,7 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     for what, seconds in took.items():
         print(f"{n_trials} trials, {what}: the study's page after {_shown(seconds)} s", flush=True)
     epochs = database.epochs(study_ref(joined).key, joined.trials[-1].number)
-    curves = _seconds(lambda: svg("digits, trial 1", epochs, {}), rounds)
+    curves = _seconds(lambda: svg("digits, trial 1", epochs, {}, study.metric), rounds)
     note = []
     for _ in range(rounds):
         joined.tell(joined.ask(), state=optuna.trial.TrialState.FAIL)  # something new to say

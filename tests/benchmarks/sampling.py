@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import optuna
 
-from search.study.choices import RANGES, Choices
 from search.study.samplers import TPE
+from search.study.space import Space
 from search.worker.repeatable_sampler import RepeatableSampler
+from studies.cifar import Choices
 
 NOISE = 0.005
 """Standard deviation of an accuracy over seeds, about that of the report's variants."""
@@ -70,12 +71,12 @@ def search(history: int, seed: int, n_trials: int) -> Found:
     study = optuna.create_study(
         direction="maximize", sampler=RepeatableSampler(TPE(history=history), seed=seed)
     )
-    noise = random.Random(seed)
+    space, noise = Space(Choices), random.Random(seed)
     true, noisy, took = [], [], []
     for _ in range(n_trials):
         began = time.perf_counter()
         trial = study.ask()
-        choices = Choices.suggest(trial, RANGES)
+        choices = space.suggest(trial)
         took.append(time.perf_counter() - began)
         true.append(goodness(choices))
         noisy.append(true[-1] + noise.gauss(0, NOISE))

@@ -37,11 +37,13 @@ import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 from search.database.url import engine_options, resolved
-from studies.cifar import VARIANTS
-from search.study.choices import RANGES, Choices
+from search.study.space import Space
+from studies.cifar import VARIANTS, Choices
+
+space = Space(Choices)
 
 def objective(trial):
-    Choices.suggest(trial, RANGES)
+    space.suggest(trial)
     for epoch in range(1, 4):
         time.sleep(0.1)
         trial.report(random.random(), step=epoch)
@@ -58,7 +60,7 @@ study = optuna.create_study(
     pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
 )
 for name, choices in VARIANTS.items():
-    study.enqueue_trial(choices.params(), user_attrs={{"variant": name}}, skip_if_exists=True)
+    study.enqueue_trial(space.params(choices), user_attrs={{"variant": name}}, skip_if_exists=True)
 finished = TrialState.COMPLETE, TrialState.PRUNED
 study.optimize(objective, callbacks=[MaxTrialsCallback({BUDGET}, states=finished)])
 """

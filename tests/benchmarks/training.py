@@ -27,11 +27,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search.study.choices import Choices
 from search.vision.images import load_dataset
-from search.vision.training import Splits, Training, make_network
+from search.vision.session import Splits
 from search.worker import device
-from studies.cifar import VARIANTS
+from studies.cifar import VARIANTS, Choices
+from tests.support.images import run_of, session_of, training_of
 from tests.support.reference_network import Report
 
 BATCH = 32
@@ -104,23 +104,19 @@ def _serve(
 
 
 def _ours(choices: Choices, root: Path, batches: int, warm_up: int) -> Iterator[float]:
-    cpu = torch.device("cpu")
-    device.prepare(cpu)
+    device.prepare("cpu", torch.get_num_threads())
     marks: list[float] = []
-    network = make_network(choices, _splits(root, BATCH), seed=0, device=cpu)
-    training = Training(
-        network, choices, _splits(root, warm_up * BATCH), epochs=1, batch_size=BATCH, seed=0
-    )
+    warming = run_of(choices, seed=0, epochs=1)
+    network = session_of(_splits(root, BATCH)).build(warming)
+    training = training_of(network, _splits(root, warm_up * BATCH), warming, batch_size=BATCH)
     list(training.fit())
-    measured = Training(
-        network,
+    run = run_of(
         choices,
-        _splits(root, batches * BATCH),
-        epochs=10**9,
-        batch_size=BATCH,
         seed=0,
+        epochs=10**9,
         after_batch=lambda batches: marks.append(time.perf_counter()),
     )
+    measured = training_of(network, _splits(root, batches * BATCH), run, batch_size=BATCH)
     measured.optimizer.load_state_dict(training.optimizer.state_dict())
     yield 0.0
     epochs = measured.fit()

@@ -138,9 +138,9 @@ def test_a_python_that_lacks_the_packages_is_named(
     monkeypatch.setattr(sys, "argv", ["search", "--study", "digits"])
     monkeypatch.delitem(sys.modules, "search.study.study", raising=False)
     monkeypatch.setitem(sys.modules, "optuna.distributions", None)
-    for name in ("search.study.choices", "studies.cifar", "studies.digits"):
+    for name in ("search.study.space", "studies.cifar", "studies.digits"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr(search.study, "choices", raising=False)
+    monkeypatch.delattr(search.study, "space", raising=False)
     assert run.main() == 2
     assert re.search(
         rf"package optuna.* is not installed for {re.escape(sys.executable)}; use the Python of",

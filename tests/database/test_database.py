@@ -20,14 +20,13 @@ from search.database.liveness import ProcessIdentity
 from search.database.tables import clock
 from search.database.url import check, explained
 from search.errors import UserError
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from tests.support.databases import PASSWORD
+from tests.support.epochs import epoch
 
 
 def _epoch(number: int, **figures: float) -> Epoch:
-    return Epoch(
-        number=number, batch_loss=math.pi, seconds=1 / 3, **{"test_accuracy": 0.5} | figures
-    )
+    return epoch(number, batch_loss=math.pi, seconds=1 / 3, **{"test_accuracy": 0.5} | figures)
 
 
 STUDY = "0123456789abcdef"
@@ -57,8 +56,8 @@ def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None
         _epoch(2, train_loss=2 / 3, train_accuracy=1.0, validation_loss=5e-300,
                validation_accuracy=0.0),
     ]  # fmt: skip
-    for epoch in epochs:
-        database.record(claim, epoch, "0" * 64)
+    for one in epochs:
+        database.record(claim, one, "0" * 64, score=0.5)
     assert database.epochs(STUDY, 7) == epochs
     assert database.epochs(STUDY, 8) == []
     assert database.checkpoint_sha256(claim, 1) == "0" * 64
@@ -66,25 +65,25 @@ def test_an_epochs_figures_come_back_to_the_last_bit(database: Database) -> None
 
 def test_an_epoch_that_is_recorded_stays_as_it_is(database: Database) -> None:
     claim = _lease(database, "me")
-    database.record(claim, _epoch(1, test_loss=1.0), None)
-    database.record(claim, _epoch(1, test_loss=2.0), "f" * 64)
+    database.record(claim, _epoch(1, test_loss=1.0), None, score=0.5)
+    database.record(claim, _epoch(1, test_loss=2.0), "f" * 64, score=0.5)
     assert database.epochs(STUDY, 7) == [_epoch(1, test_loss=1.0)]
 
 
 def test_without_the_lease_nothing_is_recorded(database: Database) -> None:
     with pytest.raises(LeaseLost):
-        database.record(_claim("me"), _epoch(1), None)
+        database.record(_claim("me"), _epoch(1), None, score=0.5)
     claim = _lease(database, "me")
     _lease(database, "another")
     with pytest.raises(LeaseLost, match="no longer leased to me"):
-        database.record(claim, _epoch(1), None)
+        database.record(claim, _epoch(1), None, score=0.5)
     assert database.epochs(STUDY, 7) == []
 
 
 def test_the_epochs_of_a_study_come_by_trial_and_in_order(database: Database) -> None:
     claims = {trial: _lease(database, "me", trial=trial) for trial in (7, 8, 9)}
     for trial, number in ((8, 2), (7, 1), (8, 1), (9, 1)):
-        database.record(claims[trial], _epoch(number), None)
+        database.record(claims[trial], _epoch(number), None, score=0.5)
     found = database.epochs_of_study(STUDY, [8, 7])
     assert found == {7: [_epoch(1)], 8: [_epoch(1), _epoch(2)]}
     assert set(database.epochs_of_study(STUDY)) == {7, 8, 9}

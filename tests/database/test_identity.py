@@ -48,7 +48,7 @@ def _epochs(folder: Path, name: str, file: str = "search.db") -> list[list[float
     with closing(Database(f"sqlite:///{folder / file}", may_create=False)) as database:
         study = optuna.load_study(study_name=name, storage=database.optuna)
         found = database.epochs_of_study(study_ref(study).key)
-        return [[e.selection_accuracy for e in found.get(t.number, [])] for t in study.trials]
+        return [[e.metrics["test_accuracy"] for e in found.get(t.number, [])] for t in study.trials]
 
 
 def test_a_renamed_study_is_whole_and_goes_on(searched: Path, search: Command) -> None:
@@ -225,7 +225,7 @@ def test_a_study_whose_creation_was_cut_off_is_created_to_its_end(
 
 def test_the_metric_has_its_name_in_optuna(database: Database, study: Study) -> None:
     assert join(database, study, data_digest="x").metric_names == ["test_accuracy"]
-    held_out = dataclasses.replace(study, name="held-out", select="validation")
+    held_out = dataclasses.replace(study, name="held-out").select("validation")
     assert join(database, held_out, data_digest="x").metric_names == ["validation_accuracy"]
 
 
@@ -240,7 +240,7 @@ def test_a_copy_whose_original_is_gone_must_have_its_trials(
     )
     optuna.delete_study(study_name="small", storage=storage)
     assert stored_definition(process.database, "other") == study.definition(
-        process.machine.data_digest
+        process.machine.session.digest
     )
     with process.database.engine.begin() as connection:
         connection.execute(text("UPDATE trial_intermediate_values SET intermediate_value = 0.125"))

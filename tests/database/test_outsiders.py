@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 from optuna_dashboard import get_note
 from sqlalchemy import insert
 
-from search.database.database import Database, epoch_row
+from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, grant
 from search.database.liveness import ProcessIdentity
@@ -26,10 +26,10 @@ from search.database.snapshot import Observer, Overview
 from search.database.studies import join
 from search.database.tables import epochs
 from search.errors import UserError
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.weights import find
 from tests.support.commands import run_command
+from tests.support.epochs import columns, epoch
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def overview(folder: Path) -> Iterator[Overview]:
 def test_trials_rank_by_what_was_recorded_alone(overview: Overview) -> None:
     ranked = overview.ranked
     assert all(trial.number < 7 for trial in ranked)
-    scores = [overview.epochs[trial.number][-1].selection_accuracy for trial in ranked]
+    scores = [overview.epochs[trial.number][-1].metrics["test_accuracy"] for trial in ranked]
     assert scores == sorted(scores, reverse=True)
     assert [trial.values[0] for trial in ranked] == scores
     assert max(scores) < INVENTED
@@ -100,7 +100,7 @@ def test_values_from_outside_stand_beside_measured_ones(overview: Overview) -> N
     outsiders = {trial.number for trial in overview.trials if trial.number >= 7}
     ended = {trial.number for trial in overview.trials if trial.state.is_finished()}
     assert overview.told.keys() == {3} | (outsiders & ended)
-    measured = overview.epochs[3][-1].test_accuracy
+    measured = overview.epochs[3][-1].metrics["test_accuracy"]
     assert overview.told[3] == (
         f"told from outside: COMPLETE 0.97; measured here: {measured:.4f} after 2 of 2 epochs"
     )
@@ -116,13 +116,13 @@ def test_every_reader_goes_on(folder: Path, overview: Overview) -> None:
         outputs[form] = done.stdout
     found = json.loads(outputs["json"])
     assert found["best"] == best
-    assert found["trials"][7]["accuracy"] is None
+    assert found["trials"][7]["value"] is None
     assert found["trials"][7]["told"].startswith("told from outside: COMPLETE 0.99")
     assert found["savings"]["epochs_possible"] == 7 * 2
     pruned = [trial for trial in overview.trials[:7] if trial.state == TrialState.PRUNED]
     assert found["savings"]["pruned"] == len(pruned)
     lines = list(csv.DictReader(io.StringIO(outputs["csv"])))
-    assert [line["accuracy"] for line in lines[7:]] == [""] * len(lines[7:])
+    assert [line["value"] for line in lines[7:]] == [""] * len(lines[7:])
     for form in ("markdown", "html"):
         assert "Finished outside the service" in outputs[form]
         assert "told from outside: COMPLETE 0.99; measured here: 0 of 2 epochs" in outputs[form]
@@ -185,7 +185,8 @@ def test_an_epoch_that_is_recorded_after_somebody_ended_its_trial_is_seen(
         grant(connection, claim, process=ProcessIdentity.current(), seconds=60)
     joined.tell(trial, INVENTED)
     assert not observer.look().epochs
-    row = epoch_row(Epoch(number=1, batch_loss=1, test_loss=1, test_accuracy=0.5, seconds=1))
+    row = columns(epoch(1, test_accuracy=0.5))
     with database.engine.begin() as connection:
         connection.execute(insert(epochs).values(study_key=key, trial=trial.number, **row))
-    assert [epoch.test_accuracy for epoch in observer.look().epochs[trial.number]] == [0.5]
+    (seen,) = observer.look().epochs[trial.number]
+    assert seen.metrics == {"test_accuracy": 0.5}

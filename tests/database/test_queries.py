@@ -74,8 +74,8 @@ def test_the_best_trials_are_those_that_are_ranked_first(
     with database.engine.connect() as connection:
         best = queries.best(connection, ref, epochs=FINAL, n=7)
     expected = [(trial_id(t), t.number, t.value) for t in _ranked(trials)[:7]]
-    assert [(place.trial_id, place.number, place.accuracy) for place in best] == expected
-    assert len({place.accuracy for place in best}) < 7  # some are equal
+    assert [(place.trial_id, place.number, place.score) for place in best] == expected
+    assert len({place.score for place in best}) < 7  # some are equal
 
 
 def test_trials_are_cut_as_by_going_through_all_that_came_before(

@@ -33,7 +33,7 @@ def test_another_definition_is_refused_with_the_difference_named(
 ) -> None:
     _join(database, study)
     with pytest.raises(UserError, match=complaint):
-        _join(database, dataclasses.replace(study, **change))  # type: ignore[arg-type]
+        _join(database, study.changed(change))
     with pytest.raises(UserError, match="data is 'x' in the database and 'y' here"):
         _join(database, study, data_digest="y")
     assert len(_join(database, study).trials) == 2

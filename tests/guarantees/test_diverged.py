@@ -7,7 +7,6 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from search.study.choices import RANGES
 from search.study.study import Study
 from search.study.trial_attributes import REASON
 from search.worker.replay import train_again
@@ -18,7 +17,7 @@ from tests.support.process import Start
 def test_a_diverging_trial_is_pruned_in_its_epoch_with_its_reason(
     start: Start, study: Study
 ) -> None:
-    ranges = {**RANGES, "lr": optuna.distributions.FloatDistribution(1e18, 1e20, log=True)}
+    ranges = {"lr": optuna.distributions.FloatDistribution(1e18, 1e20, log=True)}
     process = start(dataclasses.replace(study, variants={}, ranges=ranges, trials=3))
     process.work()
     reasons = [trial.user_attrs[REASON] for trial in process.trials]
@@ -30,8 +29,8 @@ def test_a_diverging_trial_is_pruned_in_its_epoch_with_its_reason(
 
 def test_a_diverged_trial_is_replayed_with_what_was_measured(start: Start, study: Study) -> None:
     # A single batch, so that the first loss after a step is train_loss.
-    ranges = {**RANGES, "lr": FloatDistribution(1e29, 1e30, log=True)}
-    study = dataclasses.replace(study, variants={}, ranges=ranges, images=32)
+    ranges = {"lr": FloatDistribution(1e29, 1e30, log=True)}
+    study = study.changed({"variants": {}, "ranges": ranges, "images": 32})
     process = start(study, measure_train=True)
     process.run(process.claim())
     (trial,) = process.trials

@@ -58,14 +58,15 @@ import optuna
 from optuna.trial import TrialState
 from search.worker.claims import Claims, Standing
 from search.worker.result import Outcome
-from search.study.choices import RANGES
+from search.study.space import Space
+from studies.cifar import Choices
 from search.database.database import Database
 from search.database.studies import join
 from search.study.study_file import load
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 database = Database(sys.argv[1])
 study = join(database, load("digits"), data_digest="x")
-claims = Claims(database, study, ranges=RANGES, budget=30)
+claims = Claims(database, study, space=Space(Choices), budget=30)
 while (claim := claims.claim()) is not Standing.SPENT:
     if claim is Standing.WAIT:
         continue
@@ -150,7 +151,7 @@ def test_a_variant_that_failed_for_a_while_still_completes(
 ) -> None:
     process = start()
     with monkeypatch.context() as patch:
-        patch.setattr("search.vision.network.HIDDEN", 10**13)
+        patch.setattr("studies.cifar.network.HIDDEN", 10**13)
         process.run(process.claim())
     process.work()
     assert process.trials[0].state == TrialState.FAIL
@@ -182,7 +183,7 @@ def test_a_failed_variant_is_not_enqueued_again_by_each_worker(
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every hidden layer be of a size that no machine has the memory for."""
-    monkeypatch.setattr("search.vision.network.HIDDEN", 10**13)
+    monkeypatch.setattr("studies.cifar.network.HIDDEN", 10**13)
 
 
 @pytest.mark.usefixtures("no_room")
@@ -195,5 +196,5 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
         "question-1", "question-3", "question-1",
     ]  # fmt: skip
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
-    assert "make_network" in failed[0].user_attrs[TRACEBACK]
+    assert "cifar/network.py" in failed[0].user_attrs[TRACEBACK]
     assert held_leases(process.database, process.ref.key) == {}

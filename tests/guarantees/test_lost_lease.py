@@ -65,12 +65,13 @@ def test_a_renewed_lease_does_not_expire(workers: Workers) -> None:
 KILLED = """
 import os, signal, sys
 import optuna
-from search.study.choices import RANGES
+from search.study.space import Space
+from studies.cifar import Choices
 from search.worker.claims import Claims
 from search.database.database import Database
 database = Database(sys.argv[1])
 study = optuna.load_study(study_name="small", storage=database.optuna)
-print(Claims(database, study, ranges=RANGES, budget=6).claim().number, flush=True)
+print(Claims(database, study, space=Space(Choices), budget=6).claim().number, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -24,7 +24,7 @@ def test_an_error_leaves_the_trial_to_one_more_worker(
         raise ZeroDivisionError("division by zero")
 
     with monkeypatch.context() as patch:
-        patch.setattr("search.vision.training.Training.fit", broken)
+        patch.setattr("search.worker.trial_files.TrialFiles.save", broken)
         for state in (TrialState.RUNNING, TrialState.FAIL):
             process = start()
             with pytest.raises(ZeroDivisionError):

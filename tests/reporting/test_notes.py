@@ -21,9 +21,9 @@ from search.database.optuna_internals import study_id, trial_id
 from search.database.snapshot import Overview
 from search.database.studies import join
 from search.reporting.notes import Notes, Progress, text
-from search.study.choices import Choices
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
+from studies.cifar import Choices
 from studies.cifar import study as cifar
 from tests.support.made_up import add, made_up
 from tests.support.wsgi import renamed
@@ -43,8 +43,10 @@ def notes(database: Database, published: Study) -> Notes:
 
 
 def _nothing() -> Progress:
-    none = Overview.of_trials([], study_key="", epochs={}, n_epochs=5)
-    answer = Answer(best=None, standings={}, not_rerun=None)
+    none = Overview.of_trials(
+        [], study_key="", epochs={}, n_epochs=5, objective=cifar.objective, final=cifar.final
+    )
+    answer = Answer(best=None, standings={}, not_rerun=None, metric=cifar.final.words)
     return Progress(counts=Counter(), some=none, answer=answer)
 
 
@@ -244,7 +246,7 @@ def test_a_worker_brings_the_notes_up_to_date_every_few_seconds(
 
 def test_of_fewer_epochs_the_best_is_not_to_be_compared(published: Study) -> None:
     nothing = _nothing()
-    comparable = dataclasses.replace(published, dataset="cifar10", images=None, epochs=2)
+    comparable = published.changed({"dataset": "cifar10", "images": None, "epochs": 2})
     note = text(comparable, nothing)
     assert "| best of 2 epochs | published, same epoch | published best of 10 epochs |" in note
     assert "Compare values after the same epoch, not the best ones." in note

@@ -17,11 +17,12 @@ from search.database.studies import join
 from search.reporting.progress import Status, show_progress
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.terminal import summary
-from search.study.choices import Choices
-from search.study.epoch import Epoch
+from search.study.metrics import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
+from studies.cifar import Choices
 from studies.cifar import study as cifar
+from tests.support.epochs import epoch
 from tests.support.made_up import made_up
 
 SIZES = [(80, 24), (120, 40), (40, 10)]
@@ -48,8 +49,8 @@ def _trial(number: int, state: TrialState, name: str, base: Choices) -> FrozenTr
     made = create_trial(
         state=state,
         value=0.7 + number / 100 if state == TrialState.COMPLETE else None,
-        params=base.params(),
-        distributions=dict(cifar.ranges),
+        params=cifar.space.params(base),
+        distributions=cifar.space.ranges,
         user_attrs={VARIANT: name},
     )
     made.number = number
@@ -57,7 +58,7 @@ def _trial(number: int, state: TrialState, name: str, base: Choices) -> FrozenTr
 
 
 def _epoch(accuracy: float, number: int = 1) -> Epoch:
-    return Epoch(number=number, batch_loss=1.0, test_loss=1.0, test_accuracy=accuracy, seconds=1.0)
+    return epoch(number, batch_loss=1.0, test_loss=1.0, test_accuracy=accuracy)
 
 
 def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
@@ -80,12 +81,19 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
     }
     values = {trial.number: trial.values[0] for trial in trials if trial.values}
     return Overview(
-        study_key="", trials=trials, values=values, epochs=epochs, leases=leases, n_epochs=1
+        study_key="",
+        trials=trials,
+        values=values,
+        epochs=epochs,
+        leases=leases,
+        n_epochs=1,
+        objective=cifar.objective,
+        final=cifar.final,
     )
 
 
 def _status(overview: Overview) -> Status:
-    return Status(overview=overview, epochs=10, budget=6, time_left="about 1:20:30")
+    return Status(overview=overview, study=cifar, budget=6, time_left="about 1:20:30")
 
 
 @pytest.mark.parametrize("running", [0, 2, 32])
@@ -124,7 +132,7 @@ def test_what_is_left_when_a_search_ends_is_what_was_printed(
     made_up(database, study, 12)
     observer = Observer(database, join(database, study, data_digest="none"))
     console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
-    with show_progress(observer, console, epochs=study.epochs, budget=20):
+    with show_progress(observer, console, study, budget=20):
         console.print("a worker's message")
     assert isinstance(console.file, io.StringIO)
     output = console.file.getvalue()
@@ -155,7 +163,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
     monkeypatch.setenv("TERM", "dumb")
     joined = join(database, study, data_digest="none")
     console = Console(file=io.StringIO(), force_terminal=True)
-    with show_progress(Observer(database, joined), console, epochs=study.epochs, budget=20):
+    with show_progress(Observer(database, joined), console, study, budget=20):
         joined.tell(joined.ask(), state=TrialState.FAIL)
     assert isinstance(console.file, io.StringIO)
     assert "FAIL after 0 of" in console.file.getvalue()
@@ -185,8 +193,8 @@ def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
     trials = {
         number: _trial(number, TrialState.COMPLETE, "question-4.1", base) for number in (7, 8)
     }
-    found = standings({7: {0: 0.8, 1: 0.82}, 8: {0: 0.7, 1: 0.71}})
-    lines = _shown(rerun_table(found, trials), width)
+    found = standings({7: {0: 0.8, 1: 0.82}, 8: {0: 0.7, 1: 0.71}}, "maximize")
+    lines = _shown(rerun_table(found, trials, cifar), width)
     assert [cell for cell in _first_cells(lines) if re.match(r"\d", cell)] == [
         "7 question-4.1",
         "8 question-4.1",
@@ -199,3 +207,13 @@ def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
     assert [cell for cell in cells if cell in VARIANTS] == VARIANTS
     assert cells.count("test accuracy") == 2 * len(VARIANTS)
     assert "0.7010" in "\n".join(lines)
+
+
+def test_re_runs_without_published_metrics_are_shown_on_train_and_test(study: Study) -> None:
+    name = next(iter(study.variants))
+    of = {"batch_loss": 1.0, "train_loss": 0.9, "validation_loss": 1.1, "test_loss": 1.2}
+    runs = {name: {n: [epoch(1, **of, test_accuracy=0.5 + n * 6e-4)] for n in range(2)}}
+    lines = _shown(comparison(runs, study.select("validation")), 160)
+    rows = [re.split(r" *\| *", line)[1:-1] for line in lines if re.match(r"\| +t", line)]
+    assert [row[0] for row in rows] == ["train loss", "test loss", "test accuracy"]
+    assert rows[-1][3:] == ["0.5003", "0.0004", "0.5000", "0.5006"]  # all with four decimals

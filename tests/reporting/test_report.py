@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,7 @@ def test_the_answer_is_what_the_database_holds(page: Page, folder: Path) -> None
     assert answer["Best trial"].split()[0] == str(number)
     assert answer["Test accuracy in the search"] == f"{accuracy:.4f}"
     runs = read(folder / "runs.csv")[f"trial {number}"].values()
-    fresh = [run[-1].test_accuracy or 0.0 for run in runs]
+    fresh = [run[-1].metrics["test_accuracy"] for run in runs]
     mean, sd = statistics.fmean(fresh), statistics.stdev(fresh)
     assert answer["Test accuracy of re-runs"].startswith(f"{mean:.4f} ± {sd:.4f} (")
     assert answer["Test accuracy of re-runs"].endswith("over 2 fresh seeds")
@@ -188,10 +189,13 @@ def test_programs_read_the_same_trials_in_every_format(folder: Path) -> None:
     )
     assert [(t["number"], t["state"]) for t in found["trials"]] == stored
     assert [(int(line["number"]), line["state"]) for line in lines] == stored
-    complete = [line for line in lines if line["accuracy"]]
-    assert {(int(line["number"]), float(line["accuracy"])) for line in complete} == set(
-        _ranked(folder)
-    )
+    complete = [line for line in lines if line["value"]]
+    ranked = [(int(line["number"]), float(line["value"])) for line in complete]
+    assert set(ranked) == set(_ranked(folder))
+    assert [t["value"] for t in found["trials"] if t["value"] is not None] == [
+        value for _, value in ranked
+    ]
+    assert (found["metric"], found["direction"]) == ("test_accuracy", "maximize")
     assert [line["reason"] for line in lines if line["state"] == "FAIL"] == [HOSTILE]
     assert sum(found["importances"].values()) == pytest.approx(1)
     assert found["variants"].keys() == set(load("digits").variants)
@@ -203,6 +207,7 @@ def test_programs_read_the_same_trials_in_every_format(folder: Path) -> None:
     (failed,) = [line for line in text.splitlines() if "/script>" in line]
     assert len(re.findall(r"(?<!\\)\|", failed)) == 5, "four cells, whatever a reason holds"
     assert f"| {_ranked(folder)[0][0]}" in text
+    assert "| precision | torch | cuda | code | trials |" in text
 
 
 def test_trials_of_each_kind_are_counted(tmp_path: Path, search: Command) -> None:
@@ -220,9 +225,11 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
         "question-1,1,2.0,0.1,2.0,0.0123\nquestion-1,2,1.0,0.5,1.0,0.4567\n"
     )
     (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\nfrom pathlib import Path\nfrom studies import digits\n"
-        "study = replace(digits.study, name='mine', epochs=1, images=160,\n"
-        "                published=Path(__file__).with_suffix('.csv'))\n"
+        "from dataclasses import replace\nfrom pathlib import Path\n"
+        "import numpy\nfrom studies import digits\n"
+        "published = Path(__file__).with_suffix('.csv')\n"
+        "study = replace(digits.study, name='mine', epochs=1, published=published)\n"
+        "study = study.changed({'images': 160})\n"
     )
     ran = search("run", "--study", "mine.py", "--threads", 1, "--trials", 2)
     assert ran.returncode == 0
@@ -232,7 +239,8 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     variant = json.loads(out)["variants"]["question-1"]
     assert variant["published"]["2"]["test_accuracy"] == 0.4567
     assert variant["verdict"] == f"not comparable: {reason}"
-    assert (variant["images"], variant["epochs"], variant["incomparable"]) == (160, 1, reason)
+    assert (variant["settings"]["images"], variant["epochs"]) == (160, 1)
+    assert variant["incomparable"] == reason
     assert search("report", "--study", "mine.py").returncode == 0
     page = (tmp_path / "report-mine.html").read_text()
     assert "test, published, not comparable" in page
@@ -241,12 +249,13 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     text = search("report", "--study", "mine.py", "--format", "markdown", "--out", "-").stdout
     assert "python -m search.reproduce --study mine.py --trial best --repeats 5" in text
     assert f"not comparable: {reason} | 1 | 0.4567 |" in text
+    assert f"|  | numpy {version('numpy')} |" in text  # what the file imports
     more = ("--variant", "base", "--variant", "question-1", "--images", 1438, "--threads", 1)
     assert search("reproduce", "--study", "mine.py", *more).returncode == 0
     out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
     found = json.loads(out)
-    assert found["images"] == 160
-    assert found["variants"]["question-1"]["images"] == 1438
+    assert found["settings"]["images"] == 160
+    assert found["variants"]["question-1"]["settings"]["images"] == 1438
     assert found["variants"]["question-1"]["verdict"] == "one seed: no verdict"
 
 

@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search.errors import UserError
-from search.study.choices import Choices
 from search.vision.images import load_dataset
-from search.vision.network import Network
-from search.vision.training import Splits, Training, make_network
+from search.vision.session import Splits
+from search.vision.training import ImageTraining
 from studies.cifar import VARIANTS
 from studies.cifar.batchnorm.changes import CHANGES
 from studies.cifar.batchnorm.measure import Batches, Watch
 from studies.cifar.batchnorm.records import ProbedEpoch, append, collapsed, read
+from studies.cifar.network import Network
+from tests.support.images import run_of, session_of, training_of
 
 pytestmark = pytest.mark.xdist_group("test_batchnorm_measure")
 
@@ -49,18 +50,26 @@ def batches(few: Splits) -> Batches:
 
 @pytest.fixture
 def network(few: Splits) -> Network:
-    return make_network(VARIANTS["question-1"], few, seed=3, device=CPU)
+    return _network(few)
 
 
-def _training(network: Network, few: Splits, after_batch: Callable[[int], None]) -> Training:
-    choices: Choices = VARIANTS["question-1"]
-    return Training(network, choices, few, epochs=3, batch_size=32, seed=3, after_batch=after_batch)
+def _network(few: Splits) -> Network:
+    made = session_of(few).build(run_of(VARIANTS["question-1"]))
+    assert isinstance(made, Network)
+    return made
 
 
-def _figures(training: Training, after_epoch: Callable[[], object] = lambda: None) -> list[float]:
+def _training(network: Network, few: Splits, after_batch: Callable[[int], None]) -> ImageTraining:
+    run = run_of(VARIANTS["question-1"], epochs=3, after_batch=after_batch)
+    return training_of(network, few, run)
+
+
+def _figures(
+    training: ImageTraining, after_epoch: Callable[[], object] = lambda: None
+) -> list[float]:
     found = []
-    for epoch in training.fit():
-        found += [epoch.batch_loss, epoch.test_loss or 0.0, epoch.test_accuracy or 0.0]
+    for metrics in training.fit():
+        found += [metrics[name] for name in ("batch_loss", "test_loss", "test_accuracy")]
         after_epoch()
     return found
 
@@ -72,7 +81,7 @@ def _mean(losses: list[Tensor]) -> float:
 def test_a_probe_changes_no_figure_of_the_training(
     network: Network, few: Splits, batches: Batches
 ) -> None:
-    twin = make_network(VARIANTS["question-1"], few, seed=3, device=CPU)
+    twin = _network(few)
     watch = Watch(network, CHANGES["none"](network))
     probed = _figures(_training(network, few, watch.after_batch), lambda: watch.probe(batches))
     assert probed == _figures(_training(twin, few, lambda batches: None))

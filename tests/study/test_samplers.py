@@ -1,12 +1,17 @@
 import math
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import (
     BaseSampler,
     BruteForceSampler,
@@ -26,20 +31,23 @@ from scipy.stats.qmc import Halton
 
 from search.database.optuna_internals import trial_id
 from search.errors import UserError
-from search.study.choices import FIELDS, RANGES, Choices, Ranges
+from search.study.metrics import Direction
 from search.study.samplers import TPE, SamplerFactory, check_sampler
+from search.study.space import Ranges, Space
 from search.study.study import Study
 from search.worker.repeatable_sampler import RepeatableSampler, thinned
+from studies.cifar import Choices
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 TRIALS = 24
+SPACE = Space(Choices)
 
 
 def _search(
     interrupted_after: dict[int, int],
     factory: SamplerFactory = TPE(startup_trials=8),  # noqa: B008  # a frozen value
-    ranges: Ranges = RANGES,
+    space: Space[Choices] = SPACE,
     seed: int = 5,
 ) -> list[dict[str, object]]:
     """Run 24 trials; each trial in the mapping is left after so many suggestions, as a killed
@@ -59,11 +67,11 @@ def _search(
     for number in range(TRIALS):
         trial = study.ask()
         if number in interrupted_after:
-            for name in FIELDS[: interrupted_after[number]]:
-                _suggest(trial, name, ranges[name])
+            for name in space.names[: interrupted_after[number]]:
+                _suggest(trial, name, space.ranges[name])
             study = join()
             trial = optuna.Trial(study, trial_id(trial))
-        choices = Choices.suggest(trial, ranges)
+        choices = space.suggest(trial)
         trial.report(_goodness(choices), step=1)
         study.tell(trial, _goodness(choices))
     return [dict(trial.params) for trial in study.trials]
@@ -87,29 +95,100 @@ def test_an_interrupted_search_samples_what_it_would_have() -> None:
     assert _search({2: 1, 5: 8, 12: 4, 20: 7}) == undisturbed
 
 
-A_GRID = {**RANGES, "lr": CategoricalDistribution((1e-3, 1e-2))}
+@dataclass(frozen=True, kw_only=True)
+class _SGD:
+    lr: Annotated[float, FloatDistribution(1e-3, 1e-1, log=True)]
+    momentum: Annotated[float, FloatDistribution(0.0, 0.99)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Adam:
+    lr: Annotated[float, FloatDistribution(1e-4, 1e-2, log=True)]
+    eps: Annotated[float, FloatDistribution(1e-9, 1e-6, log=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Branches:
+    width: Annotated[int, IntDistribution(16, 64, step=8)]
+    optimizer: _SGD | _Adam
+
+
+@pytest.mark.parametrize("factory", [TPE(startup_trials=8), RandomSampler])
+def test_a_search_with_branches_samples_what_it_would_have(factory: SamplerFactory) -> None:
+    """Which parameters a trial has depends on what is sampled first."""
+
+    def search(interrupted_after: dict[int, int]) -> list[dict[str, object]]:
+        storage, space = optuna.storages.InMemoryStorage(), Space(_Branches)
+
+        def join() -> optuna.Study:
+            return optuna.create_study(
+                study_name="search",
+                storage=storage,
+                direction="minimize",
+                sampler=RepeatableSampler(factory, seed=5, has_branches=space.has_branches),
+                load_if_exists=True,
+            )
+
+        study = join()
+        for number in range(TRIALS):
+            trial = study.ask()
+            if number in interrupted_after:
+                stopping = _Stopping(study, trial_id(trial), interrupted_after[number])
+                with pytest.raises(InterruptedError):
+                    space.suggest(stopping)
+                study = join()
+                trial = optuna.Trial(study, trial_id(trial))
+            choices = space.suggest(trial)
+            loss = abs(math.log10(choices.optimizer.lr) + 2) + choices.width / 64
+            trial.report(loss, step=1)
+            study.tell(trial, loss)
+        return [dict(trial.params) for trial in study.trials]
+
+    undisturbed = search({})
+    assert search({2: 1, 5: 2, 12: 3, 16: 1, 20: 2}) == undisturbed
+    taken = {params["optimizer"] for params in undisturbed}
+    assert taken == {"_SGD", "_Adam"}
+    assert len({params["width"] for params in undisturbed}) > 3
+
+
+class _Stopping(optuna.Trial):
+    """Ends the process after so many suggestions."""
+
+    def __init__(self, study: optuna.Study, trial_id: int, left: int) -> None:
+        super().__init__(study, trial_id)
+        self.left = left
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if self.left == 0:
+            raise InterruptedError
+        self.left -= 1
+        return super()._suggest(name, distribution)
+
+
+A_GRID: Ranges = {"lr": CategoricalDistribution((1e-3, 1e-2))}
 
 
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 2**63 - 1])
 @pytest.mark.parametrize(
     ("factory", "ranges"),
     [
-        (RandomSampler, RANGES),
-        (TPESampler, RANGES),
+        (RandomSampler, {}),
+        (TPESampler, {}),
         (BruteForceSampler, A_GRID),
-        (QMCSampler, RANGES),
-        (partial(QMCSampler, qmc_type="halton", scramble=True), RANGES),
-        (partial(NSGAIISampler, population_size=4), RANGES),
-        (partial(NSGAIIISampler, population_size=4), RANGES),
-        (lambda n: PartialFixedSampler({"optimizer": "SGD"}, QMCSampler(seed=n)), RANGES),
+        (QMCSampler, {}),
+        (partial(QMCSampler, qmc_type="halton", scramble=True), {}),
+        (partial(NSGAIISampler, population_size=4), {}),
+        (partial(NSGAIIISampler, population_size=4), {}),
+        (lambda n: PartialFixedSampler({"optimizer": "SGD"}, QMCSampler(seed=n)), {}),
     ],
 )
 def test_samplers_of_optuna_are_repeatable_after_a_kill_with_any_seed(
     factory: SamplerFactory, ranges: Ranges, seed: int
 ) -> None:
-    check_sampler(factory, ranges)
-    undisturbed = _search({}, factory, ranges, seed)
-    assert _search({0: 1, 5: 8, 8: 1, 12: 1, 16: 4}, factory, ranges, seed) == undisturbed
+    space = Space(Choices, ranges)
+    check_sampler(factory, space)
+    undisturbed = _search({}, factory, space, seed)
+    assert _search({0: 1, 5: 8, 8: 1, 12: 1, 16: 4}, factory, space, seed) == undisturbed
     assert len({tuple(params.items()) for params in undisturbed}) > TRIALS // 2
 
 
@@ -122,8 +201,8 @@ def test_the_gaussian_process_is_repeatable_after_a_kill() -> None:
 
 def test_a_sequence_takes_the_point_of_the_trials_number() -> None:
     drawn = _search({}, partial(QMCSampler, qmc_type="halton"))
-    points = Halton(len(FIELDS), scramble=False).random(TRIALS)
-    column = FIELDS.index("lr")
+    points = Halton(len(SPACE.names), scramble=False).random(TRIALS)
+    column = SPACE.names.index("lr")
     for number in range(1, TRIALS):
         assert math.log10(drawn[number]["lr"]) == pytest.approx(  # type: ignore[arg-type]
             -4 + 3 * points[number][column]
@@ -223,13 +302,14 @@ def _ended(number: int, accuracy: float, state: TrialState = TrialState.COMPLETE
     return trial
 
 
-def test_a_thinned_history_has_the_best_trials_and_the_others_evenly() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_thinned_history_has_the_best_trials_and_the_others_evenly(sign: int) -> None:
     rng = random.Random(3)
     trials = [_ended(number, rng.random()) for number in range(1000)]
-    best = sorted(trials, key=lambda trial: trial.value or 0.0)[-25:]
+    best = sorted(trials, key=lambda trial: sign * (trial.value or 0.0))[-25:]
     running = create_trial(state=TrialState.RUNNING)
     running.number = 1000
-    left = thinned([*trials, running], 125)
+    left = thinned([*trials, running], 125, sign)
     assert [trial.number for trial in left] == sorted({trial.number for trial in left})
     assert len(left) == 126
     assert left[-1] is running
@@ -240,14 +320,18 @@ def test_a_thinned_history_has_the_best_trials_and_the_others_evenly() -> None:
     )
 
 
-def test_of_pruned_trials_the_best_are_those_that_tpe_takes_for_good() -> None:
+@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_of_pruned_trials_the_best_are_those_that_tpe_takes_for_good(
+    direction: Direction, sign: int
+) -> None:
     rng = random.Random(4)
     trials = [_ended(number, rng.random(), TrialState.PRUNED) for number in range(200)]
-    trials += [_ended(200 + number, 0.0) for number in range(20)]  # completed: better than those
-    study = optuna.create_study(direction="maximize")
+    # Completed: better than those, though their value is the worst.
+    trials += [_ended(200 + number, 0.0 if sign == 1 else 1.0) for number in range(20)]
+    study = optuna.create_study(direction=direction)
     study.add_trials(trials)
     good, _ = _split_trials(study, study.get_trials(), 25)
-    left = {trial.number for trial in thinned(study.get_trials(), 60)}
+    left = {trial.number for trial in thinned(study.get_trials(), 60, sign)}
     assert {trial.number for trial in good} <= left
     assert len(left) == 60
 

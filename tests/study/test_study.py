@@ -3,27 +3,43 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
 import studies
 from search.errors import UserError
-from search.study.choices import RANGES
 from search.study.definition import differences
 from search.study.shipped import known
 from search.study.study import Study
 from search.study.study_file import load
+from search.study.training import FunctionTrainer, Run, Training
+from search.vision import ImageClassification
+from studies.cifar import Choices
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:
     assert known() == ["cifar", "digits"]
     cifar = load("cifar")
-    assert (cifar.dataset, cifar.trials, cifar.epochs, cifar.batch_size) == ("cifar10", 60, 10, 32)
+    assert (cifar.dataset, cifar.trials, cifar.epochs) == ("cifar10", 60, 10)
+    assert _trainer(cifar).batch_size == 32
+    assert (cifar.metric, cifar.direction, cifar.diverged_as) == ("test_accuracy", "maximize", 0.0)
     assert load("digits").dataset == "digits"
+
+
+def _trainer(study: Study) -> ImageClassification:
+    assert isinstance(study.trainer, ImageClassification)
+    return study.trainer
+
+
+def _changed(study: Study, changes: Mapping[str, object]) -> Study:
+    """Change fields of the study or its trainer, and select the metric's split by `select`."""
+    changed = study.changed({name: to for name, to in changes.items() if name != "select"})
+    return changed.select(str(changes["select"])) if "select" in changes else changed
 
 
 def test_the_six_variants_are_those_of_the_report() -> None:
@@ -57,8 +73,9 @@ def test_the_six_variants_are_those_of_the_report() -> None:
 def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
     change: dict[str, object], n_train: int, n_held_out: int, n_test: int
 ) -> None:
-    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
-    found = study.n_train(1438), study.n_held_out(1438), study.n_test(359)
+    study = _changed(load("digits"), change)
+    trainer, metric = _trainer(study), study.metric
+    found = trainer.n_train(1438, metric), trainer.n_held_out(1438, metric), trainer.n_test(359)
     assert found == (n_train, n_held_out, n_test)
 
 
@@ -73,9 +90,9 @@ def test_no_more_images_are_held_out_or_tested_on_than_are_trained_on(
 def test_images_that_are_not_there_or_leave_a_single_one_are_refused(
     change: dict[str, object], complaint: str
 ) -> None:
-    study = dataclasses.replace(load("digits"), **change)  # type: ignore[arg-type]
+    study = _changed(load("digits"), change)
     with pytest.raises(UserError, match=complaint):
-        study.n_train(1438)
+        _trainer(study).n_train(1438, study.metric)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\nb", "é" * 51])
@@ -85,7 +102,18 @@ def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "name,value\nbase,1\n", "variant,epoch,test_accuracy\nx,1,0.5\n"]
+    "text",
+    [
+        None,
+        "",
+        "variant,epoch,test_accuracy\n",
+        "name,value\nbase,1\n",
+        "variant,test_accuracy\nbase,0.5\n",
+        "variant,epoch,test_accuracy\nbase,one,0.5\n",
+        "variant,epoch,test_accuracy\nbase,1,high\n",
+        "variant,epoch,test_accuracy\nbase,1\n",
+        "variant,epoch,test_accuracy\nbase,1,0.5,0.6\n",
+    ],
 )
 def test_published_figures_that_cannot_be_read_are_refused_at_once(
     tmp_path: Path, text: str | None
@@ -138,7 +166,7 @@ def test_the_reports_best_accuracies_are_kept() -> None:
 def test_published_figures_compare_with_trials_on_all_images(
     changes: dict[str, Any], reason: str | None
 ) -> None:
-    assert dataclasses.replace(load("cifar"), **changes).incomparable == reason
+    assert _changed(load("cifar"), changes).incomparable == reason
 
 
 def test_published_figures_that_name_no_dataset_are_of_the_studys(tmp_path: Path) -> None:
@@ -154,7 +182,7 @@ def test_published_figures_that_name_no_dataset_are_of_the_studys(tmp_path: Path
 
 def test_a_study_of_another_dataset_is_not_taken_for_this_one() -> None:
     definition = load("cifar").definition("digest")
-    assert load("cifar").defined({**definition, "images": 500}).images == 500
+    assert _trainer(load("cifar").defined({**definition, "images": 500})).images == 500
     with pytest.raises(UserError, match="dataset is 'cifar10' in the database and 'digits' here"):
         load("digits").defined(definition)
 
@@ -165,11 +193,11 @@ def test_a_study_is_loaded_from_a_file_of_ones_own(tmp_path: Path) -> None:
     path.write_text(
         "from __future__ import annotations\n"
         "from dataclasses import dataclass\n"
-        "from search.study import Study\n"
+        "from studies.cifar import course_study\n"
         "@dataclass\n"
         "class Sizes:\n"
         "    trials: int = 3\n"
-        "study = Study(name='flowers', dataset='digits', trials=Sizes().trials)"
+        "study = course_study('flowers', dataset='digits', trials=Sizes().trials)"
     )
     assert load(str(path)).name == "flowers"
     assert "flowers" not in sys.modules
@@ -199,8 +227,8 @@ def test_a_project_with_studies_of_its_own_has_the_shipped_ones_too(
     is_package = own == "studies/__init__.py"
     theirs = "from studies.common import TRIALS\n" if is_package else "TRIALS = 7\n"
     (tmp_path / "mine.py").write_text(
-        f"{theirs}from studies.cifar import VARIANTS\nfrom search.study import Study\n"
-        "study = Study(name='mine', dataset='digits', variants=VARIANTS, trials=TRIALS)\n"
+        f"{theirs}from studies.cifar import VARIANTS, course_study\n"
+        "study = course_study('mine', dataset='digits', variants=VARIANTS, trials=TRIALS)\n"
     )
     code = (
         "import search.study as s; from search.study.shipped import known;"
@@ -303,14 +331,20 @@ def test_a_file_without_a_study_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        ("Study(name='x', datset='digits')", r"line 3: TypeError: .* argument 'datset'"),
-        ("Study(name='x', dataset='roses')", "line 3: unknown dataset 'roses'; known: cifar10, di"),
-        ("Study(name='x', dataset='digits:5')", "line 3: unknown dataset"),
-        ("Study(name='x', dataset='folder:')", "give a path after the colon, as in folder:flow"),
-        ("Study(name='x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
-        ("Study(name='x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
-        ("Study(name='x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
-        ("Study(name='x', dataset='torchvision:Kinetics')", "supports CIFAR100, Country211"),
+        (
+            "course_study('x', dataset='digits', trails=3)",
+            r"line 3: TypeError: .* argument 'trails'",
+        ),
+        (
+            "course_study('x', dataset='roses')",
+            "line 3: unknown dataset 'roses'; known: cifar10, di",
+        ),
+        ("course_study('x', dataset='digits:5')", "line 3: unknown dataset"),
+        ("course_study('x', dataset='folder:')", "give a path after the colon, as in folder:flow"),
+        ("course_study('x', dataset='folder:f?size=30')", "a multiple of 4 from 8 to 256 .* '30'"),
+        ("course_study('x', dataset='folder:f?size=260')", "a multiple of 4 from 8 to 256"),
+        ("course_study('x', dataset='folder:f?size=' + '8' * 5000)", "a multiple of 4 from 8 to 2"),
+        ("course_study('x', dataset='torchvision:Kinetics')", "supports CIFAR100, Country211"),
         ("exit(4)", "line 3: SystemExit: 4"),
         ("1 / 0", "line 3: ZeroDivisionError: division by zero"),
         ("exec('raise ValueError(\"one\\\\ntwo\")')", "line 3: ValueError: one two$"),
@@ -320,17 +354,21 @@ def test_an_error_in_a_study_file_is_named_with_its_line(
     tmp_path: Path, call: str, complaint: str
 ) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(f"from search.study import Study\n\nstudy = {call}\n")
+    path.write_text(f"from studies.cifar import course_study\n\nstudy = {call}\n")
     with pytest.raises(UserError, match=rf"mine.py, .*{complaint}") as error:
         load(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
-    few = dataclasses.replace(study, select="validation", images=None)
+    few = study.changed({"images": None}).select("validation")
+    trainer, metric = _trainer(few), few.metric
     with pytest.raises(UserError, match="a tenth of 9 training images is less than one"):
-        few.n_train(9)
-    assert (few.n_train(10), few.n_held_out(10)) == (9, 1)
+        trainer.n_train(9, metric)
+    assert (trainer.n_train(10, metric), trainer.n_held_out(10, metric)) == (9, 1)
+
+
+METRICS = "test_accuracy, test_loss, validation_accuracy, validation_loss, train_acc"
 
 
 @pytest.mark.parametrize(
@@ -342,13 +380,60 @@ def test_a_validation_set_of_no_image_is_refused(study: Study) -> None:
         ({"epochs": 2**31}, "epochs must be at most 2147483647, not 2147483648"),
         ({"images": True}, "images must be a whole number of at least 2, not True"),
         ({"seed": -1}, "seed must be a whole number from 0"),
-        ({"select": "train"}, "select must be test or validation"),
-        ({"ranges": {k: r for k, r in RANGES.items() if k != "lr"}}, "'lr' has no range"),
+        ({"select": "valid"}, f"metric must be one of {METRICS}.*, not 'valid_accuracy'"),
+        ({"metric": "accuracy"}, f"metric must be one of {METRICS}.*, not 'accuracy'"),
+        ({"metric": None}, "^metric must be the name of a metric, not None"),
+        ({"metric": ""}, "^metric must be the name of a metric, not ''"),
+        ({"final_metric": "auc"}, f"^final_metric must be one of {METRICS}.*, not 'auc'"),
+        ({"final_metric": 1}, "^final_metric must be the name of a metric, not 1"),
+        ({"direction": "max"}, "direction must be maximize or minimize, not 'max'"),
+        ({"train": "digits"}, "train must be a Trainer or a function .*, not 'digits'"),
+        ({"choices": int}, "choices: int must be a frozen dataclass"),
+        ({"ranges": {"dropout": FloatDistribution(0, 1)}}, "ranges: 'dropout' is unknown; known: "),
+        ({"build": None}, "build must be a function, not None"),
+        ({"learning_rate": 0.1}, "learning_rate must be a function, not 0.1"),
+        ({"image": 5}, "--image: the training of the study small has no such setting"),
     ],
 )
 def test_a_study_refuses_nonsense(study: Study, change: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        dataclasses.replace(study, **change)  # type: ignore[arg-type]
+        _changed(study, change)
+
+
+def test_a_metric_that_is_not_of_a_split_has_no_other_to_select(study: Study) -> None:
+    own = dataclasses.replace(study, train=_no_training, metric="auc")
+    with pytest.raises(UserError, match=r"^--select test: auc does not name the split it is of$"):
+        own.select("test")
+
+
+def _no_training(run: Run[Choices]) -> Training:
+    raise NotImplementedError
+
+
+def test_selection_on_another_split_leaves_what_re_runs_compare(study: Study) -> None:
+    assert study.select("test") is study
+    held_out = study.select("validation")
+    assert (held_out.metric, held_out.final.metric) == ("validation_accuracy", "test_accuracy")
+    back = held_out.select("test")
+    assert (back.metric, back.final.metric) == ("test_accuracy", "test_accuracy")
+    assert (study.final.diverged_as, held_out.final.diverged_as) == (0.0, 0.0)
+
+
+def test_a_change_reaches_the_study_and_its_trainer(study: Study) -> None:
+    changed = study.changed({"epochs": 2, "images": 64})
+    assert (changed.epochs, _trainer(changed).images) == (2, 64)
+    assert (study.epochs, _trainer(study).images) == (4, 160)
+    assert study.changed({}) == study
+
+
+def test_a_study_may_train_with_a_function(study: Study) -> None:
+    own = dataclasses.replace(study, train=_no_training, metric="auc", direction="minimize")
+    assert isinstance(own.trainer, FunctionTrainer)
+    definition = own.definition(None)
+    assert definition["train"] == "_no_training"
+    assert (definition["metric"], definition["direction"]) == ("auc", "minimize")
+    assert own.dataset is None
+    assert (own.setting, own.incomparable) == ("4 epochs per trial", None)
 
 
 def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
@@ -366,11 +451,19 @@ def test_a_variants_name_is_unlike_those_of_other_trials(study: Study, name: Any
 
 
 def test_a_difference_of_definition_is_named(study: Study) -> None:
-    other = dataclasses.replace(study, epochs=5, trials=50, seed=3)
-    assert differences(study.definition("x"), other.definition("x")) == [
+    ranges = {"schedule": CategoricalDistribution(("cosine",))}
+    changes = {"epochs": 5, "trials": 50, "seed": 3, "images": 96, "metric": "test_loss"}
+    other = study.changed({**changes, "direction": "minimize", "ranges": ranges, "variants": {}})
+    found = differences(study.definition("x"), other.definition("x"))
+    assert found[:-1] == [
+        "images is 160 in the database and 96 here",
         "epochs is 4 in the database and 5 here",
+        "metric is 'test_accuracy' in the database and 'test_loss' here",
+        "direction is 'maximize' in the database and 'minimize' here",
+        "final_metric is 'test_accuracy' in the database and 'test_loss' here",
         "seed is 0 in the database and 3 here",
     ]
+    assert found[-1].startswith("range of schedule is ")
     assert differences(study.definition("x"), study.definition("y"))
     assert not differences(study.definition("x"), dataclasses.replace(study).definition("x"))
 
@@ -395,3 +488,8 @@ def test_studies_and_storage_load_without_torch() -> None:
         "search.study.load('cifar'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_final_metric_for_which_nothing_is_held_out_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing is held out for the metric test_accuracy"):
+        load("digits").changed({"final_metric": "validation_accuracy"})

@@ -92,10 +92,10 @@ def leased_pids(where: Path | str) -> list[int]:
     return sorted({int(process.split(" ")[1]) for process in found})
 
 
-def rows(url: str) -> list[dict[str, Any]]:
-    """Every trial of the study `digits` with all that must be repeatable."""
+def rows(url: str, name: str = "digits") -> list[dict[str, Any]]:
+    """Every trial of the only study, called `name`, with all that must be repeatable."""
     database = Database(url)
-    key = study_ref(optuna.load_study(study_name="digits", storage=database.optuna)).key
+    key = study_ref(optuna.load_study(study_name=name, storage=database.optuna)).key
     with database.engine.connect() as connection:
         sums = {row.trial: row.sha256 for row in connection.execute(select(tables.weights))}
     rows = [

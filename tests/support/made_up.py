@@ -10,13 +10,13 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import insert
 
 from search.database import tables
-from search.database.database import Database, epoch_row
+from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.studies import join
-from search.study.choices import FIELDS, Value
-from search.study.epoch import Epoch
+from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import REASON
+from tests.support.epochs import columns, epoch
 
 
 def made_up(database: Database, study: Study, n_trials: int) -> None:
@@ -29,7 +29,7 @@ def made_up(database: Database, study: Study, n_trials: int) -> None:
     rng = random.Random(before)
     trials = []
     for number in range(n_trials):
-        params = {name: _drawn(rng, study.ranges[name]) for name in FIELDS}
+        params = {name: _drawn(rng, range_) for name, range_ in study.space.ranges.items()}
         n_epochs = study.epochs if number % 3 == 0 else 1
         values = {e: round(0.9 - 0.5 / e - rng.random() / 10, 2) for e in range(1, n_epochs + 1)}
         complete = n_epochs == study.epochs
@@ -38,7 +38,7 @@ def made_up(database: Database, study: Study, n_trials: int) -> None:
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
                 value=values[n_epochs],
                 params=params,
-                distributions=dict(study.ranges),
+                distributions=study.space.ranges,
                 intermediate_values=values,
                 user_attrs={} if complete else {REASON: f"{values[1]:.4f} at epoch 1"},
             )
@@ -71,12 +71,12 @@ def _record(database: Database, joined: optuna.Study, before: int) -> None:
         {
             "study_key": key,
             "trial": trial.number,
-            **epoch_row(
-                Epoch(number=epoch, batch_loss=1.0, test_loss=1.0, test_accuracy=value, seconds=2.0)
+            **columns(
+                epoch(number, seconds=2.0, batch_loss=1.0, test_loss=1.0, test_accuracy=value)
             ),
         }
         for trial in joined.get_trials(deepcopy=False)[before:]
-        for epoch, value in trial.intermediate_values.items()
+        for number, value in trial.intermediate_values.items()
     ]
     with database.engine.begin() as connection:
         connection.execute(insert(tables.epochs), rows)

@@ -14,7 +14,7 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, Lease
 from search.database.liveness import ProcessIdentity
-from search.study.choices import RANGES
+from search.study.space import Space
 from search.study.study import Study
 from search.worker.claims import Claims
 from search.worker.config import WorkerConfig
@@ -22,6 +22,7 @@ from search.worker.machine import Machine
 from search.worker.result import Outcome
 from search.worker.stop import Stop
 from search.worker.worker import Worker
+from studies.cifar import Choices
 
 
 class Process:
@@ -101,7 +102,7 @@ class Workers:
         return Claims(
             self.database,
             self.joined,
-            ranges=RANGES,
+            space=Space(Choices),
             budget=budget,
             lease_seconds=lease_seconds,
             process=process,

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.study.choices import Choices
+from studies.cifar.choices import Choices
 
 
 class Report(nn.Module):

@@ -9,37 +9,48 @@ import torch
 from PIL import Image
 
 from search.errors import UserError
-from search.study.choices import Choices
-from search.vision.classifier import About, load, serialized
+from search.study.space import Space
+from search.study.training import About
+from search.vision import ImageShape
+from search.vision.classifier import ImageAbout, load, qualified, serialized
 from search.vision.datasets import pictures
-from search.vision.network import build
+from studies.cifar import Choices, build
+from studies.cifar.network import Network
+
+SHAPE = ImageShape(channels=3, size=32, n_classes=10)
 
 
 @pytest.fixture
-def about(base: Choices) -> About:
-    return About(
-        study="x",
-        trial=3,
-        variant=None,
-        choices=base,
-        channels=3,
-        size=32,
-        n_classes=10,
+def about(base: Choices) -> ImageAbout:
+    return ImageAbout(
+        about=About(
+            study="x",
+            trial=3,
+            variant=None,
+            params=Space(Choices).params(base),
+            metrics={"batch_loss": 0.9, "test_accuracy": 0.7},
+        ),
+        build=qualified(build),
+        shape=SHAPE,
         classes=(),
-        test_accuracy=0.7,
-        validation_accuracy=None,
     )
 
 
 @pytest.fixture
-def path(about: About, tmp_path: Path) -> Path:
-    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+def network(base: Choices) -> Network:
+    torch.manual_seed(0)
+    return Network(base, SHAPE)
+
+
+@pytest.fixture
+def path(network: Network, about: ImageAbout, tmp_path: Path) -> Path:
     (tmp_path / "weights").write_bytes(serialized(network, about))
     return tmp_path / "weights"
 
 
-def test_a_file_holds_the_network_and_what_it_is_of(path: Path, about: About) -> None:
-    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
+def test_a_file_holds_the_network_and_what_it_is_of(
+    network: Network, path: Path, about: ImageAbout
+) -> None:
     classifier = load(path)
     assert classifier.about == about
     assert not classifier.network.training
@@ -70,9 +81,8 @@ def test_a_picture_of_any_size_and_colours_is_classified(
 
 
 def test_samples_of_more_than_8_bits_are_scaled_as_those_learnt_from(
-    about: About, tmp_path: Path
+    network: Network, about: ImageAbout, tmp_path: Path
 ) -> None:
-    network = build(about.choices, channels=3, size=32, n_classes=10, seed=0)
     learnt = dataclasses.replace(about, whites={"integer": 4095, "float": 1})
     (tmp_path / "weights").write_bytes(serialized(network, learnt))
     classifier = load(tmp_path / "weights")
@@ -108,7 +118,7 @@ def test_white_is_found_by_a_pictures_upper_half_or_refused(
 
 
 def test_no_picture_and_no_file_of_weights_are_refused(
-    path: Path, about: About, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, about: ImageAbout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = load(path)
     with pytest.raises(UserError, match=r"shape \(3, 32, 32\), not torch.float32 of \(3, 8, 8\)"):
@@ -140,3 +150,38 @@ def test_no_picture_and_no_file_of_weights_are_refused(
     (tmp_path / "unnamed").write_bytes(serialized(classifier.network, unnamed))
     with pytest.raises(UserError, match="2 names for 10 classes"):
         load(tmp_path / "unnamed")
+
+
+def test_a_network_of_ones_own_needs_the_study_that_built_it(
+    network: Network, about: ImageAbout, tmp_path: Path
+) -> None:
+    path, mine, other = (tmp_path / name for name in ("weights", "mine.py", "other.py"))
+    own = dataclasses.replace(about, build="mine.build")
+    path.write_bytes(serialized(network, own))
+    with pytest.raises(
+        UserError, match=r'its network is that of the study x; give study="FILE.py", that study\'s'
+    ):
+        load(path)
+    mine.write_text("from studies.digits import study\n")
+    found = load(path, study=str(mine))
+    assert found.about == own
+    assert torch.equal(found.network.get_parameter("fc2.weight"), network.fc2.weight)
+    other.write_text(
+        "from dataclasses import replace\nfrom studies.digits import study\n"
+        "study = replace(study, train=lambda run: None)\n"
+    )
+    with pytest.raises(UserError, match=r"the study .*other.py trains no image classifier"):
+        load(path, study=str(other))
+
+
+def test_a_file_of_other_choices_is_not_one_of_this_network(
+    network: Network, about: ImageAbout, tmp_path: Path
+) -> None:
+    wider = dataclasses.replace(about.about, params={**about.about.params, "extra_fc": True})
+    (tmp_path / "weights").write_bytes(serialized(network, dataclasses.replace(about, about=wider)))
+    with pytest.raises(UserError, match="not a weights file of this service"):
+        load(tmp_path / "weights")
+    without = dataclasses.replace(about, about=dataclasses.replace(about.about, params={}))
+    (tmp_path / "weights").write_bytes(serialized(network, without))
+    with pytest.raises(UserError, match="no value for bn1"):
+        load(tmp_path / "weights")

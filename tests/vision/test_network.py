@@ -3,9 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-from search.study.choices import Choices
-from search.vision.network import Network, build
+from search.vision import ImageShape
+from search.vision.images import Images
+from search.vision.session import Splits
 from studies.cifar import VARIANTS
+from studies.cifar.choices import Choices
+from studies.cifar.network import Network
+from tests.support.images import run_of, session_of
 from tests.support.reference_network import Report
 
 CONVOLUTIONS = {
@@ -27,8 +31,8 @@ COUNTS = {
 }
 
 
-def _cifar(choices: Choices, seed: int = 0) -> Network:
-    return build(choices, channels=3, size=32, n_classes=10, seed=seed)
+def _cifar(choices: Choices) -> Network:
+    return Network(choices, ImageShape(channels=3, size=32, n_classes=10))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -65,17 +69,20 @@ def test_scores_and_gradients_are_those_of_the_report_written_out(variant: str) 
 
 
 def test_weights_follow_from_the_seed_and_leave_the_global_generator_alone(base: Choices) -> None:
+    images = Images((torch.zeros(2, 3, 32, 32, dtype=torch.uint8),), torch.zeros(2).long())
+    session = session_of(Splits(train=images, validation=None, test=images, n_classes=10))
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, again, other = _cifar(base, 1), _cifar(base, 1), _cifar(base, 2)
+    first, again, other = (session.build(run_of(base, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.fc1.weight, again.fc1.weight)
-    assert not torch.equal(first.fc1.weight, other.fc1.weight)
+    weights = [network.get_parameter("fc1.weight") for network in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_other_image_sizes_and_classes_fit(base: Choices) -> None:
     for channels, size in ((1, 8), (1, 28), (3, 64), (3, 128)):
-        network = build(base, channels=channels, size=size, n_classes=7, seed=0)
+        network = Network(base, ImageShape(channels=channels, size=size, n_classes=7))
         assert network(torch.zeros(2, channels, size, size)).shape == (2, 7)
     with pytest.raises(ValueError, match="multiple of 4"):
-        build(base, channels=1, size=10, n_classes=7, seed=0)
+        Network(base, ImageShape(channels=1, size=10, n_classes=7))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,13 +13,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from search.study.choices import Choices, OptimizerName, Schedule
 from search.study.study_file import load
+from search.vision import ImageShape
 from search.vision.images import Dataset, Images, load_dataset
-from search.vision.network import Network
-from search.vision.training import NonFiniteLoss, Splits, Training, learning_rate, make_network
+from search.vision.session import ImageSession, Splits
+from search.vision.training import ImageTraining
+from search.worker.guarded_training import Diverged, GuardedTraining
 from search.worker.machine import Machine
 from studies.cifar import VARIANTS
+from studies.cifar.choices import Choices, OptimizerName, Schedule, learning_rate
+from studies.cifar.network import Network
+from tests.support.images import run_of, session_of, training_of
 from tests.support.reference_network import Report
 
 pytestmark = pytest.mark.xdist_group("test_training")
@@ -41,15 +45,14 @@ def few(digits: Dataset) -> Splits:
 
 
 def _training(
-    choices: Choices, splits: Splits, *, dtype: torch.dtype = torch.float32, **options: object
-) -> Training:
-    settings = {"epochs": 5, "batch_size": 32, "seed": 3} | options
-    network = make_network(choices, splits, seed=3, device=CPU).to(dtype)
-    return Training(network, choices, splits, **settings)  # type: ignore[arg-type]
+    choices: Choices, splits: Splits, *, dtype: torch.dtype = torch.float32, **options: Any
+) -> ImageTraining:
+    network = session_of(splits).build(run_of(choices)).to(dtype)
+    return training_of(network, splits, run_of(choices, **options))
 
 
 def _plain_loop(
-    choices: Choices, initial: Network, batches: list[tuple[torch.Tensor, torch.Tensor]],
+    choices: Choices, initial: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]],
     batches_per_epoch: int, epochs: int,
 ) -> tuple[Report, list[float]]:  # fmt: skip
     """Train as a student would, with the batches given: plain layers, `torch.optim`, its scheduler,
@@ -77,7 +80,7 @@ def _plain_loop(
 
 
 def _batches(
-    splits: Splits, training: Training, epochs: int
+    splits: Splits, training: ImageTraining, epochs: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The batches that `training` trains on: seen from outside, in the forward pass."""
     seen: list[torch.Tensor] = []
@@ -121,7 +124,7 @@ def test_losses_in_float32_are_those_of_a_plain_loop(variant: str, few: Splits) 
     choices = VARIANTS[variant]
     initial = _training(choices, few)
     training = _training(choices, few)
-    losses = [epoch.batch_loss for epoch in _training(choices, few).fit()]
+    losses = [metrics["batch_loss"] for metrics in _training(choices, few).fit()]
     batches = list(_batches(few, training, epochs=5))
     _, theirs = _plain_loop(choices, initial.network, batches, batches_per_epoch=4, epochs=5)
     means = [sum(theirs[start : start + 4]) / 4 for start in range(0, 20, 4)]
@@ -143,9 +146,9 @@ def test_the_same_seed_gives_the_same_figures_bit_for_bit(
 ) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
     choices = dataclasses.replace(VARIANTS["question-4.2"], optimizer=optimizer)
-    runs = [_figures(_training(choices, splits, measure_train=True)) for _ in range(2)]
+    runs = [_figures(_training(choices, splits, is_detailed=True)) for _ in range(2)]
     assert runs[0] == runs[1]
-    other = _figures(_training(choices, splits, measure_train=True, seed=4))
+    other = _figures(_training(choices, splits, is_detailed=True, seed=4))
     assert runs[0] != other
 
 
@@ -166,20 +169,17 @@ def test_a_resumed_training_gives_the_figures_it_would_have(
     assert _figures(second, after=after) == whole[after:]
 
 
-def _figures(training: Training, after: int = 0) -> list[dict[str, float | None]]:
-    epochs = [dataclasses.asdict(epoch) for epoch in training.fit(after)]
-    return [{name: row[name] for name in row if name != "seconds"} for row in epochs]
+def _figures(training: ImageTraining, after: int = 0) -> list[dict[str, float]]:
+    return [dict(metrics) for metrics in training.fit(after)]
 
 
 def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset) -> None:
     splits = Splits.of(digits, n_train=310, device=CPU)
-    training = _training(VARIANTS["question-4.2"], splits, epochs=2, measure_train=True)
+    training = _training(VARIANTS["question-4.2"], splits, epochs=2, is_detailed=True)
     *_, last = training.fit()
     training.network.eval()
-    for split, loss, accuracy in (
-        ("train", last.train_loss, last.train_accuracy),
-        ("test", last.test_loss, last.test_accuracy),
-    ):
+    for split in ("train", "test"):
+        loss, accuracy = last[f"{split}_loss"], last[f"{split}_accuracy"]
         images: Images = getattr(splits, split)
         pixels = torch.cat(images.parts) / 127.5 - 1
         with torch.no_grad():
@@ -191,14 +191,18 @@ def test_figures_are_measured_in_eval_mode_over_the_whole_split(digits: Dataset)
 
 def test_train_figures_are_measured_only_if_asked(digits: Dataset) -> None:
     splits = Splits.of(digits, n_train=64, device=CPU)
-    epoch = next(_training(VARIANTS["base"], splits).fit())
-    assert (epoch.train_loss, epoch.train_accuracy) == (None, None)
-    assert epoch.selection_accuracy == epoch.test_accuracy
+    metrics = next(_training(VARIANTS["base"], splits).fit())
+    assert list(metrics) == ["batch_loss", "test_loss", "test_accuracy"]
+    for asked in ({"is_detailed": True}, {"metric": "train_loss"}):
+        metrics = next(_training(VARIANTS["base"], splits, **asked).fit())
+        assert {"train_loss", "train_accuracy"} < metrics.keys()
 
 
 def test_a_quick_look_is_held_out_and_tested_on_as_few_images(digits: Dataset) -> None:
-    study = dataclasses.replace(load("digits"), images=64, select="validation")
-    splits = Machine.of(study, device_name="cpu", threads=None, root=Path(), say=print).splits
+    study = load("digits").changed({"images": 64}).select("validation")
+    machine = Machine.of(study, device_name="cpu", threads=None, root=Path(), say=print)
+    assert isinstance(machine.session, ImageSession)
+    splits = machine.session.splits
     assert splits.validation is not None
     assert torch.equal(splits.train.labels, digits.train.labels[:64])
     assert torch.equal(splits.validation.labels, digits.train.labels[-64:])
@@ -224,21 +228,18 @@ def test_validation_leaves_test_images_for_the_last_epoch(
 
     guarded = Guarded(splits.test.parts, splits.test.labels)
     fewer = dataclasses.replace(splits, train=splits.train.between(0, 64), test=guarded)
-    epochs = _training(VARIANTS["base"], fewer, epochs=3).fit()
-    for epoch in itertools.islice(epochs, 2):
-        assert epoch.test_accuracy is None
-        assert epoch.selection_accuracy == epoch.validation_accuracy
+    epochs = _training(VARIANTS["base"], fewer, epochs=3, metric="validation_accuracy").fit()
+    for metrics in itertools.islice(epochs, 2):
+        assert list(metrics) == ["batch_loss", "validation_loss", "validation_accuracy"]
     Guarded.allowed = True
-    last = next(epochs)
-    assert last.test_accuracy is not None
-    assert last.selection_accuracy == last.validation_accuracy
+    assert {"validation_accuracy", "test_loss", "test_accuracy"} < next(epochs).keys()
 
 
 def test_a_diverging_network_ends_within_its_epoch(digits: Dataset) -> None:
     splits = Splits.of(digits, n_train=320, device=CPU)
     wild = dataclasses.replace(VARIANTS["base"], lr=1e20)
-    with pytest.raises(NonFiniteLoss, match=r"batch_loss is (nan|inf) in epoch 1"):
-        next(_training(wild, splits).fit())
+    with pytest.raises(Diverged, match=r"batch_loss is (nan|inf) in epoch 1"):
+        next(GuardedTraining(session_of(splits), run_of(wild)).epochs())
 
 
 def test_an_error_of_after_batch_ends_the_training(digits: Dataset) -> None:
@@ -267,7 +268,7 @@ def test_the_cosine_goes_from_the_full_rate_towards_zero(base: Choices) -> None:
 def test_numbers_below_the_smallest_normal_one_are_flushed_in_every_thread() -> None:
     code = (
         "import sys, torch; from search.worker.device import prepare\n"
-        "if sys.argv[1] == 'prepared': prepare(torch.device('cpu'), threads=2)\n"
+        "if sys.argv[1] == 'prepared': prepare('cpu', threads=2)\n"
         "print(torch.full((1 << 20,), 1e-38).mul(0.01).count_nonzero().item())"
     )
     left = [
@@ -292,8 +293,8 @@ def test_forward_and_loss_stay_on_cuda(variant: str, monkeypatch: pytest.MonkeyP
             (torch.empty(70, 3, 32, 32, dtype=torch.uint8),), torch.empty(70, dtype=torch.int64)
         )
         splits = Splits(train=images, validation=None, test=images, n_classes=10)
-        network = Network(choices, channels=3, size=32, n_classes=10)
-        training = Training(network, choices, splits, epochs=1, batch_size=32, seed=0)
+        network = Network(choices, ImageShape(channels=3, size=32, n_classes=10))
+        training = training_of(network, splits, run_of(choices))
         sizes = []
         order = torch.randperm(70, device="cpu")
         for pixels, labels in images.batches(32, order=order):

@@ -1,6 +1,5 @@
 """The learning curves that the dashboard draws from the database when somebody looks."""
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,12 @@ from sqlalchemy import insert
 from werkzeug.test import Client
 
 from search.database import tables
-from search.database.database import Database, epoch_row
+from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.studies import files_of, join
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.web.app import dashboard_app
+from tests.support.epochs import columns, epoch
 from tests.support.made_up import add, made_up
 
 Open = Callable[[], Client]
@@ -50,8 +49,8 @@ def test_each_trial_with_an_epoch_has_curves_whether_it_has_ended_or_not(
     made_up(database, study, 4)
     joined = join(database, study, data_digest="none")
     running = joined.ask().number
-    epoch = Epoch(number=1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.5, seconds=2.0)
-    row = {"study_key": study_ref(joined).key, "trial": running, **epoch_row(epoch)}
+    first = columns(epoch(1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.5))
+    row = {"study_key": study_ref(joined).key, "trial": running, **first}
     with database.engine.begin() as connection:
         connection.execute(insert(tables.epochs).values(row))
     client = dashboard()
@@ -74,7 +73,7 @@ def test_a_variant_has_the_published_curves_that_can_be_compared(
         "variant,epoch,train_loss,train_accuracy,test_loss,test_accuracy\n"
         "question-1,1,2,0.1,2,0.1\nquestion-1,2,1,0.5,1,0.5\n"
     )
-    study = dataclasses.replace(study, images=images, published=path)
+    study = study.changed({"images": images, "published": path})
     joined = join(database, study, data_digest="none")
     add(database, joined, [0.1, 0.2, 0.3, 0.4], user_attrs={"variant": "question-1"})
     add(database, joined, [0.1, 0.2, 0.3, 0.4])

@@ -8,14 +8,14 @@ from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.database.studies import join
-from search.study.epoch import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import REASON
 from search.worker.claims import StudyGone
+from tests.support.epochs import epoch
 from tests.support.process import Workers, held_leases
 
 COMPLETE, FAIL = TrialState.COMPLETE, TrialState.FAIL
-EPOCH = Epoch(number=1, batch_loss=1.0, test_loss=1.0, test_accuracy=0.9, seconds=2.0)
+EPOCH = epoch(1, test_loss=1.0, test_accuracy=0.9)
 
 
 def test_variants_come_first_then_waiting_trials_then_new_ones(
@@ -67,14 +67,14 @@ def test_a_trial_has_nothing_of_a_deleted_one_with_its_id(
     theirs = Workers(database, join(database, other, data_digest="x"))
     claims = theirs.new(budget=1)
     claim = workers.claim(claims)
-    database.record(claim, EPOCH, None)
+    database.record(claim, EPOCH, None, score=0.9)
     optuna.delete_study(study_name="other", storage=database.optuna)
     mine = workers.new()
     for _ in range(3):
         workers.end(mine)
     new = workers.claim(mine)
     assert database.epochs(new.study_key, new.number) == []
-    database.record(new, EPOCH, None)
+    database.record(new, EPOCH, None, score=0.9)
     assert database.epochs(new.study_key, new.number) == [EPOCH]
     again = Workers(database, join(database, other, data_digest="x"))
     assert again.key != theirs.key

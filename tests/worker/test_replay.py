@@ -1,6 +1,8 @@
 """With what a stored trial is replayed, and what is said of it."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -11,9 +13,11 @@ from search.study.trial_attributes import ENVIRONMENTS
 from search.worker.environment import Environment, environment
 from search.worker.replay import place, told
 
+SESSION = SimpleNamespace(digest="digest", precision="float32")
+
 
 def _cpu(threads: int) -> Environment:
-    return {**environment(torch.device("cpu"), "digest"), "threads": threads}
+    return environment("cpu", threads=threads, session=cast(Any, SESSION), uses_torch=True)
 
 
 CUDA: Environment = {
@@ -102,4 +106,4 @@ def test_a_replay_says_what_it_is_made_with(
 
 
 def test_an_environment_has_its_precision() -> None:
-    assert environment(torch.device("cpu"), "digest")["precision"] == "float32"
+    assert _cpu(1)["precision"] == "float32"

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.database.studies import files_of, join
-from search.study.choices import Value
+from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, REASON, RUNG
 from search.worker.result import Outcome
@@ -20,10 +20,10 @@ def test_a_variant_runs_to_its_end_and_is_recorded(start: Start, tmp_path: Path)
     (trial, *_) = process.trials
     epochs = process.database.epochs(process.ref.key, trial.number)
     assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
-    assert all(epoch.train_accuracy is not None for epoch in epochs)
+    assert all("train_accuracy" in epoch.metrics for epoch in epochs)
     assert trial.state == TrialState.COMPLETE
-    assert trial.value == epochs[-1].test_accuracy
-    assert trial.intermediate_values == {e.number: e.test_accuracy for e in epochs}
+    assert trial.value == epochs[-1].metrics["test_accuracy"]
+    assert trial.intermediate_values == {e.number: e.metrics["test_accuracy"] for e in epochs}
     assert held_leases(process.database, process.ref.key) == {}
     (weights,) = (tmp_path / "files").iterdir()  # and no checkpoint
     assert weights.name.startswith(f"{files_of(process.database, process.ref)}-0-")
@@ -75,19 +75,20 @@ def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start:
         assert trial.user_attrs[CUTOFF] in better
         assert trial.value < trial.user_attrs[CUTOFF]
         (epoch,) = process.database.epochs(process.ref.key, trial.number)
-        assert trial.value == epoch.test_accuracy
-        assert epoch.train_accuracy is None
+        assert trial.value == epoch.metrics["test_accuracy"]
+        assert "train_accuracy" not in epoch.metrics
 
 
 def test_selecting_on_validation_prunes_on_it_and_measures_test_once(
     start: Start, study: Study
 ) -> None:
-    process = start(dataclasses.replace(study, select="validation"))
+    process = start(study.select("validation"))
     process.run(process.claim())
     trial = process.trials[0]
     epochs = process.database.epochs(process.ref.key, trial.number)
-    assert [epoch.test_accuracy is None for epoch in epochs] == [True, True, True, False]
-    assert trial.value == epochs[-1].validation_accuracy != epochs[-1].test_accuracy
+    assert ["test_accuracy" in epoch.metrics for epoch in epochs] == [False, False, False, True]
+    last = epochs[-1].metrics
+    assert trial.value == last["validation_accuracy"] != last["test_accuracy"]
 
 
 def test_a_spent_time_limit_stops_within_a_batch(start: Start) -> None:
@@ -101,7 +102,7 @@ def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
 ) -> None:
     poor: dict[str, Value] = {"optimizer": "SGD", "lr": 1e-4, "bn1": "off", "bn2": "off"}
     process = start(dataclasses.replace(study, trials=8))
-    join(process.database, study, data_digest=process.worker.machine.data_digest, given=[poor])
+    join(process.database, study, data_digest=process.worker.machine.session.digest, given=[poor])
     process.joined.enqueue_trial(dict(poor))  # as anyone can with Optuna alone
     process.work()
     asked = [t for t in process.trials if t.params.items() >= poor.items()]

@@ -6,12 +6,11 @@ every epoch. It uses no database.
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
-import dataclasses
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from search.cli.options import DATA_HELP, STUDY_HELP, add_repeats, add_training, given
 from search.cli.parser import Parser, command
@@ -19,11 +18,14 @@ from search.errors import UserError
 from search.files import is_stream
 
 if TYPE_CHECKING:
-    from search.study.choices import Choices
     from search.study.study import Study
+    from search.vision import ImageClassification, ImageShape
+    from search.vision.session import ImageSession
     from search.worker.machine import Machine
     from search.worker.stop import Stop
+    from studies.cifar import Choices
     from studies.cifar.batchnorm.records import ProbedEpoch, Run
+    from studies.cifar.network import Network
 
 CHANGES = ("none", "before-relu", "affine", "eps-0.001")
 """The names of `studies.cifar.batchnorm.changes.CHANGES`."""
@@ -98,22 +100,23 @@ def run(options: argparse.Namespace) -> int:
     """Train and measure the runs that the file does not have, then show all."""
     started = time.monotonic()
     from search.reporting.terminal import console
-    from search.study.choices import written
+    from search.study.space import written
     from search.study.study_file import load
     from studies.cifar.batchnorm.records import ProbedEpoch, append, group_of, read, tables
 
     out = console()
-    study = load(options.study)
+    study: Study[Choices] = load(options.study)
+    dataset = _trainer(study).dataset
     if options.show:
         runs = read(options.show, "--show")
-        if others := {run[0].dataset for run in runs} - {study.dataset}:
+        if others := {run[0].dataset for run in runs} - {dataset}:
             raise UserError(
-                f"--show: a run's dataset is {min(others)}, and the study's is {study.dataset}; "
+                f"--show: a run's dataset is {min(others)}, and the study's is {dataset}; "
                 "give the --study of the runs"
             )
         out.print(tables(runs))
         return 0
-    study = dataclasses.replace(study, select="test", **given(options, "epochs", "images", "seed"))
+    study = study.select("test").changed(given(options, "epochs", "images", "seed"))
     choices = _normalized(study, options.variant)
     if is_stream(options.out):
         raise UserError(f"--out {options.out}: a regular file is needed, to append runs to")
@@ -125,6 +128,7 @@ def run(options: argparse.Namespace) -> int:
     from search.worker.stop import Stop, Stopped
 
     stop = Stop(deadline=started + options.timeout if options.timeout else None)
+    trainer = _trainer(study)
     machine = Machine.of(
         study,
         device_name=options.device,
@@ -138,12 +142,12 @@ def run(options: argparse.Namespace) -> int:
         repeat=0,
         seed=0,
         number=0,
-        dataset=study.dataset,
-        data=machine.data_digest[:16],
-        images=study.images,
+        dataset=dataset,
+        data=str(machine.session.digest)[:16],
+        images=trainer.images,
         epochs=study.epochs,
-        batch_size=study.batch_size,
-        choices=written(choices.params()),
+        batch_size=trainer.batch_size,
+        choices=written(study.space.params(choices)),
     )
 
     def there() -> "list[Run]":
@@ -156,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
         with stop.on_signals():
             for repeat in range(first, first + (options.repeats or 8)):
                 if (seed := study.repeat_seed(repeat)) not in done:
-                    of = dataclasses.replace(which, repeat=repeat, seed=seed)
+                    of = replace(which, repeat=repeat, seed=seed)
                     append(options.out, _train(study, choices, machine, of, stop))
     except Stopped:
         out.print(f"Stopped by {stop}; the same command trains the missing runs.")
@@ -165,7 +169,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _normalized(study: "Study", variant: str) -> "Choices":
+def _trainer(study: "Study[Choices]") -> "ImageClassification[Choices]":
+    from search.vision import ImageClassification
+
+    if not isinstance(study.train, ImageClassification):
+        raise UserError(f"--study {study.name}: it trains no network on images")
+    return study.train
+
+
+def _normalized(study: "Study[Choices]", variant: str) -> "Choices":
     """Return the choices of the variant.
 
     Raises:
@@ -182,8 +194,9 @@ def _train(
     study: "Study", choices: "Choices", machine: "Machine", which: "ProbedEpoch", stop: "Stop"
 ) -> "Run":
     """Train and measure the run described by `which`; return it only if it is whole."""
-    from search.vision.training import NonFiniteLoss
+    from search.worker.guarded_training import Diverged
     from search.worker.stop import Stopped
+    from studies.cifar import build as build_network
     from studies.cifar.batchnorm.changes import CHANGES as FUNCTIONS
     from studies.cifar.batchnorm.measure import Watch
     from studies.cifar.batchnorm.records import EPOCH_FIGURES
@@ -195,26 +208,29 @@ def _train(
         if stop.is_asked():
             raise Stopped
 
-    training = machine.training(
-        study,
-        choices,
-        seed=which.seed,
-        measure_train=False,
-        after_batch=after_batch,
-        change=lambda network: watches.append(Watch(network, FUNCTIONS[which.change](network))),
+    session = cast("ImageSession[Choices]", machine.session)
+
+    def build(choices: "Choices", shape: "ImageShape") -> "Network":
+        network = build_network(choices, shape)
+        watches.append(Watch(network, FUNCTIONS[which.change](network)))
+        return network
+
+    changed = replace(session, trainer=replace(session.trainer, build=build))
+    training = replace(machine, session=changed).training(
+        study, choices, seed=which.seed, is_detailed=False, after_batch=after_batch
     )
-    sample = list(machine.splits.train.between(0, SAMPLE).batches(study.batch_size))
+    sample = list(session.splits.train.between(0, SAMPLE).batches(which.batch_size))
     name = f"[{which.variant} {which.change} repeat {which.repeat}]"
     run: Run = []
     try:
-        for epoch in training.fit():
+        for epoch in training.epochs():
             figures = asdict(watches[0].probe(sample))
-            own = {name: getattr(epoch, name) for name in EPOCH_FIGURES}
-            run.append(dataclasses.replace(which, number=epoch.number, **own, **figures))
-            print(f"{name} {epoch}", flush=True)
-    except NonFiniteLoss as error:
+            own: dict[str, Any] = {name: epoch.metrics[name] for name in EPOCH_FIGURES}
+            run.append(replace(which, number=epoch.number, **own, **figures))
+            print(f"{name} {study.epoch_text(epoch)}", flush=True)
+    except Diverged as error:
         print(f"{name} {error}", flush=True)
-        run.append(dataclasses.replace(which, number=len(run) + 1))
+        run.append(replace(which, number=len(run) + 1))
     return run
 
 

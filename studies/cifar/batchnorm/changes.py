@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from search.vision.network import HIDDEN, Network
+from studies.cifar.network import HIDDEN, Network
 
 
 def plain(network: Network) -> nn.BatchNorm1d:

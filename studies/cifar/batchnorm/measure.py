@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from search.vision.network import Network
 from studies.cifar.batchnorm.records import NEAR_DEAD, Probe
+from studies.cifar.network import Network
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """Images (n, channels, size, size) and labels (n,), with the batch size of the training."""

@@ -94,7 +94,7 @@ class ProbedEpoch(Probe):
     epochs: int
     batch_size: int
     choices: str
-    """The choices of the variant, in the format of `search.study.choices.written`."""
+    """The choices of the variant, in the format of `search.study.space.written`."""
 
     @classmethod
     def not_finite(cls, **which: Any) -> Self:

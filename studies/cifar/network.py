@@ -4,11 +4,11 @@ It has four 3×3 convolutions in two pooled pairs, one or two hidden fully conne
 optional batch normalization. Source: a course report (CS535, Winter 2019, assignment 3).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.study.choices import Choices, Norm
+from search.vision import ImageShape
+from studies.cifar.choices import Choices, Norm
 
 HIDDEN = 512
 """Units of the hidden fully connected layers."""
@@ -20,12 +20,13 @@ class Network(nn.Module):
     `size` must be a multiple of 4. Layers that `choices` leaves out are identities.
     """
 
-    def __init__(self, choices: Choices, *, channels: int, size: int, n_classes: int) -> None:
+    def __init__(self, choices: Choices, shape: ImageShape) -> None:
+        size = shape.size
         if size % 4:
             raise ValueError(f"size must be a multiple of 4, since it is halved twice, not {size}")
         super().__init__()
         conv_bias, fc_bias = choices.conv_bias, choices.fc_bias
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=conv_bias)
+        self.conv1 = nn.Conv2d(shape.channels, 32, 3, padding=1, bias=conv_bias)
         self.conv2 = nn.Conv2d(32, 32, 3, padding=1, bias=conv_bias)
         self.conv3 = nn.Conv2d(32, 64, 3, padding=1, bias=conv_bias)
         self.conv4 = nn.Conv2d(64, 64, 3, padding=1, bias=conv_bias)
@@ -37,7 +38,7 @@ class Network(nn.Module):
             else nn.Identity()
         )
         self.bn2 = _norm(choices.bn2)
-        self.fc2 = nn.Linear(HIDDEN, n_classes, bias=fc_bias)
+        self.fc2 = nn.Linear(HIDDEN, shape.n_classes, bias=fc_bias)
 
     def forward(self, images: Tensor) -> Tensor:
         # n images of size s. Pooling and ReLU commute exactly, gradients included, and ReLU is
@@ -50,18 +51,6 @@ class Network(nn.Module):
         x = self.extra_fc(self.bn1(x))  # (n, 512)
         scores: Tensor = self.fc2(self.bn2(x))  # (n, n_classes)
         return scores
-
-
-def build(choices: Choices, *, channels: int, size: int, n_classes: int, seed: int) -> Network:
-    """Return a channels-last network on the CPU, with weights that depend only on `seed`.
-
-    The weights have PyTorch's default initialization, as in the report, and are the same on every
-    device. The state of the global generator does not change.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Network(choices, channels=channels, size=size, n_classes=n_classes)
-    return network.to(memory_format=torch.channels_last)
 
 
 def _norm(norm: Norm) -> nn.Module:

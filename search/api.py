@@ -1,0 +1,116 @@
+"""Search from Python, in a script or a notebook.
+
+    from search.api import run
+    found = run(study, trials=50)
+    found.choices, found.rows
+
+The database, the guarantees and the output are those of `python -m search.run`, and the same call
+resumes a search. An interrupt, as by Ctrl-C or a notebook's stop button, stops it cleanly.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic
+
+from optuna.trial import FrozenTrial
+from typing_extensions import TypeVar
+
+from search import run as command
+from search.errors import UserError
+from search.study.space import written
+from search.study.study import Study
+from search.study.study_file import load
+
+__all__ = ["Result", "run"]
+
+C = TypeVar("C", default=Any)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Generic[C]):
+    """A study after a search."""
+
+    study: Study[C]
+    ended: command.Ended
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the budget is spent; otherwise the search was stopped."""
+        return self.ended.is_done
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The best trial: by the mean of its re-runs, once there are any.
+
+        Raises:
+            UserError: no trial is complete yet.
+        """
+        if self.ended.answer.best is None:
+            raise UserError("no trial of the study is complete yet")
+        return self.ended.answer.best
+
+    @property
+    def choices(self) -> C:
+        """The best trial's choices."""
+        return self.study.space.of(self.best.params)
+
+    @property
+    def choices_json(self) -> str:
+        """The best trial's parameters as JSON."""
+        return json.dumps(self.best.params)
+
+    @property
+    def choices_line(self) -> str:
+        """The best trial's parameters as a value of `--enqueue`."""
+        return written(self.best.params)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each trial, for `pandas.DataFrame`: its number, state and value, its
+        parameters, the metrics of its last epoch, the number of epochs and their seconds."""
+        overview = self.ended.overview
+        return [
+            {
+                "number": trial.number,
+                "state": trial.state.name,
+                "value": overview.value(trial),
+                **trial.params,
+                **(epochs[-1].metrics if epochs else {}),
+                "epochs": len(epochs),
+                "seconds": sum(epoch.seconds for epoch in epochs),
+            }
+            for trial in overview.trials
+            for epochs in (overview.of(trial),)
+        ]
+
+
+def run(study: Study[C] | str | Path, *, workers: int | None = 1, **options: Any) -> Result[C]:
+    """Run or resume a study.
+
+    Args:
+        study: a study, or the path of its file.
+        workers: number of workers; None for one on each core or GPU. Several are processes of their
+            own, which load the study from its file: give its path.
+        options: the options of `python -m search.run`, such as `trials`, `storage`, `data`,
+            `timeout`, with `_` for `-`.
+
+    Raises:
+        UserError: an option is invalid, or several workers have no file to load.
+        KeepsFailing, KeepsDying, DatabaseGone, StudyGone: the search failed.
+    """
+    if workers != 1 and isinstance(study, Study):
+        raise UserError(
+            f"workers={workers}: other processes cannot load the study {study.name} from this one; "
+            "write it to a file that defines `study`, and give the file's path instead"
+        )
+    named = "" if isinstance(study, Study) else str(study)
+    of_command = command.parser().parse_args(["--study", named])
+    for name, value in {"workers": workers, **options}.items():
+        if not hasattr(of_command, name):
+            raise UserError(f"{name}: there is no such option; see python -m search.run --help")
+        setattr(of_command, name, Path(value) if name == "data" else value)
+    loaded: Study[C] = study if isinstance(study, Study) else load(named)
+    ended = command.search(of_command, loaded)
+    return Result(study=ended.study, ended=ended)
