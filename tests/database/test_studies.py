@@ -27,7 +27,7 @@ def test_the_variants_are_enqueued_once_in_their_order(database: Database, study
     ]
     assert {trial.state for trial in joined.trials} == {TrialState.WAITING}
     fixed = joined.trials[1].system_attrs["fixed_params"]
-    assert fixed == study.variants["question-3"].params()
+    assert fixed == study.space.params(study.variants["question-3"])
 
 
 def test_given_trials_are_enqueued_once_however_often_they_are_given(

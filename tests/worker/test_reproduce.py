@@ -163,4 +163,4 @@ def test_a_trial_that_is_not_there_is_refused(search: Command) -> None:
     assert "it is WAITING with 0 epochs" in waiting.stderr
     fresh = search("reproduce", *QUICK, "--trial", 5, "--repeats", 2)
     assert fresh.returncode == 2
-    assert "it is WAITING, and only a completed trial has an accuracy" in fresh.stderr
+    assert "it is WAITING, and only a completed trial has a metric to compare" in fresh.stderr
