@@ -118,7 +118,9 @@ class Odd:
 
 
 @pytest.mark.parametrize(
-    "kept", [Odd(), {"deep": [Odd()]}, [torch.zeros(2), Odd()], lambda: None], ids=str
+    "kept",
+    [Odd(), {"deep": [Odd()]}, [torch.zeros(2), Odd()], lambda: None],
+    ids=["object", "nested", "beside-a-tensor", "function"],
 )
 def test_a_state_that_cannot_be_read_back_is_refused(kept: object) -> None:
     with pytest.raises(UserError, match="state_dict must hold only tensors, numbers, text"):
