@@ -23,8 +23,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-VERSION = 2
-"""Version of these tables. Version 1 had no table `search_schema`."""
+VERSION = 3
+"""Version of these tables and of the definitions of studies. Version 1 had no table
+`search_schema`; version 2 had no metric and direction in a definition."""
 
 metadata = MetaData()
 

@@ -89,7 +89,11 @@ class ReportData:
         """
         if len({trial.values[0] for trial in self.overview.ranked}) < 2:
             return {}
-        return optuna.importance.get_param_importances(self.copy)
+        found = optuna.importance.get_param_importances(self.copy)
+        order = self.study.space.names  # Optuna's order of equal values differs between processes
+        return {
+            name: found[name] for name in sorted(found, key=lambda n: (-found[n], order.index(n)))
+        }
 
     @cached_property
     def savings(self) -> Savings:

@@ -23,6 +23,8 @@ from search.worker.device import is_out_of_memory
 from search.worker.state import UnreadableState, dump, load
 
 ENGINE = Path(__file__).parents[1]
+_END = object()
+"""What the end of `fit` is told by, since it may yield None by mistake."""
 
 
 class Diverged(ArithmeticError):
@@ -38,11 +40,11 @@ class TrainingError(Exception):
 
     def __init__(self, error: Exception) -> None:
         self.traceback, where = _trimmed(error)
-        text = " ".join(str(error).split())
+        text = " ".join([f"{type(error).__name__}:", *str(error).split()])
         if is_out_of_memory(error):
             super().__init__((str(error).splitlines() or ["out of memory"])[0])
         else:
-            super().__init__(f"{type(error).__name__}: {text}{where}")
+            super().__init__(f"{text.removesuffix(':')}{where}")
 
 
 class GuardedTraining:
@@ -59,8 +61,6 @@ class GuardedTraining:
         """
         self._where = "" if source is None else _line_of(source)
         self._run = run
-        self._is_readable = False
-        """Whether a state has been read back."""
         _seed(run.seed, 0)
         with _blaming_training():
             self._training: Training = session.start(run)
@@ -87,13 +87,13 @@ class GuardedTraining:
             _seed(self._run.seed, number)
             start = time.perf_counter()
             with _blaming_training():
-                metrics = next(fitted, None)
-            if metrics is None:
+                metrics = next(fitted, _END)
+            if metrics is _END:
                 raise self._error(f"fit yielded {number - 1} of {self._run.epochs} epochs")
             seconds = time.perf_counter() - start
             yield Epoch(number=number, metrics=self._checked(metrics, number), seconds=seconds)
         with _blaming_training():
-            if next(fitted, None) is not None:
+            if next(fitted, _END) is not _END:
                 raise self._error(f"fit yielded more than {self._run.epochs} epochs")
 
     def state(self) -> bytes:
@@ -107,9 +107,7 @@ class GuardedTraining:
             found = self._training.state_dict()
         try:
             content = dump(found)
-            if not self._is_readable:
-                load(content, "cpu")
-                self._is_readable = True
+            load(content, "cpu")  # a state can hold other objects in a later epoch
         except UnreadableState as error:
             raise self._no_state(error) from error
         return content
@@ -135,17 +133,21 @@ class GuardedTraining:
         with _blaming_training():
             return self._training.export(about)
 
-    def _checked(self, metrics: Any, number: int) -> Mapping[str, float]:
+    def _checked(self, metrics: object, number: int) -> Mapping[str, float]:
         if not isinstance(metrics, Mapping):
             raise self._error(f"fit must yield a mapping of metrics, not {metrics!r}")
         found: dict[str, float] = {}
         for name, value in metrics.items():
             try:
+                if isinstance(value, str | bytes | bool):
+                    raise TypeError
                 found[str(name)] = float(value)
             except (TypeError, ValueError):
                 raise self._error(
                     f"fit yielded {name}={value!r} in epoch {number}; a metric is a number"
                 ) from None
+            except OverflowError:
+                found[str(name)] = math.inf
         if self._run.metric not in found:
             raise self._error(
                 f"fit yielded {', '.join(found) or 'no metrics'} in epoch {number}, but not "

@@ -6,6 +6,7 @@ written by `pickle` and read without its classes, so that PyTorch is not needed.
 
 import io
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -37,7 +38,7 @@ def dump(state: Mapping[str, Any]) -> bytes:
             torch.save(state, buffer)
         else:
             pickle.dump(state, buffer)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
         raise UnreadableState(str(error)) from error
     return buffer.getvalue()
 
@@ -56,8 +57,9 @@ def load(content: bytes, device: str) -> Mapping[str, Any]:
             state = torch.load(buffer, map_location=device, weights_only=True)
         else:
             state = _Plain(buffer).load()
-    except pickle.UnpicklingError as error:
-        raise UnreadableState(str(error).splitlines()[0]) from error
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # PyTorch advises to run the file's code
+        raise UnreadableState(named[1] if named else str(error).split(". ")[0]) from error
     found: Mapping[str, Any] = state
     return found
 

@@ -1,4 +1,4 @@
-"""The page about a study of one's own: its file, its commands and its snippets all work."""
+"""The pages about a study of one's own: their file, commands and snippets all work."""
 
 import re
 import shlex
@@ -12,9 +12,11 @@ from search.study.dataset_spec import SPLITS
 from search.study.study import Study
 from tests.support.commands import Command
 
-PAGE = (Path(__file__).parents[2] / "studies" / "your-own.md").read_text()
-FILE, *SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^python -m search\.(.*)$", PAGE, re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+IMAGES = (ROOT / "docs" / "own-images.md").read_text()
+ENTRY = (ROOT / "studies" / "your-own.md").read_text()
+FILE, *SNIPPETS = re.findall(r"^```python\n(.*?)^```$", IMAGES + ENTRY, re.MULTILINE | re.DOTALL)
+COMMANDS = re.findall(r"^python -m search\.(.*)$", IMAGES, re.MULTILINE)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_pages_study_runs_to_its_end_and_its_snippets_do(folder: Path, search: Command) -> None:
+def test_the_study_of_the_page_runs_to_its_end_and_its_snippets_do(folder: Path, search: Command) -> None:
     printed = []
     for command in COMMANDS:
         done = search(*shlex.split(command))
@@ -54,7 +56,7 @@ def test_the_pages_study_runs_to_its_end_and_its_snippets_do(folder: Path, searc
             assert names["name"] in ("rose", "tulip")
 
 
-def test_the_page_has_code_of_every_kind_and_names_every_dataset_of_torchvision() -> None:
+def test_the_pages_have_code_of_every_kind_and_names_every_dataset_of_torchvision() -> None:
     assert len(COMMANDS) == 3
     assert len(SNIPPETS) == 6
-    assert set(SPLITS) <= set(re.findall(r"`(\w+)`", PAGE))
+    assert set(SPLITS) <= set(re.findall(r"`(\w+)`", IMAGES))

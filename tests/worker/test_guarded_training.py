@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -71,6 +71,11 @@ def test_the_global_generators_draw_by_the_trial_and_the_epoch_alone() -> None:
     assert [one.number for one in resumed] == [2, 3]
 
 
+def test_a_number_beyond_floats_diverges() -> None:
+    with pytest.raises(Diverged, match="loss is inf in epoch 1"):
+        list(_guarded(lambda number: {"loss": 10**400}).epochs())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_metric_that_is_not_finite_diverges_by_its_name(value: float) -> None:
     epochs = _guarded(lambda number: {"loss": 1.0, "auc": value if number == 2 else 0.5}).epochs()
@@ -86,7 +91,10 @@ def test_a_metric_that_is_not_finite_diverges_by_its_name(value: float) -> None:
         ({"lss": 1.0}, "fit yielded lss in epoch 1, but not loss, the study's metric"),
         ({}, "fit yielded no metrics in epoch 1, but not loss"),
         ({"loss": "low"}, "fit yielded loss='low' in epoch 1; a metric is a number"),
+        ({"loss": "0.5"}, "fit yielded loss='0.5' in epoch 1; a metric is a number"),
+        ({"loss": True}, "fit yielded loss=True in epoch 1; a metric is a number"),
         (0.5, "fit must yield a mapping of metrics, not 0.5"),
+        (None, "fit must yield a mapping of metrics, not None"),
     ],
 )
 def test_what_is_no_metrics_is_refused(yielded: object, complaint: str) -> None:
@@ -127,6 +135,29 @@ def test_a_state_that_cannot_be_read_back_is_refused(kept: object) -> None:
         _guarded(lambda number: {"loss": 1.0}, kept=kept).state()
 
 
+def test_the_object_that_a_state_may_not_hold_is_named() -> None:
+    for kept in (Odd(), [torch.zeros(2), Odd()]):
+        with pytest.raises(UserError, match=r"\(tests\.worker\.test_guarded_training\.Odd\); turn"):
+            _guarded(lambda number: {"loss": 1.0}, kept=kept).state()
+
+
+def test_a_state_that_cannot_be_read_back_is_refused_in_later_epochs_too() -> None:
+    kept: dict[str, object] = {"n": 1}
+    guarded = _guarded(lambda number: {"loss": 1.0}, kept=kept)
+    guarded.state()
+    kept["odd"] = Odd()
+    with pytest.raises(UserError, match="state_dict must hold only"):
+        guarded.state()
+
+
+@pytest.mark.parametrize("kept", [{"n": 1}, {"tensor": torch.zeros(9)}], ids=["plain", "tensor"])
+def test_a_damaged_state_is_refused(kept: object) -> None:
+    whole = _guarded(lambda number: {"loss": 1.0}, kept=kept).state()
+    for content in (b"", b"odd", whole[:2], whole[: len(whole) // 2]):
+        with pytest.raises(UserError, match="state_dict must hold only"):
+            _guarded(lambda number: {"loss": 1.0}).load(content)
+
+
 def test_a_state_comes_back_whole() -> None:
     kept = {"n": 1, "x": 0.1, "text": "a", "bytes": pickle.dumps({1}), "list": [(1, None), True]}
     for own in (kept, {**kept, "tensor": torch.arange(3)}):
@@ -158,6 +189,39 @@ def test_an_error_of_the_training_has_its_line_and_none_of_the_services() -> Non
     assert str(raised.value).startswith("ValueError: no luck (test_guarded_training.py, line ")
     assert "no luck" in raised.value.traceback
     assert "guarded_training.py" not in raised.value.traceback.replace("test_guarded", "")
+
+
+def test_an_error_without_text_is_named_by_its_type() -> None:
+    def epoch(number: int) -> dict[str, float]:
+        assert number < 1
+        return {}
+
+    with pytest.raises(TrainingError, match=r"^AssertionError"):
+        list(_guarded(epoch).epochs())
+    with pytest.raises(TrainingError, match=r"^KeyError \(test_guarded_training\.py, line \d+\)$"):
+        list(_guarded(lambda number: _raise(KeyError())).epochs())
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+def test_errors_of_its_state_are_the_trainings() -> None:
+    class Broken(Fake):
+        def state_dict(self) -> Mapping[str, Any]:
+            raise OSError("no state")
+
+        def load_state_dict(self, state: Mapping[str, Any]) -> None:
+            raise OSError("no room for it")
+
+    def start(run: Run[Any]) -> Training:
+        return Broken(run, lambda number: {"loss": 1.0})
+
+    broken = _guarded(lambda number: None, start=start)
+    with pytest.raises(TrainingError, match=r"OSError: no state \(test_guarded_training\.py"):
+        broken.state()
+    with pytest.raises(TrainingError, match=r"OSError: no room for it \(test_guarded_training\.py"):
+        broken.load(state.dump({}))
 
 
 def test_a_state_without_tensors_needs_no_pytorch() -> None:
