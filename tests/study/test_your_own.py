@@ -36,7 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_study_of_the_page_runs_to_its_end_and_its_snippets_do(folder: Path, search: Command) -> None:
+def test_the_study_of_the_page_runs_to_its_end_and_its_snippets_do(
+    folder: Path, search: Command
+) -> None:
     printed = []
     for command in COMMANDS:
         done = search(*shlex.split(command))
