@@ -8,18 +8,20 @@ The database, the guarantees and the output are those of `python -m search.run`,
 resumes a search. An interrupt, as by Ctrl-C or a notebook's stop button, stops it cleanly.
 """
 
+import argparse
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from optuna.trial import FrozenTrial
 from typing_extensions import TypeVar
 
 from search import run as command
 from search.errors import UserError
-from search.study.space import written
+from search.study.space import listed, written
 from search.study.study import Study
 from search.study.study_file import load
 
@@ -34,6 +36,11 @@ class Result(Generic[C]):
 
     study: Study[C]
     ended: command.Ended
+
+    def __repr__(self) -> str:
+        best = self.ended.answer.best
+        trial = "" if best is None else f", best trial {best.number}: {written(best.params)}"
+        return f"<Result of {self.study.name}: {len(self.ended.overview.finished)} finished{trial}>"
 
     @property
     def is_done(self) -> bool:
@@ -106,11 +113,36 @@ def run(study: Study[C] | str | Path, *, workers: int | None = 1, **options: Any
             "write it to a file that defines `study`, and give the file's path instead"
         )
     named = "" if isinstance(study, Study) else str(study)
-    of_command = command.parser().parse_args(["--study", named])
-    for name, value in {"workers": workers, **options}.items():
-        if not hasattr(of_command, name):
+    parser = command.parser()
+    of_command = parser.parse_args(["--study", named])
+    known = {action.dest: action for action in parser.actions}
+    for name, value in {"workers": "auto" if workers is None else workers, **options}.items():
+        if name not in known:
             raise UserError(f"{name}: there is no such option; see python -m search.run --help")
-        setattr(of_command, name, Path(value) if name == "data" else value)
+        if value is not None:
+            setattr(of_command, name, _converted(known[name], value))
     loaded: Study[C] = study if isinstance(study, Study) else load(named)
     ended = command.search(of_command, loaded)
     return Result(study=ended.study, ended=ended)
+
+
+def _converted(option: argparse.Action, value: object) -> Any:
+    """Return the value of an option as the command parses it.
+
+    Raises:
+        UserError: it is not one that the option can have.
+    """
+    if option.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(f"{option.dest}: True or False is needed, not {value!r}")
+        return value
+    if isinstance(option.default, list):
+        return [value] if isinstance(value, str) else list(cast(Iterable[str], value))
+    convert = cast(Callable[[str], object], option.type or str)
+    try:
+        converted = convert(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{option.dest}: {error}") from None
+    if option.choices and converted not in option.choices:
+        raise UserError(f"{option.dest}: {listed(list(option.choices))} is needed, not {value!r}")
+    return converted

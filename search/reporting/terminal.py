@@ -1,5 +1,7 @@
 """The results of a search so far, as tables for a terminal or a log file."""
 
+from functools import partial
+
 from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 
@@ -12,6 +14,10 @@ from search.study.metrics import number
 from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
+
+
+COLUMNS = 160
+NOTEBOOK_COLUMNS = 110
 
 
 def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
@@ -35,13 +41,17 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
 
 
 def console() -> Console:
-    """Return a console on standard output, 160 columns wide if it is not a terminal, so that a
-    trial's choices fit.
+    """Return a console on standard output: of the terminal's width, else so wide that a trial's
+    choices fit.
 
-    It interprets no markup, since a variant may be called `a[/b]`.
+    It interprets no markup, since a variant may be called `a[/b]`. In a notebook it prints plain
+    text, since a cell would have an output of its own for each line.
     """
-    out = Console(highlight=False, markup=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=160)
+    plain = partial(Console, highlight=False, markup=False)
+    out = plain()
+    if out.is_jupyter:
+        return plain(force_jupyter=False, force_terminal=False, width=NOTEBOOK_COLUMNS)
+    return out if out.is_terminal else plain(width=COLUMNS)
 
 
 def _best(overview: Overview, study: Study) -> FittedTable:

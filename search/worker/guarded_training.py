@@ -84,6 +84,7 @@ class GuardedTraining:
         with _blaming_training():
             fitted = iter(self._training.fit(after))
         for number in range(after + 1, self._run.epochs + 1):
+            self._run.after_batch(0)  # a training that never calls it stops here
             _seed(self._run.seed, number)
             start = time.perf_counter()
             with _blaming_training():
