@@ -54,20 +54,20 @@ def test_the_page_about_ray_tune_begins_with_code_that_runs(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "trials", "options"),
     [
-        ("linear", ()),
-        ("boosting", ()),
-        ("language_model", ("--epochs", "1")),
+        ("linear", 3, ()),
+        ("boosting", 3, ()),
+        ("language_model", 1, ("--epochs", 1)),  # ten seconds or more each
     ],
 )
 def test_an_example_runs_to_its_end_and_its_best_trial_replays(
-    name: str, options: tuple[str, ...], tmp_path: Path, search: Command
+    name: str, trials: int, options: tuple[object, ...], tmp_path: Path, search: Command
 ) -> None:
     study = ("--study", str(EXAMPLES / f"{name}.py"))
-    done = search("run", *study, "--trials", "3", *options)
+    done = search("run", *study, "--trials", trials, *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Trials: 3 of 3 finished: " in done.stdout
+    assert f"Trials: {trials} of {trials} finished: " in done.stdout
     done = search("reproduce", *study, "--trial", "best")
     assert "All metrics are the same, bit for bit" in done.stdout
     done = search("report", *study, "--format", "markdown")

@@ -69,7 +69,10 @@ class GuardedTraining:
             for name in ("fit", "state_dict", "load_state_dict")
             if not callable(getattr(self._training, name, None))
         ]:
-            raise self._error(f"train returned {self._training!r}, which has no {missing[0]}()")
+            raise self._error(
+                f"train returned {self._training!r}, which has no {missing[0]}(); a training has "
+                "fit, state_dict and load_state_dict"
+            )
 
     def epochs(self, after: int = 0) -> Iterator[Epoch]:
         """Train from epoch `after` + 1 to the last, and yield each epoch.
@@ -90,12 +93,18 @@ class GuardedTraining:
             with _blaming_training():
                 metrics = next(fitted, _END)
             if metrics is _END:
-                raise self._error(f"fit yielded {number - 1} of {self._run.epochs} epochs")
+                raise self._error(
+                    f"fit yielded {number - 1} of {self._run.epochs} epochs; it must yield up to "
+                    "epoch run.epochs"
+                )
             seconds = time.perf_counter() - start
             yield Epoch(number=number, metrics=self._checked(metrics, number), seconds=seconds)
         with _blaming_training():
             if next(fitted, _END) is not _END:
-                raise self._error(f"fit yielded more than {self._run.epochs} epochs")
+                raise self._error(
+                    f"fit yielded more than {self._run.epochs} epochs; it must end after epoch "
+                    "run.epochs"
+                )
 
     def state(self) -> bytes:
         """Return the state after the last epoch.
@@ -136,7 +145,10 @@ class GuardedTraining:
 
     def _checked(self, metrics: object, number: int) -> Mapping[str, float]:
         if not isinstance(metrics, Mapping):
-            raise self._error(f"fit must yield a mapping of metrics, not {metrics!r}")
+            raise self._error(
+                f"fit must yield a mapping of metrics, such as {{{self._run.metric!r}: 0.5}}, not "
+                f"{metrics!r}"
+            )
         found: dict[str, float] = {}
         for name, value in metrics.items():
             try:
@@ -152,7 +164,7 @@ class GuardedTraining:
         if self._run.metric not in found:
             raise self._error(
                 f"fit yielded {', '.join(found) or 'no metrics'} in epoch {number}, but not "
-                f"{self._run.metric}, the study's metric"
+                f"{self._run.metric}, the study's metric; yield it, or name another metric"
             )
         for name, value in found.items():
             if not math.isfinite(value):

@@ -93,8 +93,8 @@ def test_a_metric_that_is_not_finite_diverges_by_its_name(value: float) -> None:
         ({"loss": "low"}, "fit yielded loss='low' in epoch 1; a metric is a number"),
         ({"loss": "0.5"}, "fit yielded loss='0.5' in epoch 1; a metric is a number"),
         ({"loss": True}, "fit yielded loss=True in epoch 1; a metric is a number"),
-        (0.5, "fit must yield a mapping of metrics, not 0.5"),
-        (None, "fit must yield a mapping of metrics, not None"),
+        (0.5, "fit must yield a mapping of metrics, such as {'loss': 0.5}, not 0.5"),
+        (None, "fit must yield a mapping of metrics, such as {'loss': 0.5}, not None"),
     ],
 )
 def test_what_is_no_metrics_is_refused(yielded: object, complaint: str) -> None:
@@ -104,7 +104,10 @@ def test_what_is_no_metrics_is_refused(yielded: object, complaint: str) -> None:
 
 @pytest.mark.parametrize(
     ("n", "complaint"),
-    [(2, "fit yielded 2 of 3 epochs"), (4, "fit yielded more than 3 epochs")],
+    [
+        (2, "fit yielded 2 of 3 epochs; it must yield up to"),
+        (4, "fit yielded more than 3 epochs; it must end after"),
+    ],
 )
 def test_another_number_of_epochs_is_refused(n: int, complaint: str) -> None:
     class Other(Fake):
