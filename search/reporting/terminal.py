@@ -15,7 +15,6 @@ from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
 
-
 COLUMNS = 160
 NOTEBOOK_COLUMNS = 110
 
