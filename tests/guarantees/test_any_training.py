@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 
-from search.study.study_file import load
-from search.weights import find
-from search.weights import load as load_weights
+from search.weights import find, load
 from tests.support.commands import Command, Run
 from tests.support.databases import rows
 
@@ -114,7 +112,7 @@ def test_a_network_of_ones_own_is_searched_replayed_run_again_and_classifies(
     path = find(
         f"sqlite:///{tmp_path / 'search.db'}", "residual", "best", artifacts=tmp_path / "artifacts"
     )
-    classifier = load_weights(path, study=str(file))
+    classifier = load(path, study=str(file))
     assert classifier.about.about.study == "residual"
     assert len(classifier.about.classes) == 10
 
@@ -131,4 +129,3 @@ def test_a_study_without_pytorch_needs_none_in_its_worker(tmp_path: Path, search
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "torch.txt").read_text() == "False\n"
-    assert load(str(tmp_path / "linear_study.py")).direction == "minimize"
