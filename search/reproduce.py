@@ -80,8 +80,8 @@ def parser() -> Parser:
     what.add_argument(
         "--check",
         action="store_true",
-        help="check a study's training: train two epochs (or --epochs), train them again, and "
-        "resume them after the first; every metric must be the same; writes nothing (default: no)",
+        help="check a study's training: train up to four epochs (or --epochs), and again with a "
+        "resume after each; every metric must be the same; writes nothing (default: no)",
     )
     what.add_argument(
         "--compare",
@@ -173,7 +173,7 @@ def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
     from search.worker.training_check import EPOCHS, check_training
 
     config = WorkerConfig(
-        changes={"epochs": EPOCHS} | changes(options, study),
+        changes={"epochs": min(EPOCHS, study.epochs)} | changes(options, study),
         **given(options, *PLACES, "device", "threads"),
     )
     stop = Stop(deadline=time.monotonic() + options.timeout if options.timeout else None)
@@ -196,7 +196,10 @@ def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
     for fault in faults:
         out.print(fault, soft_wrap=True)
     if not faults:
-        out.print("The training can be resumed and replayed: all metrics are the same.")
+        out.print(
+            f"The training can be resumed and replayed: all metrics of {study.epochs} epochs are "
+            "the same, with a resume after each."
+        )
     return 1 if faults else 0
 
 

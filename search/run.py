@@ -175,6 +175,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
     from search.worker.config import WorkerConfig
+    from search.worker.environment import with_another_file
     from search.worker.stop import Stop
     from search.worker.worker import Worker
 
@@ -201,8 +202,14 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         )
         study = dataclasses.replace(study, trials=budget)
         observer = Observer(database, worker.joined)
-        done = len(observer.look().finished)
+        overview = observer.look()
+        done = len(overview.finished)
         out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
+        if others := with_another_file(overview.trials, machine.environment):
+            say(
+                f"The study's file has changed since trial {others[-1]} was trained; a replay of "
+                "the earlier trials can differ. Give another --name to begin a new study."
+            )
         say(f"View it with: {_dashboard(options, database)}")
         if done < budget:
             out.print(f"On {crew.where or machine}.")

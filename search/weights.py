@@ -4,11 +4,17 @@
     classifier = load(find("sqlite:///search.db", "cifar", "best"))
     print(classifier.classify("frog.png"))
 
-A downloaded file is loaded by its path: `load("cifar-17.safetensors")`.
+A downloaded file is loaded by its path: `load("cifar-17.safetensors")`. Of any other training the
+state after the last epoch is kept:
+
+    from search.weights import find, state
+    model.load_state_dict(state(find("sqlite:///search.db", "my-study", "best"))["model"])
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 from sqlalchemy import select
@@ -24,8 +30,23 @@ from search.errors import UserError
 from search.files import file_sha256
 from search.study.trial_attributes import VARIANT, is_first_run
 from search.vision.classifier import Classifier, load
+from search.worker import state as states
 
-__all__ = ["Classifier", "find", "load"]
+__all__ = ["Classifier", "find", "load", "state"]
+
+
+def state(path: str | Path) -> Mapping[str, Any]:
+    """Load the state of a training from a file, which need not be trusted: no code of it is run.
+
+    Its tensors are on the CPU.
+
+    Raises:
+        UserError: there is no such file, or it is no state.
+    """
+    try:
+        return states.load(Path(path).read_bytes(), "cpu")
+    except (OSError, states.UnreadableState) as error:
+        raise UserError(f"state {path}: no state of a training ({error})") from error
 
 
 def find(

@@ -96,6 +96,18 @@ def test_the_command_goes_on_with_it(file: Path, capsys: pytest.CaptureFixture[s
     assert "3 of 3 trials done" in capsys.readouterr().out
 
 
+def test_a_search_says_that_its_studys_file_has_changed(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "The study's file has changed since trial 1 was trained"
+    run(file, trials=1)
+    run(file, trials=2)
+    assert note not in capsys.readouterr().out
+    file.write_text(STUDY.replace("= 1.0\n", "= 1.5\n"))
+    run(file, trials=3)
+    assert note in capsys.readouterr().out
+
+
 def test_several_workers_load_the_study_from_its_file(file: Path) -> None:
     with pytest.raises(UserError, match="write it to a file that defines `study`, and give"):
         run(load(str(file)), workers=2)

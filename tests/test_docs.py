@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -62,7 +63,12 @@ def test_the_page_about_ray_tune_begins_with_code_that_runs(tmp_path: Path) -> N
     ],
 )
 def test_an_example_runs_to_its_end_and_its_best_trial_replays(
-    name: str, trials: int, options: tuple[object, ...], tmp_path: Path, search: Command
+    name: str,
+    trials: int,
+    options: tuple[object, ...],
+    tmp_path: Path,
+    search: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = ("--study", str(EXAMPLES / f"{name}.py"))
     done = search("run", *study, "--trials", trials, *options)
@@ -72,5 +78,10 @@ def test_an_example_runs_to_its_end_and_its_best_trial_replays(
     assert "All metrics are the same, bit for bit" in done.stdout
     done = search("report", *study, "--format", "markdown")
     assert (done.returncode, done.stderr) == (0, "")
+    if name == "linear":
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec(_code("own-training.md")[1], names)
+        assert set(names["kept"]) == {"model"}
     metric = load(study[1]).objective.words
     assert f"| trial | choices | {metric} |" in (tmp_path / f"report-{name}.md").read_text()

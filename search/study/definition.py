@@ -4,19 +4,31 @@ from collections.abc import Mapping
 from functools import partial
 from types import FunctionType
 
+from optuna.distributions import json_to_distribution
 from optuna.pruners import BasePruner
+
+from search.study.space import range_text
 
 Definition = Mapping[str, object]
 """JSON values by setting; see `search.study.study.Study.definition`."""
+RANGE = "range of "
+"""Beginning of the names of the settings that are distributions, as Optuna's JSON."""
 
 
 def differences(stored: Definition, asked: Definition) -> list[str]:
     """Return one line for each setting in which two definitions differ."""
     return [
-        f"{name} is {stored.get(name)!r} in the database and {asked.get(name)!r} here"
+        f"{name} is {_shown(name, stored)} in the database and {_shown(name, asked)} here"
         for name in {**stored, **asked}
         if stored.get(name) != asked.get(name)
     ]
+
+
+def _shown(name: str, definition: Definition) -> str:
+    value = definition.get(name)
+    if name.startswith(RANGE) and isinstance(value, str):
+        return f"{range_text(json_to_distribution(value))!r}"
+    return repr(value)
 
 
 def described(part: object) -> str:

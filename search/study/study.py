@@ -19,7 +19,7 @@ from typing_extensions import TypeVar
 
 from search.errors import UserError
 from search.study import metrics
-from search.study.definition import Definition, described
+from search.study.definition import RANGE, Definition, described
 from search.study.metrics import Direction, Epoch, Metrics, Objective
 from search.study.pruners import SuccessiveHalving, check_pruner
 from search.study.samplers import TPE, SamplerFactory, check_sampler
@@ -33,6 +33,8 @@ C = TypeVar("C", default=Any)
 PublishedFigures = Mapping[tuple[str, int], Metrics]
 
 NAME_BYTES = 100
+COSTS = frozenset({"loss", "error", "perplexity", "ppl", "mse", "rmse", "mae"})
+"""Words in the names of metrics that nobody maximizes."""
 MOST_EPOCHS = 2**31 - 1
 """The maximum of PostgreSQL's INTEGER type."""
 
@@ -116,6 +118,10 @@ class Study(Generic[C]):
             )
         if self.direction not in get_args(Direction):
             raise UserError(f"direction must be maximize or minimize, not {self.direction!r}")
+        if self.direction == "maximize" and _is_cost(self.metric):
+            raise UserError(
+                f'metric {self.metric} is better if it is lower: give direction="minimize"'
+            )
         for name in ("metric", "final_metric"):
             metric, known = getattr(self, name), self.trainer.metrics
             if metric is None and name == "final_metric":
@@ -188,7 +194,7 @@ class Study(Generic[C]):
         identifies the data.
         """
         ranges = {
-            f"range of {name}": distribution_to_json(distribution)
+            f"{RANGE}{name}": distribution_to_json(distribution)
             for name, distribution in self.space.ranges.items()
         }
         return {
@@ -317,6 +323,11 @@ class Study(Generic[C]):
                 f"published: {self.published} is not a CSV file with the columns variant, epoch "
                 f"and metrics ({type(error).__name__}: {error})"
             ) from error
+
+
+def _is_cost(metric: object) -> bool:
+    """Return whether the name of a metric says that lower is better."""
+    return isinstance(metric, str) and not COSTS.isdisjoint(metric.lower().split("_"))
 
 
 def check_whole(name: str, value: object, *, lowest: int) -> None:

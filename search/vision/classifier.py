@@ -22,7 +22,7 @@ from search.errors import UserError
 from search.study import study_file
 from search.study.shipped import known
 from search.study.study import Study
-from search.study.training import About
+from search.study.training import About, Trainer
 from search.vision.datasets import pictures
 from search.vision.datasets.pictures import Picture, Whites
 from search.vision.image_classification import ImageClassification, ImageShape
@@ -143,6 +143,11 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
     """
     if not Path(path).is_file():
         raise UserError(f"load {path}: there is no such file; give a weights file of a search")
+    if Path(path).suffix == Trainer.suffix:
+        raise UserError(
+            f"load {path}: it is the state of a training and no image classifier; read it with "
+            "search.weights.state"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             about = ImageAbout.from_json((file.metadata() or {})[METADATA])

@@ -8,11 +8,15 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from search.study.training import Session
+from search.study.trial_attributes import ENVIRONMENTS
 
 Environment = dict[str, str | int | None]
 
@@ -95,6 +99,17 @@ def differences(then: Environment, now: Environment) -> list[str]:
         f"{name}: {then.get(name)} then, {now.get(name)} now"
         for name in {**then, **now}
         if then.get(name) != now.get(name)
+    ]
+
+
+def with_another_file(trials: Sequence[FrozenTrial], now: Environment) -> list[int]:
+    """Return the numbers of the trials that were trained with other contents of the study file."""
+    file = now.get("study file")
+    return [
+        trial.number
+        for trial in trials
+        for last in trial.user_attrs.get(ENVIRONMENTS, [])[-1:]
+        if file is not None and last.get("study file") != file
     ]
 
 

@@ -39,7 +39,8 @@ class Comparison:
             same = f"All metrics are the same, bit for bit (epochs: {self.epochs})."
             return f"{same} Environment differences: {where}." if self.differences else same
         apart = ", ".join(f"{name} by {value:.3g}" for name, value in self.apart.items())
-        return f"The metrics differ, at most {apart}. Environment differences: {where}."
+        hint = "" if self.differences else " --check looks for a cause in the training."
+        return f"The metrics differ, at most {apart}. Environment differences: {where}.{hint}"
 
 
 def check(trial: FrozenTrial, stored: Sequence[Epoch]) -> None:

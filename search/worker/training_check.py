@@ -1,24 +1,26 @@
 """Checks that a study's training can be resumed and replayed: `search.reproduce --check`.
 
-It trains a few epochs, then the same again, then again from the state after the first epoch, and
-compares every metric bit for bit.
+It trains a few epochs, then trains them again in such a way that each epoch is trained by a new
+object from the state after the epoch before, and compares every metric bit for bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import RandomSampler
 
 from search.study.metrics import Epoch
-from search.study.space import Params, params_text
+from search.study.space import Params, Value, params_text
 from search.study.study import Study
 from search.worker.guarded_training import GuardedTraining
 from search.worker.machine import Machine
 
-EPOCHS = 2
+EPOCHS = 4
+"""As many show what is kept from one epoch to the one after the next."""
 DRAWS = 50
-"""Number of random draws in which every branch of the choices is looked for."""
+"""Number of random draws in which every category of the choices is looked for."""
 
 
 def check_training(
@@ -29,63 +31,112 @@ def check_training(
 ) -> list[str]:
     """Return one line for each set of choices whose training is not repeatable.
 
-    A study with branches is checked once for each combination of classes that it can take.
+    The sets are random, and take every category, so every class of a branch, at least once.
 
     Raises:
         Diverged: a metric is not finite.
         TrainingError, UserError: as `GuardedTraining` does.
     """
     faults = []
-    for params in _samples(study):
-        say(f"Checking {params_text(params)}")
-        fault = _fault(study, machine, study.space.of(params), after_batch)
+    samples = _samples(study)
+    for number, params in enumerate(samples, start=1):
+        say(f"Checking choices {number} of {len(samples)}: {params_text(params)}")
+        fault = _Check(study, machine, study.space.of(params), say, after_batch).fault()
         if fault is not None:
             faults.append(fault)
     return faults
 
 
-def _samples(study: Study) -> Iterator[Params]:
-    """Yield random choices, one for each set of parameters that a trial can have."""
+def _samples(study: Study) -> list[Params]:
+    """Return as few of the random draws as take every category that any of them takes."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     drawn = optuna.create_study(sampler=RandomSampler(seed=study.seed))
-    seen: set[frozenset[str]] = set()
-    for _ in range(DRAWS if study.space.has_branches else 1):
+    draws: list[Params] = []
+    for _ in range(DRAWS):
         trial = drawn.ask()
         study.space.suggest(trial)
-        if (names := frozenset(trial.params)) not in seen:
-            seen.add(names)
-            yield trial.params
+        draws.append(trial.params)
+    categorical = [
+        name
+        for name, distribution in study.space.ranges.items()
+        if isinstance(distribution, CategoricalDistribution)
+    ]
+
+    def missing(draw: Params) -> set[tuple[str, Value]]:
+        return {(name, draw[name]) for name in categorical if name in draw} - seen
+
+    found, seen = [draws[0]], set[tuple[str, Value]]()
+    seen |= missing(draws[0])
+    while missing(best := max(draws, key=lambda draw: len(missing(draw)))):
+        found.append(best)
+        seen |= missing(best)
+    return found
 
 
-def _fault(
-    study: Study, machine: Machine, choices: Any, after_batch: Callable[[int], None]
-) -> str | None:
-    def new() -> GuardedTraining:
-        return machine.training(
-            study, choices, seed=study.repeat_seed(0), is_detailed=True, after_batch=after_batch
-        )
+class _Check:
+    """A check of the training with some choices."""
 
-    first, states, undisturbed = new(), [], []
-    for epoch in first.epochs():
-        undisturbed.append(epoch)
-        states.append(first.state())
-    if apart := _apart(undisturbed, list(new().epochs())):
+    def __init__(
+        self,
+        study: Study,
+        machine: Machine,
+        choices: Any,
+        say: Callable[[str], None],
+        after_batch: Callable[[int], None],
+    ) -> None:
+        self._study = study
+        self._machine = machine
+        self._choices = choices
+        self._say = say
+        self._after_batch = after_batch
+
+    def fault(self) -> str | None:
+        """Return what is not repeatable, and the likely cause; None if everything is."""
+        undisturbed = self._whole("undisturbed")
+        if not (apart := _apart(undisturbed, self._resumed())):
+            return None
+        if again := _apart(undisturbed, self._whole("again")):
+            return (
+                f"replay: {again}; the likely cause is a random generator that the run's seed does "
+                "not determine, or a computation that is not deterministic"
+            )
         return (
-            f"replay: {apart}; the likely cause is a random generator that the run's seed does not "
-            "determine, or a computation that is not deterministic"
+            f"resume: {apart}; the likely cause is state that state_dict lacks, work after the "
+            "yield that the next epoch needs (the state is taken at the yield), or a random "
+            "generator that is made once and not for each epoch (see Run.seed_for)"
         )
-    resumed = new()
-    resumed.load(states[0])
-    if apart := _apart(undisturbed[1:], list(resumed.epochs(after=1))):
-        return (
-            f"resume after epoch 1: {apart}; the likely cause is state that state_dict lacks, or a "
-            "random generator of its own that is made once and not for each epoch (see "
-            "Run.seed_for)"
+
+    def _whole(self, what: str) -> list[Epoch]:
+        found = []
+        for epoch in self._new().epochs():
+            found.append(epoch)
+            self._say(f"[{what}] {self._study.epoch_text(epoch)}")
+        return found
+
+    def _resumed(self) -> list[Epoch]:
+        """Train each epoch with a new object, as if the worker were killed after every epoch."""
+        found: list[Epoch] = []
+        state: bytes | None = None
+        for number in range(self._study.epochs):
+            training = self._new()
+            if state is not None:
+                training.load(state)
+            found.append(next(training.epochs(after=number)))
+            state = training.state()
+            self._say(f"[resumed] {self._study.epoch_text(found[-1])}")
+        return found
+
+    def _new(self) -> GuardedTraining:
+        return self._machine.training(
+            self._study,
+            self._choices,
+            seed=self._study.repeat_seed(0),
+            is_detailed=True,
+            after_batch=self._after_batch,
         )
-    return None
 
 
-def _apart(ours: list[Epoch], theirs: list[Epoch]) -> str | None:
+def _apart(ours: Sequence[Epoch], theirs: Sequence[Epoch]) -> str | None:
     """Return the first difference in words; None if all metrics are the same."""
     for a, b in zip(ours, theirs, strict=True):
         for name in {**a.metrics, **b.metrics}:

@@ -21,9 +21,9 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.optuna_internals import trial_id
 from search.errors import UserError
-from search.vision.classifier import load
 from search.vision.images import load_dataset
-from search.weights import find
+from search.weights import find, load, state
+from search.worker.state import dump
 from tests.support.commands import run_command
 from tests.support.kept_weights import check, expected_numbers, stored_sums
 from tests.support.wsgi import get
@@ -178,3 +178,17 @@ def test_weights_that_were_not_kept_or_are_damaged_are_refused(
             find(str(found), "cifar", "base", artifacts=artifacts)
     finally:
         path.write_bytes(content)
+
+
+def test_a_state_is_read_by_its_own_function_and_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine-3.state"
+    path.write_bytes(dump({"model": torch.arange(3), "lr": 0.1}))
+    found = state(path)
+    assert torch.equal(found["model"], torch.arange(3))
+    assert found["lr"] == 0.1
+    with pytest.raises(UserError, match="it is the state of a training and no image classifier"):
+        load(path)
+    path.write_bytes(b"odd")
+    for other in (path, tmp_path / "none.state"):
+        with pytest.raises(UserError, match=f"state {other}: no state of a training"):
+            state(other)

@@ -384,6 +384,10 @@ METRICS = "test_accuracy, test_loss, validation_accuracy, validation_loss, train
         ({"metric": "accuracy"}, f"metric must be one of {METRICS}.*, not 'accuracy'"),
         ({"metric": None}, "^metric must be the name of a metric, not None"),
         ({"metric": ""}, "^metric must be the name of a metric, not ''"),
+        (
+            {"metric": "test_loss"},
+            'metric test_loss is better .* give direction="minimize"',
+        ),
         ({"final_metric": "auc"}, f"^final_metric must be one of {METRICS}.*, not 'auc'"),
         ({"final_metric": 1}, "^final_metric must be the name of a metric, not 1"),
         ({"direction": "max"}, "direction must be maximize or minimize, not 'max'"),
@@ -463,7 +467,7 @@ def test_a_difference_of_definition_is_named(study: Study) -> None:
         "final_metric is 'test_accuracy' in the database and 'test_loss' here",
         "seed is 0 in the database and 3 here",
     ]
-    assert found[-1].startswith("range of schedule is ")
+    assert found[-1] == "range of schedule is 'constant, cosine' in the database and 'cosine' here"
     assert differences(study.definition("x"), study.definition("y"))
     assert not differences(study.definition("x"), dataclasses.replace(study).definition("x"))
 
