@@ -136,10 +136,12 @@ def test_invalid_options_are_refused(options: dict[str, Any], complaint: str, fi
 @pytest.mark.slow
 def test_an_interrupt_stops_a_script_cleanly_and_the_same_call_resumes(file: Path) -> None:
     Path("script.py").write_text(
-        "import descent, sys\n"
+        "import sys\n"
         "from search.api import run\n"
-        "descent.Descent.seconds = float(sys.argv[1])\n"
-        "found = run(descent.study, trials=4)\n"
+        "from search.study import load\n"
+        "study = load('descent.py')\n"
+        "study.train.seconds = float(sys.argv[1])\n"
+        "found = run(study, trials=4)\n"
         "print('done' if found.is_done else 'stopped', len(found.rows))\n"
     )
     command = [sys.executable, "script.py"]
