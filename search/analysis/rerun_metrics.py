@@ -168,7 +168,11 @@ def trained_as(paths: Sequence[Path], study: Study) -> Study:
             )
     own = _settings(study)
     for name, value in first.items():
-        if isinstance(value, str) and name != "metric" and value != own.get(name):
+        if (
+            isinstance(value, str)
+            and name not in ("metric", "precision")
+            and value != own.get(name)
+        ):
             raise UserError(
                 f"--compare {path}: its re-runs have the {name} {value}, but the study has "
                 f"{own.get(name)}; give the --study of the re-runs"
@@ -180,6 +184,8 @@ def _settings(study: Study) -> Mapping[str, object]:
     """Return the settings that affect the metrics of a study's re-runs."""
     of_trainer, fields = study.trainer.settings(), vars(study.trainer)
     own = {name: value for name, value in of_trainer.items() if value == fields[name]}
+    if fields.get("precision") == "bfloat16":
+        own["precision"] = "bfloat16"
     return own | {"epochs": study.epochs, "metric": study.metric}
 
 

@@ -25,7 +25,7 @@ STUDY_HELP = (
 )
 MOST_WORKERS = 1024
 """Maximum number of workers of one command."""
-TRAINING = ("epochs", "images", "seed", "select")
+TRAINING = ("epochs", "images", "seed", "select", "precision")
 """Options that affect a trial's metrics."""
 PLACES = ("study", "storage", "data", "artifacts")
 """Options for where everything is; also fields of `search.worker.config.WorkerConfig`."""
@@ -115,6 +115,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "CPU (default: auto)",
     )
     parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="precision of the products of networks on images, a part of the study's definition; "
+        "bfloat16 needs CUDA, or a CPU with AMX or AVX512-BF16 (default: the study's; bfloat16 on "
+        "CUDA, float32 elsewhere)",
+    )
+    parser.add_argument(
         "--threads",
         type=whole(1, 1024),
         metavar="N",
@@ -168,7 +175,7 @@ def changes(options: argparse.Namespace, study: "Study") -> dict[str, Any]:
     Raises:
         UserError: the study's metric is not measured on the split of --select.
     """
-    found = given(options, "name", "epochs", "images", "seed")
+    found = given(options, "name", "epochs", "images", "seed", "precision")
     if options.select is not None:
         selected = study.select(options.select)
         found |= {"metric": selected.metric, "final_metric": selected.final_metric}

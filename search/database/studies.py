@@ -48,6 +48,7 @@ def join(
     study: Study,
     *,
     data_digest: str | None,
+    precision: str | None = None,
     given: Sequence[Mapping[str, Value]] = (),
     retry: bool = True,
 ) -> optuna.Study:
@@ -61,7 +62,7 @@ def join(
     """
     for params in given:
         study.space.check(params)
-    definition = study.definition(data_digest)
+    definition = study.definition(data_digest, precision)
     with database.lock(f"name/{study.name}"):
         ref = _created(database, study, definition)
     joined = optuna.load_study(study_name=study.name, storage=database.optuna)

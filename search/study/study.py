@@ -187,11 +187,11 @@ class Study(Generic[C]):
         """Return the seed of re-run `repeat`, equal for all trials so that re-runs are paired."""
         return derive_seed(self.seed, "repeat", repeat)
 
-    def definition(self, data_digest: str | None) -> Definition:
+    def definition(self, data_digest: str | None, precision: str | None = None) -> Definition:
         """Return the settings on which all workers must agree, as JSON values.
 
         The budget and the variants are left out, since both can be extended. `data_digest`
-        identifies the data.
+        identifies the data; `precision` is the numeric precision, None if unknown.
         """
         ranges = {
             f"{RANGE}{name}": distribution_to_json(distribution)
@@ -200,6 +200,7 @@ class Study(Generic[C]):
         return {
             **self.trainer.settings(),
             "data": data_digest,
+            "precision": precision,
             "epochs": self.epochs,
             "metric": self.metric,
             "direction": self.direction,
@@ -212,7 +213,8 @@ class Study(Generic[C]):
         }
 
     def defined(self, definition: Definition | None) -> Self:
-        """Return this study with the epochs, seed, metric and trainer's numbers of a definition.
+        """Return this study with the epochs, seed, metric, precision and trainer's numbers of a
+        definition.
 
         Raises:
             UserError: the definition has another dataset.
@@ -231,7 +233,15 @@ class Study(Generic[C]):
                     "--study with which it was created"
                 )
         numbers = [name for name in settings if not isinstance(settings[name], str)]
-        return selected.changed({name: definition[name] for name in ("epochs", "seed", *numbers)})
+        found = selected.changed({name: definition[name] for name in ("epochs", "seed", *numbers)})
+        precision = definition.get("precision")
+        return found.in_precision(None if precision is None else str(precision))
+
+    def in_precision(self, precision: str | None) -> Self:
+        """Return the study trained in this numeric precision; None if it is unknown."""
+        if precision is None:
+            return self
+        return replace(self, train=self.trainer.in_precision(precision))
 
     def select(self, split: str) -> Self:
         """Return the study that prunes and ranks trials by its metric on another split.

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Protocol, cast, runtime_checkable
+from typing import Any, Generic, Protocol, Self, cast, runtime_checkable
 
 from typing_extensions import TypeVar
 
@@ -114,7 +114,8 @@ class Session(Protocol[C]):
 
     @property
     def precision(self) -> str | None:
-        """The numeric precision of the trainings as text; None if unknown."""
+        """The numeric precision of the trainings, such as `float32`: a worker with another cannot
+        join the study. None if unknown."""
 
     def start(self, run: Run[C], /) -> Training:
         """Return a new training, before its first epoch."""
@@ -158,6 +159,10 @@ class Trainer(ABC, Generic[C]):
             name: value if isinstance(value, str | int | float | None) else described(value)
             for name, value in values.items()
         }
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the trainer with the precision of a definition, if it can choose one."""
+        return self
 
     def data_text(self, metric: str) -> str:
         """Return what it trains on as text for pages, such as `digits, all 1438 images`."""

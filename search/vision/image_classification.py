@@ -3,9 +3,9 @@
 No PyTorch here: a study is also loaded by commands that only read the database.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from typing_extensions import TypeVar
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 C = TypeVar("C", default=Any)
+
+Precision = Literal["float32", "bfloat16"]
 
 METRICS = tuple(
     f"{split}_{quantity}"
@@ -44,8 +46,8 @@ class ImageShape:
 class ImageClassification(Trainer[C]):
     """Trains a network on labeled images, by cross-entropy.
 
-    A new permutation of the images each epoch, pixels scaled to [-1, 1], no augmentation; in
-    bfloat16 on CUDA, in float32 elsewhere. The functions are given the trial's choices.
+    A new permutation of the images each epoch, pixels scaled to [-1, 1], no augmentation. The
+    functions are given the trial's choices.
 
     Raises:
         UserError: the dataset is unknown, or a number is out of bounds.
@@ -65,6 +67,9 @@ class ImageClassification(Trainer[C]):
     batch_size: int = 32
     images: int | None = None
     """Number of training images and maximum number of test images, from the first; None for all."""
+    precision: Precision | None = None
+    """Of the products; weights are float32. None for bfloat16 on CUDA and float32 elsewhere. What
+    the first worker uses belongs to the study's definition."""
 
     held_out = "training images"
     suffix = ".safetensors"
@@ -79,6 +84,16 @@ class ImageClassification(Trainer[C]):
         check_whole("batch_size", self.batch_size, lowest=2)
         if self.images is not None:
             check_whole("images", self.images, lowest=2)
+        if self.precision is not None and self.precision not in get_args(Precision):
+            raise UserError(f"precision must be float32 or bfloat16, not {self.precision!r}")
+
+    def settings(self) -> Mapping[str, object]:
+        found = dict(super().settings())
+        del found["precision"]  # the session tells which
+        return found
+
+    def in_precision(self, precision: str) -> Self:
+        return replace(self, precision=cast(Precision, precision))
 
     @property
     def source(self) -> Callable[..., Any]:
@@ -127,6 +142,10 @@ class ImageClassification(Trainer[C]):
         return n_train
 
     def data_text(self, metric: str) -> str:
+        where = self._images_text(metric)
+        return where if self.precision != "bfloat16" else f"{where} in bfloat16"
+
+    def _images_text(self, metric: str) -> str:
         total = self._total
         images = f"{total} images" if total else "images"
         if self.images not in (None, total):
@@ -140,7 +159,7 @@ class ImageClassification(Trainer[C]):
         if dataset not in (None, self.dataset):
             reasons.append(f"{self.dataset} and not {dataset}")
         if self.images not in (None, self._total) or _is_validated(metric):
-            reasons.append(self.data_text(metric))
+            reasons.append(self._images_text(metric))
         return reasons
 
     @property

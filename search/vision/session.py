@@ -11,10 +11,10 @@ from search.errors import UserError
 from search.study.training import Place, Run
 from search.vision.classifier import qualified
 from search.vision.datasets.pictures import Whites
-from search.vision.image_classification import ImageClassification, ImageShape
+from search.vision.image_classification import ImageClassification, ImageShape, Precision
 from search.vision.images import Dataset, Images, load_dataset
 from search.vision.optimizers import by_name
-from search.vision.precision import precision
+from search.vision.precision import choose
 from search.vision.training import ImageTraining
 
 C = TypeVar("C", default=Any)
@@ -76,16 +76,19 @@ class ImageSession(Generic[C]):
     splits: Splits
     digest: str
     device: torch.device
+    precision: Precision
 
     @classmethod
     def open(cls, trainer: ImageClassification[C], place: Place) -> "ImageSession[C]":
         """Load the images, downloading them if necessary.
 
         Raises:
-            UserError: they are unavailable or too few.
+            UserError: they are unavailable or too few, or the device would emulate the precision.
         """
+        device = torch.device(place.device)
+        precision = choose(device, trainer.precision)
         dataset = load_dataset(trainer.dataset, place.data, place.say)
-        total, device = len(dataset.train), torch.device(place.device)
+        total = len(dataset.train)
         splits = Splits.of(
             dataset,
             n_train=trainer.n_train(total, place.metric),
@@ -93,11 +96,13 @@ class ImageSession(Generic[C]):
             n_test=trainer.n_test(len(dataset.test)),
             device=device,
         )
-        return cls(trainer=trainer, splits=splits, digest=dataset.digest, device=device)
-
-    @property
-    def precision(self) -> str:
-        return precision(self.device)
+        return cls(
+            trainer=trainer,
+            splits=splits,
+            digest=dataset.digest,
+            device=device,
+            precision=precision,
+        )
 
     def start(self, run: Run[C]) -> ImageTraining:
         """Return a new training of the run's choices.
@@ -116,6 +121,7 @@ class ImageSession(Generic[C]):
             self.splits,
             run,
             batch_size=trainer.batch_size,
+            precision=self.precision,
             build=qualified(trainer.build),
             learning_rate=trainer.learning_rate,
         )

@@ -6,6 +6,7 @@ the results of an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from search.study.metrics import Metrics, split
 from search.study.training import About, Run
 from search.vision.classifier import ImageAbout, serialized
+from search.vision.image_classification import Precision
 from search.vision.images import Images
 from search.vision.precision import autocast
 
@@ -40,6 +42,7 @@ class ImageTraining:
         run: Run[Any],
         *,
         batch_size: int,
+        precision: Precision = "float32",
         learning_rate: Callable[[Any, int, int], float] | None = None,
         build: str = "",
     ) -> None:
@@ -51,6 +54,7 @@ class ImageTraining:
         self._splits = splits
         self._run = run
         self._batch_size = batch_size
+        self._precision = precision
         self._learning_rate = learning_rate
         self._build = build
         self._dtype = first.dtype
@@ -118,20 +122,23 @@ class ImageTraining:
         """Return the mean loss and the accuracy over `images` in eval mode."""
         losses, hits = [], []
         self.network.eval()
-        for pixels, labels in images.batches(EVALUATION_BATCH, dtype=self._dtype):
-            with autocast(self._device):
+        with self._autocast():  # the weights are cast once
+            for pixels, labels in images.batches(EVALUATION_BATCH, dtype=self._dtype):
                 scores = self.network(pixels)
                 losses.append(F.cross_entropy(scores, labels, reduction="sum"))
-            hits.append((scores.argmax(1) == labels).sum())
-            self._run.after_batch(0)
+                hits.append((scores.argmax(1) == labels).sum())
+                self._run.after_batch(0)
         return _total(losses) / len(images), _total(hits) / len(images)
 
     def loss(
         self, images: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
     ) -> Tensor:
-        """Return the cross-entropy of a batch as a scalar tensor, in bfloat16 autocast on CUDA."""
-        with autocast(self._device):
+        """Return the cross-entropy of a batch as a scalar tensor."""
+        with self._autocast():
             return F.cross_entropy(self.network(images), labels, reduction=reduction)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self._device, self._precision)
 
 
 def _total(values: list[Tensor]) -> float:

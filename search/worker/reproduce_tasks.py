@@ -80,8 +80,10 @@ class Reproduction:
             for name in names or variants
         ]
         overview = reruns.train(wanted, self.stop)
-        self._tell(overview, file, study)
-        self.out.print(comparison(repeats(overview), study))
+        self._tell(overview, file, reruns.study)
+        self.out.print(
+            comparison(repeats(overview), study.in_precision(reruns.machine.session.precision))
+        )
 
     def best(self, which: str | int, n_repeats: int, *, file: Path | None) -> None:
         """Train a trial, or the best `which` trials, with `n_repeats` fresh seeds; compare them.
@@ -105,7 +107,7 @@ class Reproduction:
         overview = reruns.train_best(best, n_repeats, self.stop)
         with tolerating_outage():
             Notes.of(self.database, study).update()
-        self._tell(overview, file, study)
+        self._tell(overview, file, reruns.study)
         numbers = [trial.number for trial in best]
         found = standings(
             finals(repeats(overview), numbers, study.final, study.epochs), study.direction
@@ -169,10 +171,11 @@ class Reproduction:
         self, study: Study, name: str, digest: object = None, *, origin: str | None = None
     ) -> Reruns:
         study = dataclasses.replace(study, name=name, variants={})
+        machine = self._machine(self.config, study, digest)
         return Reruns(
-            study=study,
+            study=study.in_precision(machine.session.precision),
             config=self.config,
-            machine=self._machine(self.config, study, digest),
+            machine=machine,
             out=self.out,
             origin=origin,
         )

@@ -93,7 +93,12 @@ class Worker:
         """
         with closing(Database(config.storage)) as database:
             joined = join(
-                database, study, data_digest=machine.session.digest, given=given, retry=retry
+                database,
+                study,
+                data_digest=machine.session.digest,
+                precision=machine.session.precision,
+                given=given,
+                retry=retry,
             )
             joined.sampler = RepeatableSampler(
                 study.sampler, study.seed, has_branches=study.space.has_branches

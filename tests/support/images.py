@@ -7,6 +7,7 @@ from torch import nn
 
 from search.study.training import Run
 from search.vision import ImageClassification
+from search.vision.image_classification import Precision
 from search.vision.optimizers import by_name
 from search.vision.session import ImageSession, Splits
 from search.vision.training import ImageTraining
@@ -36,7 +37,9 @@ def run_of(
     )
 
 
-def session_of(splits: Splits, *, batch_size: int = 32) -> ImageSession[Choices]:
+def session_of(
+    splits: Splits, *, batch_size: int = 32, precision: Precision = "float32"
+) -> ImageSession[Choices]:
     return ImageSession(
         trainer=ImageClassification(
             dataset="digits", build=build, learning_rate=learning_rate, batch_size=batch_size
@@ -44,11 +47,17 @@ def session_of(splits: Splits, *, batch_size: int = 32) -> ImageSession[Choices]
         splits=splits,
         digest="none",
         device=splits.train.labels.device,
+        precision=precision,
     )
 
 
 def training_of(
-    network: nn.Module, splits: Splits, run: Run[Choices], *, batch_size: int = 32
+    network: nn.Module,
+    splits: Splits,
+    run: Run[Choices],
+    *,
+    batch_size: int = 32,
+    precision: Precision = "float32",
 ) -> ImageTraining:
     return ImageTraining(
         network,
@@ -56,5 +65,6 @@ def training_of(
         splits,
         run,
         batch_size=batch_size,
+        precision=precision,
         learning_rate=learning_rate,
     )

@@ -294,7 +294,7 @@ def test_forward_and_loss_stay_on_cuda(variant: str, monkeypatch: pytest.MonkeyP
         )
         splits = Splits(train=images, validation=None, test=images, n_classes=10)
         network = Network(choices, ImageShape(channels=3, size=32, n_classes=10))
-        training = training_of(network, splits, run_of(choices))
+        training = training_of(network, splits, run_of(choices), precision="bfloat16")
         sizes = []
         order = torch.randperm(70, device="cpu")
         for pixels, labels in images.batches(32, order=order):

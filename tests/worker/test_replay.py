@@ -24,7 +24,7 @@ CUDA: Environment = {
     **_cpu(1),
     "device": "NVIDIA H100",
     "threads": None,
-    "precision": "bfloat16 autocast",
+    "precision": "bfloat16",
     "cuda": "13.0",
     "cudnn": 91002,
 }
@@ -88,12 +88,12 @@ def test_where_there_is_cuda_a_trial_of_a_cpu_is_replayed_on_the_cpu(
             ["--threads"],
             "with 2 threads, as you ask by --threads; it was trained with 1 thread.",
         ),
-        ([CUDA], CUDA, [], "on NVIDIA H100 in bfloat16 autocast, as it was trained."),
+        ([CUDA], CUDA, [], "on NVIDIA H100 in bfloat16, as it was trained."),
         (
             [CUDA],
             _cpu(2),
             [],
-            "with 2 threads; it was trained on NVIDIA H100 in bfloat16 autocast, which is not "
+            "with 2 threads; it was trained on NVIDIA H100 in bfloat16, which is not "
             "available here.",
         ),
         ([], _cpu(2), [], "with 2 threads; what it was trained with is not recorded."),
