@@ -21,17 +21,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from search.vision.images import load_dataset
+from search.vision.optimizers import BLOCKED, fastest
 from search.vision.session import Splits
 from search.worker import device
 from studies.cifar import VARIANTS, Choices
@@ -62,6 +64,11 @@ def main() -> None:
             f"{variant:14} {ours:10.0f} {students:16.0f}  {statistics.median(ratios):14.2f}, "
             f"{min(ratios):.2f} to {max(ratios):.2f} {ours * FLOPS_PER_IMAGE / rate:15.0%}",
             flush=True,
+        )
+    for name in BLOCKED:
+        ours, theirs = _update_seconds(name, options)
+        print(
+            f"{name}: {1e3 * ours:.1f} ms for an update, {theirs / ours:.2f} times foreach's speed"
         )
     print(f"rounds repeated since a batch stalled: {stalled}")
     print(f"peak memory of a worker beyond importing torch: {_memory(options):.0f} MB")
@@ -207,6 +214,31 @@ def _matrix_product_flops(threads: int) -> float:
         torch.mm(a, b)
         times.append(time.perf_counter() - start)
     return float(2 * 2048**3 / min(times))
+
+
+def _update_seconds(name: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Return the median seconds of an update of the network's weights, in blocks and by foreach."""
+    torch.set_num_threads(options.threads)
+    updates = []
+    for make in (fastest, _foreach):
+        torch.manual_seed(0)
+        parameters = list(Report(VARIANTS["base"]).parameters())
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        updates.append(make(name, parameters, lr=1e-3, weight_decay=1e-4).step)
+    times: list[list[float]] = [[], []]
+    for _ in range(10 * options.rounds):
+        for update, seconds in zip(updates, times, strict=True):
+            start = time.perf_counter()
+            update()
+            seconds.append(time.perf_counter() - start)
+    ours, theirs = map(statistics.median, times)
+    return ours, theirs
+
+
+def _foreach(name: str, parameters: Sequence[torch.Tensor], **options: float) -> Optimizer:
+    made: Optimizer = getattr(torch.optim, name)(parameters, foreach=True, **options)
+    return made
 
 
 def _memory(options: argparse.Namespace) -> float:
