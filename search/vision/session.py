@@ -1,7 +1,7 @@
 """The images of a study on one device, and trainings on them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import nn
@@ -78,8 +78,11 @@ class ImageSession(Generic[C]):
     device: torch.device
     precision: Precision
 
+    made: ClassVar[type[ImageTraining]] = ImageTraining
+    """The class of its trainings."""
+
     @classmethod
-    def open(cls, trainer: ImageClassification[C], place: Place) -> "ImageSession[C]":
+    def open(cls, trainer: ImageClassification[C], place: Place) -> Self:
         """Load the images, downloading them if necessary.
 
         Raises:
@@ -115,7 +118,7 @@ class ImageSession(Generic[C]):
         optimizer = (trainer.optimizer or by_name)(run.choices, network)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise UserError(f"optimizer must return an optimizer, not {optimizer!r}")
-        return ImageTraining(
+        return self.made(
             network,
             optimizer,
             self.splits,
