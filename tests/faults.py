@@ -88,7 +88,13 @@ class Ordeal:
             self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
         )
         self.database = Database(url)
-        self._joined = join(self.database, self.study, data_digest=self.machine.session.digest)
+        session = self.machine.session
+        self._joined = join(
+            self.database,
+            self.study,
+            data_digest=session.digest,
+            precision=session.precision,
+        )
 
     def close(self) -> None:
         self.database.close()

@@ -103,7 +103,7 @@ def test_help_explains_every_option(search: Command) -> None:
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
         "--epochs", "--images", "--device", "--threads", "--seed", "--timeout", "--select",
-        "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
+        "--precision", "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
             "--ray", "--gpus-per-worker",
     }  # fmt: skip
 

@@ -41,7 +41,7 @@ def searched(database: Database, small: Study) -> optuna.Study:
 
 
 def _nothing_to_train() -> Any:
-    return SimpleNamespace(session=SimpleNamespace(digest="none"))
+    return SimpleNamespace(session=SimpleNamespace(digest="none", precision=None))
 
 
 def _reruns(database: Database, study: Study, name: str) -> Reruns:

@@ -56,7 +56,9 @@ def _study(n_finished: int) -> Study:
 def _ours(url: str, folder: Path, n_finished: int, n_trials: int, ready: Ready) -> Times:
     """Run trials as `search.worker.trial` does, but for the training."""
     study = _study(n_finished)
-    machine: Any = SimpleNamespace(session=SimpleNamespace(digest="none"))  # trains nothing
+    machine: Any = SimpleNamespace(
+        session=SimpleNamespace(digest="none", precision=None)
+    )  # trains nothing
     process = Process(url, study, folder, machine=machine)
     joined, claims = process.joined, process.claims
     times: Times = {}

@@ -240,7 +240,7 @@ def test_a_copy_whose_original_is_gone_must_have_its_trials(
     )
     optuna.delete_study(study_name="small", storage=storage)
     assert stored_definition(process.database, "other") == study.definition(
-        process.machine.session.digest
+        process.machine.session.digest, "float32"
     )
     with process.database.engine.begin() as connection:
         connection.execute(text("UPDATE trial_intermediate_values SET intermediate_value = 0.125"))

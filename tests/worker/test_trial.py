@@ -102,7 +102,14 @@ def test_a_trial_with_values_that_a_user_asked_for_is_never_pruned(
 ) -> None:
     poor: dict[str, Value] = {"optimizer": "SGD", "lr": 1e-4, "bn1": "off", "bn2": "off"}
     process = start(dataclasses.replace(study, trials=8))
-    join(process.database, study, data_digest=process.worker.machine.session.digest, given=[poor])
+    session = process.worker.machine.session
+    join(
+        process.database,
+        study,
+        data_digest=session.digest,
+        precision=session.precision,
+        given=[poor],
+    )
     process.joined.enqueue_trial(dict(poor))  # as anyone can with Optuna alone
     process.work()
     asked = [t for t in process.trials if t.params.items() >= poor.items()]
