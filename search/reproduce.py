@@ -197,8 +197,8 @@ def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
         out.print(fault, soft_wrap=True)
     if not faults:
         out.print(
-            f"The training can be resumed and replayed: all metrics of {study.epochs} epochs are "
-            "the same, with a resume after each."
+            "The training can be resumed and replayed: all metrics are the same with a resume "
+            f"after each epoch (epochs: {study.epochs})."
         )
     return 1 if faults else 0
 

@@ -175,7 +175,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
     from search.worker.config import WorkerConfig
-    from search.worker.environment import with_another_file
+    from search.worker.environment import last_with_another_file
     from search.worker.stop import Stop
     from search.worker.worker import Worker
 
@@ -205,9 +205,10 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         overview = observer.look()
         done = len(overview.finished)
         out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
-        if others := with_another_file(overview.trials, machine.environment):
+        other = last_with_another_file(overview.trials, machine.environment)
+        if other is not None:
             say(
-                f"The study's file has changed since trial {others[-1]} was trained; a replay of "
+                f"The study's file has changed since trial {other} was trained; a replay of "
                 "the earlier trials can differ. Give another --name to begin a new study."
             )
         say(f"View it with: {_dashboard(options, database)}")

@@ -118,9 +118,10 @@ class Study(Generic[C]):
             )
         if self.direction not in get_args(Direction):
             raise UserError(f"direction must be maximize or minimize, not {self.direction!r}")
-        if self.direction == "maximize" and _is_cost(self.metric):
+        costs = [name for name in (self.metric, self.final_metric) if _is_cost(name)]
+        if self.direction == "maximize" and costs:
             raise UserError(
-                f'metric {self.metric} is better if it is lower: give direction="minimize"'
+                f'metric {costs[0]} is better if it is lower: give direction="minimize"'
             )
         for name in ("metric", "final_metric"):
             metric, known = getattr(self, name), self.trainer.metrics

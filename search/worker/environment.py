@@ -102,15 +102,17 @@ def differences(then: Environment, now: Environment) -> list[str]:
     ]
 
 
-def with_another_file(trials: Sequence[FrozenTrial], now: Environment) -> list[int]:
-    """Return the numbers of the trials that were trained with other contents of the study file."""
+def last_with_another_file(trials: Sequence[FrozenTrial], now: Environment) -> int | None:
+    """Return the number of the last trial that was trained with another content of the study file.
+
+    None if there is none, or if the study is a shipped one.
+    """
     file = now.get("study file")
-    return [
-        trial.number
-        for trial in trials
-        for last in trial.user_attrs.get(ENVIRONMENTS, [])[-1:]
-        if file is not None and last.get("study file") != file
-    ]
+    for trial in reversed(trials) if file is not None else ():
+        for last in trial.user_attrs.get(ENVIRONMENTS, [])[-1:]:
+            if last.get("study file") != file:
+                return trial.number
+    return None
 
 
 def _code_version() -> str:

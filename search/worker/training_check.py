@@ -31,7 +31,8 @@ def check_training(
 ) -> list[str]:
     """Return one line for each set of choices whose training is not repeatable.
 
-    The sets are random, and take every category, so every class of a branch, at least once.
+    The sets are random, and take every category, so every class of a branch, that `DRAWS` random
+    draws take.
 
     Raises:
         Diverged: a metric is not finite.

@@ -17,9 +17,8 @@ from search.study.definition import differences
 from search.study.shipped import known
 from search.study.study import Study
 from search.study.study_file import load
-from search.study.training import FunctionTrainer, Run, Training
+from search.study.training import FunctionTrainer
 from search.vision import ImageClassification
-from studies.cifar import Choices
 
 
 def test_the_shipped_studies_are_found_by_name() -> None:
@@ -388,6 +387,7 @@ METRICS = "test_accuracy, test_loss, validation_accuracy, validation_loss, train
             {"metric": "test_loss"},
             'metric test_loss is better .* give direction="minimize"',
         ),
+        ({"final_metric": "test_loss"}, "metric test_loss is better if it is lower"),
         ({"final_metric": "auc"}, f"^final_metric must be one of {METRICS}.*, not 'auc'"),
         ({"final_metric": 1}, "^final_metric must be the name of a metric, not 1"),
         ({"direction": "max"}, "direction must be maximize or minimize, not 'max'"),
@@ -404,14 +404,11 @@ def test_a_study_refuses_nonsense(study: Study, change: dict[str, object], compl
         _changed(study, change)
 
 
-def test_a_metric_that_is_not_of_a_split_has_no_other_to_select(study: Study) -> None:
-    own = dataclasses.replace(study, train=_no_training, metric="auc")
+def test_a_metric_that_is_not_of_a_split_has_no_other_to_select() -> None:
+    linear = load(str(Path(__file__).parents[2] / "studies" / "examples" / "linear.py"))
+    own = dataclasses.replace(linear, metric="auc", direction="maximize")
     with pytest.raises(UserError, match=r"^--select test: auc does not name the split it is of$"):
         own.select("test")
-
-
-def _no_training(run: Run[Choices]) -> Training:
-    raise NotImplementedError
 
 
 def test_selection_on_another_split_leaves_what_re_runs_compare(study: Study) -> None:
@@ -431,10 +428,11 @@ def test_a_change_reaches_the_study_and_its_trainer(study: Study) -> None:
 
 
 def test_a_study_may_train_with_a_function(study: Study) -> None:
-    own = dataclasses.replace(study, train=_no_training, metric="auc", direction="minimize")
+    linear = load(str(Path(__file__).parents[2] / "studies" / "examples" / "linear.py"))
+    own = dataclasses.replace(study, train=linear.train, metric="auc", direction="minimize")
     assert isinstance(own.trainer, FunctionTrainer)
     definition = own.definition(None)
-    assert definition["train"] == "_no_training"
+    assert definition["train"] == "Linear"
     assert (definition["metric"], definition["direction"]) == ("auc", "minimize")
     assert own.dataset is None
     assert (own.setting, own.incomparable) == ("4 epochs per trial", None)

@@ -76,8 +76,8 @@ def test_a_repeatable_training_passes_with_every_category(tmp_path: Path, search
     status, told = _checked(tmp_path, search)
     assert status == 0
     assert told.endswith(
-        "The training can be resumed and replayed: all metrics of 4 epochs are the same, with a "
-        "resume after each.\n"
+        "The training can be resumed and replayed: all metrics are the same with a resume after "
+        "each epoch (epochs: 4).\n"
     )
     checked = re.findall(r"^Checking choices \d of \d: (.*)$", told, re.MULTILINE)
     assert {word for line in checked for word in line.split() if not word.startswith("lr=")} == {
