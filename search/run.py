@@ -5,7 +5,6 @@ Everything is in the database: the same command resumes a search, however it was
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
-import dataclasses
 import shlex
 import sys
 import time
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from search.analysis.answer import Answer
     from search.database.database import Database
     from search.database.snapshot import Overview
+    from search.study.budget import Budget
     from search.study.study import Study
     from search.worker.stop import Stop
 
@@ -64,6 +64,14 @@ def parser() -> Parser:
         help="budget: the total number of finished trials, including pruned ones and variants; "
         "stored with the study (default: the stored one, at first that of the study's file; 60 for "
         "cifar, 20 for digits)",
+    )
+    made.add_argument(
+        "--epochs-budget",
+        type=whole(1),
+        metavar="N",
+        help="budget: the total number of epochs of all trials; the last trials are cut short, and "
+        "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
+        "spent (default: as for --trials)",
     )
     made.add_argument(
         "--enqueue",
@@ -174,6 +182,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
     from search.launch.launcher import hired
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
+    from search.study.budget import Budget
     from search.worker.config import WorkerConfig
     from search.worker.environment import last_with_another_file
     from search.worker.stop import Stop
@@ -193,18 +202,18 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         machine = config.machine(study, out.print)
         worker = stack.enter_context(Worker.open(config, study, machine, given=enqueue))
         database = worker.database
+        asked = Budget(trials=options.trials, epochs=options.epochs_budget)
         budget = agree_on_budget(
             database,
             worker.joined,
-            of_file=study.trials,
-            asked=options.trials,
+            of_file=study.budget,
+            asked=asked if asked != Budget() else None,
             has_enqueued=bool(enqueue),
         )
-        study = dataclasses.replace(study, trials=budget)
+        study = study.with_budget(budget)
         observer = Observer(database, worker.joined)
         overview = observer.look()
-        done = len(overview.finished)
-        out.print(f"Study {study.name} in {database}: {done} of {budget} trials done.")
+        out.print(f"Study {study.name} in {database}: {_spent(overview, budget)} done.")
         other = last_with_another_file(overview.trials, machine.environment)
         if other is not None:
             say(
@@ -212,18 +221,22 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
                 "the earlier trials can differ. Give another --name to begin a new study."
             )
         say(f"View it with: {_dashboard(options, database)}")
-        if done < budget:
+        if not worker.claims.is_spent(budget):
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
         with show_progress(observer, out, study, budget=budget), stop.on_signals():
             crew.work(worker, stop, budget=budget, say=say)
         overview = observer.look()
-        is_done = len(overview.finished) >= budget
+        is_done = worker.claims.is_spent(budget)
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
         found = answer(database, overview)
         out.print(summary(overview, study, honest=found.text))
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
+
+
+def _spent(overview: "Overview", budget: "Budget") -> str:
+    return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:

@@ -147,8 +147,8 @@ def joined(database: Database, study: Study) -> optuna.Study:
 
 
 @pytest.fixture
-def workers(database: Database, joined: optuna.Study) -> Workers:
-    return Workers(database, joined)
+def workers(database: Database, joined: optuna.Study, study: Study) -> Workers:
+    return Workers(database, joined, study)
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -122,11 +122,12 @@ class Ordeal:
             for thread in beside:
                 if thread.done():
                     thread.result()
-            finished = self._n_finished(observer)
-            if finished >= self.study.trials:
+            finished, budget = self._n_finished(observer), self.study.budget.trials
+            assert budget is not None, "the digits have a budget of trials"
+            if finished >= budget:
                 if self.counts["killed"] >= self._kills:
                     return
-                self.study = replace(self.study, trials=self.study.trials + 20)
+                self.study = replace(self.study, trials=budget + 20)
             now = self.counts["killed"], finished
             if now != before:
                 before, since = now, time.monotonic()

@@ -1,4 +1,5 @@
-"""Decides which weights are kept: those of each variant's first run, and of the best trials.
+"""Decides which weights are kept: those of each variant's first run, and of the best trials; and
+which checkpoints: those of trials that run, or that were stopped and may go on.
 
 The database holds their SHA-256 and the dashboard's list of files. Both are written in the
 transaction that ends the trial, after the file. A file that is no longer needed is removed after it
@@ -14,6 +15,7 @@ from search.database.artifact_lists import File, Listed
 from search.database.database import Database
 from search.database.leases import Claim
 from search.database.queries import Place, StudyRef
+from search.database.rungs import Ladder
 from search.database.tables import weights as table
 from search.study.trial_attributes import rank
 
@@ -33,10 +35,12 @@ class Retention:
         name: str,
         suffix: str,
         epochs: int,
+        ladder: Ladder | None = None,
     ) -> None:
         """`name` is the study's and `suffix` the ending of weights files, both used for downloads;
         `epochs` is the number of epochs of a complete trial."""
         self.store = store
+        self._ladder = ladder
         self._epochs = epochs
         self._database = database
         self._ref = ref
@@ -53,8 +57,11 @@ class Retention:
     def enter(self, connection: Connection, claim: Claim, sha256: str | None) -> list[str]:
         """Enter the weights of a trial that has just ended; only under the study's lock.
 
-        `sha256` is None if it has none. Return the ids of files that are no longer listed.
+        `sha256` is None if it has none. Return the ids of files that are no longer listed: its
+        checkpoint stays if it may go on.
         """
+        if sha256 is None and claim.number in self._resumable(connection):
+            return []
         listed = self.listed(claim, sha256)
         connection.execute(delete(table).where(self._is(claim.number)))
         for file in listed.files:
@@ -79,9 +86,9 @@ class Retention:
         return Listed(trial_id=claim.trial_id, prefix=self.store.trial_prefix(number), files=files)
 
     def drop_others(self, connection: Connection) -> list[str]:
-        """Remove the entries of weights that are no longer kept; only under the study's lock.
+        """Remove the entries of files that are no longer kept; only under the study's lock.
 
-        Return the ids of their files.
+        Return the ids of these files.
         """
         dropped = []
         best = {place.number for place in self._best(connection)}
@@ -95,6 +102,8 @@ class Retention:
                 connection.execute(delete(table).where(self._is(trial.number)))
                 artifact_lists.remove(connection, trial.trial_id, [artifact_id])
                 dropped.append(artifact_id)
+        if self._ladder is not None:
+            dropped += self._remove_stale(connection)
         return dropped
 
     def sweep(self) -> None:
@@ -106,14 +115,26 @@ class Retention:
     def clean(self) -> None:
         """Remove the files of finished trials that are not kept; needs no lock."""
         # Files are listed first. A trial whose file is listed has started before trials are read,
-        # and a trial that ends after they are read has its weights entered.
+        # and a trial that ends after they are read has its weights entered, or may go on.
         ids = self.store.ids()
         running = self._running()
         with self._database.engine.begin() as connection:
-            artifact_lists.remove_stale(connection, self._ref, self.store.prefix)
+            self._remove_stale(connection)
         with self._database.engine.connect() as connection:
+            unfinished = running | self._resumable(connection)
             kept = set(self._rows(connection).values())
-        self.store.remove(self.store.surplus(ids, kept=kept, running=running))
+        self.store.remove(self.store.surplus(ids, kept=kept, unfinished=unfinished))
+
+    def _remove_stale(self, connection: Connection) -> list[str]:
+        resumable = self._resumable(connection)
+        return artifact_lists.remove_stale(
+            connection, self._ref, self.store.prefix, resumable=resumable
+        )
+
+    def _resumable(self, connection: Connection) -> set[int]:
+        """Return the numbers of the pruned trials that may go on."""
+        found = {trial.number for trial in queries.cut_short(connection, self._ref)}
+        return found if self._ladder is None else found | self._ladder.contenders(connection)
 
     def _best(self, connection: Connection) -> list[Place]:
         return queries.best(connection, self._ref, epochs=self._epochs, n=BEST)

@@ -81,17 +81,27 @@ def n_listing(connection: Connection, artifact_id: str) -> int:
     return sum(connection.execute(select(*counts)).one())
 
 
-def remove_stale(connection: Connection, study: StudyRef, prefix: str) -> None:
-    """Remove all files of finished trials but kept weights; `prefix` is that of the study's ids.
+def remove_stale(
+    connection: Connection, study: StudyRef, prefix: str, *, resumable: Collection[int]
+) -> list[str]:
+    """Remove all files of finished trials but kept weights, and return their ids; `prefix` is that
+    of the study's ids. Trials with the numbers `resumable` count as unfinished.
 
     A single statement, so that a trial that starts meanwhile is not affected.
     """
-    ended = _trials.c.study_id == study.study_id, _trials.c.state != TrialState.RUNNING
+    ended = select(_trials.c.trial_id).where(
+        _trials.c.study_id == study.study_id,
+        _trials.c.state != TrialState.RUNNING,
+        _trials.c.number.not_in(resumable),
+    )
     kept = weights.c.study_key == study.key
-    connection.execute(
-        delete(_attributes).where(
-            _attributes.c.trial_id.in_(select(_trials.c.trial_id).where(*ended)),
+    removed = connection.scalars(
+        delete(_attributes)
+        .where(
+            _attributes.c.trial_id.in_(ended),
             _attributes.c.key.startswith(ARTIFACT + prefix),
             _attributes.c.key.not_in(select(ARTIFACT + weights.c.artifact_id).where(kept)),
         )
-    )
+        .returning(_attributes.c.key)
+    ).all()
+    return [key.removeprefix(ARTIFACT) for key in removed]

@@ -79,7 +79,7 @@ class Database:
                     without_limits(connection, storage.engine)
             failed.pop_all()
         self.engine = storage.engine
-        self.optuna: BaseStorage = optuna_internals.cached(storage)
+        self.optuna: BaseStorage = optuna_internals.RereadableStorage(storage)
         self.uncached = storage
 
     def __str__(self) -> str:

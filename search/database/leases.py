@@ -24,6 +24,8 @@ class Claim:
     """Id in Optuna's tables."""
     number: int
     worker: str
+    until: int
+    """The epoch after which the trial stops: its last one, or what the budget leaves for it."""
 
 
 class LeaseLost(Exception):
@@ -36,6 +38,8 @@ class Lease:
     """The trial's number."""
     worker: str
     process: ProcessIdentity
+    until: int
+    """As for `Claim`."""
     expired: bool
     batches_per_second: float | None
     """Training rate at the last renewal; None before the first batch."""
@@ -50,6 +54,7 @@ def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
             trial=row["trial"],
             worker=row["worker"],
             process=ProcessIdentity.parse(row["process"]),
+            until=row["until"],
             expired=bool(row["expired"]),
             batches_per_second=row["batches_per_second"],
         )
@@ -69,6 +74,7 @@ def grant(
             trial=claim.number,
             worker=claim.worker,
             process=str(process),
+            until=claim.until,
             expires_at=clock() + seconds,
         )
     )

@@ -7,7 +7,7 @@ Optuna that breaks one is named by one failing test.
 """
 
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Set
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -21,13 +21,13 @@ from optuna import Study, Trial
 from optuna.artifacts import ArtifactMeta
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
 from optuna.samplers import QMCSampler
-from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, insert, select, update
 
 from search.errors import UserError
+from search.study.trial_attributes import REOPENED
 
 studies = models.StudyModel.__table__
 study_directions = models.StudyDirectionModel.__table__
@@ -89,11 +89,6 @@ def _migrations() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-def cached(storage: RDBStorage) -> BaseStorage:
-    """Return the storage with Optuna's cache of finished trials in front of it."""
-    return get_storage(storage)
-
-
 def study_id(study: Study) -> int:
     return study._study_id
 
@@ -146,6 +141,29 @@ def end_trial(
     return True
 
 
+def reopen_trial(
+    connection: Connection,
+    trial_id: int,
+    attributes: Mapping[str, object],
+    dropped: Collection[str],
+) -> bool:
+    """Let a pruned trial run again, in the caller's transaction: its parameters and intermediate
+    values stay, its value goes, and so do the user attributes `dropped`.
+
+    Optuna's caches in other processes know nothing of it; see `RereadableStorage`. Return False,
+    and write nothing, if the trial is not pruned.
+    """
+    pruned = trials.c.trial_id == trial_id, trials.c.state == TrialState.PRUNED
+    again = update(trials).where(*pruned).values(state=TrialState.RUNNING, datetime_complete=None)
+    if not connection.execute(again).rowcount:
+        return False
+    connection.execute(delete(trial_values).where(trial_values.c.trial_id == trial_id))
+    table = trial_user_attributes
+    connection.execute(delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(dropped)))
+    set_user_attributes(connection, trial_id, attributes)
+    return True
+
+
 def set_user_attributes(
     connection: Connection, trial_id: int, attributes: Mapping[str, object]
 ) -> None:
@@ -171,7 +189,43 @@ def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_
 
 
 class RereadableStorage(_CachedStorage):
-    """Optuna's cache of finished trials, of which some can be read from the database again."""
+    """Optuna's cache of finished trials, of which some can be read from the database again.
+
+    Those that `reopen_trial` has reopened since they were read, in any process, always are.
+    """
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        self._forget_reopened(study_id)
+        return super().get_all_trials(study_id, deepcopy, states)
+
+    def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
+        found = super()._get_cached_trial(trial_id)
+        return None if found is None or found.state == TrialState.PRUNED else found
+
+    def _forget_reopened(self, study_id: int) -> None:
+        table = trial_user_attributes
+        query = (
+            select(trials.c["trial_id", "number"], table.c.value_json)
+            .join(table, table.c.trial_id == trials.c.trial_id)
+            .where(trials.c.study_id == study_id, table.c.key == REOPENED)
+        )
+        with self._backend.engine.connect() as connection:
+            rows = connection.execute(query).all()
+        if not rows:
+            return
+        with self._lock:
+            known = self._studies[study_id].trials if study_id in self._studies else {}
+            stale = {
+                trial_id
+                for trial_id, number, value in rows
+                if number in known and known[number].user_attrs.get(REOPENED) != json.loads(value)
+            }
+        self.forget_trials(study_id, stale)
 
     def forget_study(self, study_id: int) -> None:
         """Read all trials of the study again, the next time that they are asked for."""

@@ -20,6 +20,9 @@ from search.study.trial_attributes import (
     ENQUEUED,
     FINISHED,
     FIXED_TRIAL_ATTRIBUTES,
+    PAUSED,
+    REOPENED,
+    RUNG,
     is_first_run,
     is_readable,
     name_of,
@@ -55,6 +58,14 @@ class Entry:
     """Whether a user enqueued it with `--enqueue`."""
     is_first_run: bool
     """Whether it is a variant, or the first re-run of one."""
+    is_competing: bool
+    """Whether it is sampled, and so compared with others on the rungs."""
+    rung: int | None
+    """The rung at which it was pruned."""
+    paused: int | None
+    """The epoch at which the budget cut it short."""
+    reopened: int
+    """The epoch after which it went on last, though it had been pruned; 0 if it never was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +91,24 @@ def counts(connection: Connection, study: StudyRef) -> Counter[TrialState]:
     return Counter(dict(map(tuple, rows)))
 
 
+def n_epochs(connection: Connection, study: StudyRef, *, but: Collection[int] = ()) -> int:
+    """Return the number of recorded epochs of all trials except the numbers `but`."""
+    query = select(func.count()).where(_epochs.c.study_key == study.key)
+    return connection.scalar(query.where(_epochs.c.trial.not_in(but))) or 0
+
+
 def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
     """Return the trials that do not count against the budget, including failed ones, by number."""
     own = _trials.c.study_id == study.study_id
     return _entries(connection, own & _trials.c.state.not_in(FINISHED))
+
+
+def cut_short(connection: Connection, study: StudyRef) -> list[Entry]:
+    """Return the trials that the budget has cut short, by number."""
+    having = select(_attributes.c.trial_id).where(_attributes.c.key == PAUSED)
+    own = _trials.c.study_id == study.study_id
+    pruned = _trials.c.state == TrialState.PRUNED
+    return _entries(connection, own & pruned & _trials.c.trial_id.in_(having))
 
 
 def fixed(connection: Connection, study: StudyRef) -> list[Entry]:
@@ -154,12 +179,26 @@ def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> lis
     return [Place(trial_id=row[0], number=row[1], score=row[2]) for row in rows]
 
 
+def n_on_rung(connection: Connection, study: StudyRef, epoch: int) -> int:
+    """Return the number of competing trials that recorded `epoch`."""
+    query = select(func.count()).where(_at(study, epoch), _competes(study))
+    return connection.scalar(query) or 0
+
+
+def best_on_rung(connection: Connection, study: StudyRef, epoch: int, *, n: int) -> Sequence[int]:
+    """Return the numbers of the `n` competing trials with the highest scores after `epoch`, best
+    first; ties go to the earlier trial."""
+    query = select(_epochs.c.trial).where(_at(study, epoch), _competes(study))
+    ranked = query.order_by(_epochs.c.score.desc(), _epochs.c.trial).limit(n)
+    return connection.scalars(ranked).all()
+
+
 def standing(
     connection: Connection, study: StudyRef, *, trial: int, epoch: int, score: float
 ) -> tuple[int, int]:
-    """Return the number of other trials that recorded `epoch` before this one, and how many of them
-    exceed `score`."""
-    others = _before(study, trial, epoch)
+    """Return the number of other competing trials that recorded `epoch` before this one, and how
+    many of them exceed `score`."""
+    others = _before(study, trial, epoch) & _competes(study)
     n = select(func.count()).where(others).scalar_subquery()
     n_better = select(func.count()).where(others, _epochs.c.score > score).scalar_subquery()
     row = connection.execute(select(n, n_better)).one()
@@ -169,15 +208,24 @@ def standing(
 def scores(
     connection: Connection, study: StudyRef, *, trial: int, epoch: int, n: int
 ) -> Sequence[float]:
-    """Return the `n` highest scores after `epoch` among other trials that recorded it before
-    this one, highest first."""
-    others = _before(study, trial, epoch)
+    """Return the `n` highest scores after `epoch` among other competing trials that recorded it
+    before this one, highest first."""
+    others = _before(study, trial, epoch) & _competes(study)
     query = select(_epochs.c.score).where(others).order_by(_epochs.c.score.desc()).limit(n)
     return connection.scalars(query).all()
 
 
 def _at(study: StudyRef, epoch: int) -> ColumnElement[bool]:
     return (_epochs.c.study_key == study.key) & (_epochs.c.number == epoch)
+
+
+def _competes(study: StudyRef) -> ColumnElement[bool]:
+    """Select the rows of sampled trials: neither fixed nor enqueued."""
+    named = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES))
+    given = select(_system_attributes.c.trial_id).where(_system_attributes.c.key == FIXED_PARAMS)
+    spared = _trials.c.trial_id.in_(named) | _trials.c.trial_id.in_(given)
+    numbers = select(_trials.c.number).where(_trials.c.study_id == study.study_id, spared)
+    return _epochs.c.trial.not_in(numbers)
 
 
 def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
@@ -189,20 +237,32 @@ def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
 
 
 def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
-    telling = _attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES | {ENQUEUED})
+    telling = _attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES | {ENQUEUED, RUNG, PAUSED, REOPENED})
+    given = (
+        select(_system_attributes.c.trial_id)
+        .where(
+            _system_attributes.c.trial_id == _trials.c.trial_id,
+            _system_attributes.c.key == FIXED_PARAMS,
+        )
+        .exists()
+    )
     query = (
-        select(_trials.c["trial_id", "number", "state"], _attributes.c["key", "value_json"])
+        select(
+            _trials.c["trial_id", "number", "state"],
+            given.label("is_given"),
+            _attributes.c["key", "value_json"],
+        )
         .outerjoin_from(
             _trials, _attributes, (_attributes.c.trial_id == _trials.c.trial_id) & telling
         )
         .where(which)
         .order_by(_trials.c.number)
     )
-    found: dict[tuple[int, int, TrialState], dict[str, Value]] = {}
-    for trial_id, number, state, key, value in connection.execute(query):
-        attributes = found.setdefault((trial_id, number, state), {})
-        if key is not None and is_readable(key, given := json.loads(value)):
-            attributes[key] = given
+    found: dict[tuple[int, int, TrialState, bool], dict[str, Value]] = {}
+    for trial_id, number, state, is_given, key, value in connection.execute(query):
+        attributes = found.setdefault((trial_id, number, state, bool(is_given)), {})
+        if key is not None and is_readable(key, stored := json.loads(value)):
+            attributes[key] = stored
     return [
         Entry(
             trial_id=trial_id,
@@ -211,6 +271,15 @@ def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
             name=name_of(attributes),
             is_enqueued=ENQUEUED in attributes,
             is_first_run=is_first_run(attributes),
+            is_competing=not is_given and name_of(attributes) is None,
+            rung=_epoch(attributes, RUNG),
+            paused=_epoch(attributes, PAUSED),
+            reopened=_epoch(attributes, REOPENED) or 0,
         )
-        for (trial_id, number, state), attributes in found.items()
+        for (trial_id, number, state, is_given), attributes in found.items()
     ]
+
+
+def _epoch(attributes: Mapping[str, Value], name: str) -> int | None:
+    value = attributes.get(name)
+    return value if isinstance(value, int) else None

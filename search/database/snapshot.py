@@ -14,7 +14,7 @@ from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
 from search.errors import UserError
 from search.study.metrics import Epoch, Objective, number
-from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, readable
+from search.study.trial_attributes import FINISHED, REASON, REOPENED, VARIANT, rank, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,11 @@ class Overview:
     def finished(self) -> list[FrozenTrial]:
         """The trials that count against the budget."""
         return [trial for trial in self.trials if trial.state in FINISHED]
+
+    @property
+    def n_recorded(self) -> int:
+        """The number of recorded epochs of all trials."""
+        return sum(map(len, self.epochs.values()))
 
     @property
     def counts(self) -> Counter[TrialState]:
@@ -205,8 +210,9 @@ class Observer:
             diverged_as=definition["diverged_as"],
         )
         self._epochs: dict[int, list[Epoch]] = {}
-        self._settled: set[int] | None = None
-        """Numbers of the trials whose epochs are all known; None before the first `look`."""
+        self._settled: set[tuple[int, object]] | None = None
+        """The trials whose epochs are all known, by number and by the epoch after which they were
+        last reopened; None before the first `look`."""
 
     def look(self) -> Overview:
         # Epochs are recorded under the trial's lease, before the trial ends. So a finished trial
@@ -220,12 +226,12 @@ class Observer:
             changed = [
                 trial.number
                 for trial in trials
-                if trial.state != TrialState.WAITING and trial.number not in self._settled
+                if trial.state != TrialState.WAITING and _version(trial) not in self._settled
             ]
         if changed is None or changed:
             self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
         self._settled = {
-            trial.number
+            _version(trial)
             for trial in trials
             if trial.state.is_finished() and trial.number not in held
         }
@@ -238,6 +244,10 @@ class Observer:
             objective=self._objective,
             final=self._final,
         )
+
+
+def _version(trial: FrozenTrial) -> tuple[int, object]:
+    return trial.number, trial.user_attrs.get(REOPENED)
 
 
 def _measured(

@@ -8,21 +8,23 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from search.database import optuna_internals, tables
+from search.database import optuna_internals, queries, tables
 from search.database.database import Database, new_key
 from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
+from search.study.budget import Budget
 from search.study.definition import Definition, differences
 from search.study.space import Value, written
-from search.study.study import Study
+from search.study.study import Study, is_whole
 from search.study.trial_attributes import (
     ENQUEUED,
     VARIANT,
@@ -32,7 +34,7 @@ from search.study.trial_attributes import (
 )
 
 BUDGET = "budget"
-"""User attribute of a study: its budget in trials, and the study file's budget at that time."""
+"""User attribute of a study: its budget, and the study file's budget at that time."""
 
 ORIGIN_KEY = "origin"
 """User attribute of a study of re-runs: the key of the study whose trials they are."""
@@ -110,35 +112,60 @@ def agree_on_budget(
     database: Database,
     joined: optuna.Study,
     *,
-    of_file: int,
-    asked: int | None,
+    of_file: Budget,
+    asked: Budget | None,
     has_enqueued: bool,
-) -> int:
-    """Return the study's budget of finished trials, and store it for later commands.
+) -> Budget:
+    """Return the study's budget, and store it for later commands.
 
-    `asked` is the value of `--trials`. Without it the budget stays the same, unless that of the
-    study file, `of_file`, has changed. If the user `has_enqueued` trials, the budget is raised to
-    make room for all existing trials.
+    `asked` is what the user gives. Without it the budget stays the same, unless that of the study
+    file, `of_file`, has changed. If the user `has_enqueued` trials, the budget is raised to make
+    room for all existing trials.
     """
-    with database.lock(study_ref(joined).key):
-        stored = stored_budget(joined)
-        kept = stored.get("trials") if stored.get("of_file") == of_file else None
-        trials = int(asked or kept or of_file)
+    ref = study_ref(joined)
+    with database.lock(ref.key) as connection:
+        stored = joined.user_attrs.get(BUDGET)
+        kept = stored_budget(joined)
+        if not isinstance(stored, dict) or _parsed(stored.get("of_file")) != of_file:
+            kept = None
+        budget = asked or kept or of_file
         if has_enqueued:
-            states = [trial.state for trial in joined.get_trials(deepcopy=False)]
-            trials = max(trials, sum(state != TrialState.FAIL for state in states))
-        budget = {"trials": trials, "of_file": of_file}
-        if budget != stored:
-            joined.set_user_attr(BUDGET, budget)
-    return trials
+            budget = _with_room(connection, joined, budget)
+        now = {**asdict(budget), "of_file": asdict(of_file)}
+        if now != stored:
+            joined.set_user_attr(BUDGET, now)
+    return budget
 
 
-def stored_budget(joined: optuna.Study) -> Mapping[str, int]:
-    """Return what `agree_on_budget` stored; empty if it was overwritten."""
-    stored = joined.user_attrs.get(BUDGET)
-    if not isinstance(stored, dict) or not isinstance(stored.get("trials"), int):
-        return {}
-    return stored if stored["trials"] > 0 else {}
+def stored_budget(joined: optuna.Study) -> Budget | None:
+    """Return what `agree_on_budget` stored; None if it was overwritten."""
+    return _parsed(joined.user_attrs.get(BUDGET))
+
+
+def _parsed(stored: object) -> Budget | None:
+    if not isinstance(stored, dict):
+        return None
+    numbers = {name: stored.get(name) for name in ("trials", "epochs")}
+    given = [number for number in numbers.values() if number is not None]
+    if not given or not all(is_whole(number) and number > 0 for number in given):
+        return None
+    return Budget(**numbers)
+
+
+def _with_room(connection: Connection, joined: optuna.Study, budget: Budget) -> Budget:
+    """Return the budget, or a larger one that has room for all existing trials."""
+    trials = [
+        trial for trial in joined.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
+    ]
+    if budget.trials is not None:
+        budget = replace(budget, trials=max(budget.trials, len(trials)))
+    if budget.epochs is not None:
+        unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
+        each = int(joined.user_attrs[DEFINITION]["epochs"])
+        needed = queries.n_epochs(connection, study_ref(joined), but=unfinished)
+        needed += each * len(unfinished)
+        budget = replace(budget, epochs=max(budget.epochs, needed))
+    return budget
 
 
 def stored_definition(database: Database, name: str) -> Definition | None:

@@ -23,9 +23,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-VERSION = 3
+VERSION = 4
 """Version of these tables and of the definitions of studies. Version 1 had no table
-`search_schema`; version 2 had no metric and direction in a definition."""
+`search_schema`; version 2 had no metric and direction in a definition,
+version 3 no `until` in a lease."""
 
 metadata = MetaData()
 
@@ -75,9 +76,10 @@ leases = Table(
     Column("worker", String(200), nullable=False),
     Column("process", String(200), nullable=False),  # see `search.database.liveness`
     Column("expires_at", Float(53), nullable=False),  # in the database's time, see `clock`
+    Column("until", Integer, nullable=False),
     Column("batches_per_second", Float(53)),
 )
-"""Which worker runs which trial, until when, and how fast."""
+"""Which worker runs which trial, until which epoch and which moment, and how fast."""
 
 weights = Table(
     "search_weights",

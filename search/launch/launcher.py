@@ -10,6 +10,7 @@ from search.database.snapshot import Observer
 from search.errors import UserError
 from search.launch.processes import Process, warm_up
 from search.launch.supervisor import Place, Worker, deal, supervise
+from search.study.budget import Budget
 from search.worker import worker
 from search.worker.config import WorkerConfig
 from search.worker.device import THREADS
@@ -34,7 +35,7 @@ class Crew:
         here: worker.Worker,
         stop: Stop,
         *,
-        budget: int,
+        budget: Budget,
         say: Callable[[str], None],
     ) -> None:
         """Run trials until the budget is spent, `stop` asks for an end, or all workers have failed.
@@ -49,7 +50,11 @@ class Crew:
             here.work(stop, budget=budget)
             return
         observer = Observer(here.database, here.joined)
-        changes = {**here.config.changes, "trials": budget}
+        changes = {
+            **here.config.changes,
+            "trials": budget.trials,
+            "epochs_budget": budget.epochs,
+        }
         configs = [
             replace(here.config, changes=changes, device=one.device, threads=one.threads)
             for one in self.places

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import optuna
@@ -32,7 +32,7 @@ from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
 from search.study.metrics import Epoch, number
-from search.study.pruners import SuccessiveHalving
+from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, label
@@ -56,6 +56,8 @@ class Progress:
     """The state of a study at one moment, as far as its note shows it."""
 
     counts: Counter[TrialState]
+    n_epochs: int
+    """Number of recorded epochs of all trials."""
     some: Overview
     """The best trials, those with re-runs, the variants, and some of those completed by other
     programs."""
@@ -68,6 +70,7 @@ class Progress:
         storage, runs = database.optuna, reruns_of(database, ref.key)
         with database.engine.connect() as connection:
             counts = queries.counts(connection, ref)
+            n_epochs = queries.n_epochs(connection, ref)
             best = queries.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = queries.fixed(connection, ref)
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
@@ -86,6 +89,7 @@ class Progress:
         )
         return cls(
             counts=counts,
+            n_epochs=n_epochs,
             some=some,
             answer=answer_from_reruns(some, runs),
             is_of_reruns=ORIGIN_KEY in storage.get_study_user_attrs(ref.study_id),
@@ -137,8 +141,8 @@ class Notes:
     def of(cls, database: Database, study: Study) -> Self:
         """Return the notes of a study in the database, with its stored budget."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
-        trials = stored_budget(joined).get("trials", study.trials)
-        return cls(database=database, study=replace(study, trials=trials), joined=joined)
+        budget = stored_budget(joined) or study.budget
+        return cls(database=database, study=study.with_budget(budget), joined=joined)
 
     def update(self) -> None:
         """Update the notes."""
@@ -225,11 +229,13 @@ def _set(connection: Connection, study_id: int, key: str, value: object, before:
 
 def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
-    halving = study.pruner if isinstance(study.pruner, SuccessiveHalving) else None
+    halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
     return template("note.md").render(
         study=study,
-        finished=sum(progress.counts[state] for state in FINISHED),
+        spent=study.budget.text(
+            trials=sum(progress.counts[state] for state in FINISHED), epochs=progress.n_epochs
+        ),
         complete=progress.counts[TrialState.COMPLETE],
         pruned=progress.counts[TrialState.PRUNED],
         failed=progress.counts[TrialState.FAIL],
@@ -247,6 +253,7 @@ def text(study: Study, progress: Progress) -> str:
         compared=variant_tables.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         factor=halving and halving.factor,
+        is_promoting=isinstance(study.pruner, Promotion),
         pruner=type(study.pruner).__name__,
         data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],
         ranges=[(name, range_text(range_)) for name, range_ in study.space.ranges.items()],

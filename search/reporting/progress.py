@@ -24,6 +24,7 @@ from search import output
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Observer, Overview
 from search.reporting.fitted_table import FittedTable
+from search.study.budget import Budget
 from search.study.metrics import number
 from search.study.study import Study
 from search.study.trial_attributes import REASON, label
@@ -34,7 +35,7 @@ BAR_WIDTH = 40
 
 @contextmanager
 def show_progress(
-    observer: Observer, console: Console, study: Study, *, budget: int
+    observer: Observer, console: Console, study: Study, *, budget: Budget
 ) -> Iterator[None]:
     """Show the study's progress on `console` during the block."""
     show = _Screen if console.is_interactive else _Lines
@@ -61,12 +62,17 @@ def show_progress(
 
 class _Lines:
     """One line for each epoch and each finished trial since the start, and for each trial that
-    another worker resumes."""
+    another worker resumes or that goes on after it was pruned."""
 
-    def __init__(self, console: Console, first: Overview, study: Study, *, budget: int) -> None:
+    def __init__(self, console: Console, first: Overview, study: Study, *, budget: Budget) -> None:
         self._console = console
         self._study = study
-        self._ended = {trial.number for trial in first.trials if trial.state.is_finished()}
+        self._ended = {
+            trial.number: len(first.of(trial))
+            for trial in first.trials
+            if trial.state.is_finished()
+        }
+        """The finished trials, and the number of their epochs when they were."""
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
         self._workers = {number: lease.worker for number, lease in first.leases.items()}
         self._is_timed = False
@@ -80,12 +86,15 @@ class _Lines:
 
     def update(self, overview: Overview) -> None:
         for trial in overview.trials:
-            if trial.number in self._ended:
-                continue
             recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
-            if lease := overview.leases.get(trial.number):
-                if shown and self._workers.get(trial.number) != lease.worker:
-                    self._print(f"[{label(trial)}] resumes after epoch {shown}")
+            if trial.state.is_finished() and self._ended.get(trial.number) == len(recorded):
+                continue
+            lease = overview.leases.get(trial.number)
+            if self._ended.pop(trial.number, None) is not None:
+                self._print(f"[{label(trial)}] goes on after epoch {shown}")
+            elif lease and shown and self._workers.get(trial.number) != lease.worker:
+                self._print(f"[{label(trial)}] resumes after epoch {shown}")
+            if lease:
                 self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
                 self._print(f"[{label(trial)}] {self._study.epoch_text(epoch)}")
@@ -94,7 +103,7 @@ class _Lines:
                     self._print(f"An epoch takes about {_duration(epoch.seconds)}.")
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():
-                self._ended.add(trial.number)
+                self._ended[trial.number] = len(recorded)
                 outcome = trial.user_attrs.get(REASON, "no reason recorded")
                 if trial.state == TrialState.COMPLETE:
                     outcome = f"{self._study.objective.quantity} {number(overview.value(trial))}"
@@ -110,11 +119,11 @@ class _Screen:
     """The best trial so far, the budget and the time left, above the running trials. Removed at the
     end, when the summary is printed."""
 
-    def __init__(self, console: Console, first: Overview, study: Study, *, budget: int) -> None:
+    def __init__(self, console: Console, first: Overview, study: Study, *, budget: Budget) -> None:
         self._study = study
         self._budget = budget
         self._start = time.monotonic()
-        self._ran_before = sum(map(len, first.epochs.values()))
+        self._ran_before = first.n_recorded
         self._console = console
         self._live = Live(self._status(first), console=console, auto_refresh=False, transient=True)
 
@@ -138,20 +147,24 @@ class _Screen:
         )
 
     def _time_left(self, overview: Overview) -> str:
-        """Estimate the time left from this run's seconds per epoch and the finished trials' mean
-        number of epochs."""
-        ran = sum(map(len, overview.epochs.values())) - self._ran_before
-        finished = [overview.of(trial) for trial in overview.finished]
+        """Estimate the time left from this run's seconds per epoch, and under a budget of trials
+        from the finished trials' mean number of epochs."""
+        ran = overview.n_recorded - self._ran_before
+        finished, budget = [overview.of(trial) for trial in overview.finished], self._budget
         if ran <= 0:
             return "not known yet"
-        if not finished:
+        to_run: list[float] = []
+        if budget.epochs is not None:
+            to_run.append(budget.epochs - overview.n_recorded)
+        if finished and budget.trials is not None:
+            per_trial = sum(map(len, finished)) / len(finished)
+            begun = sum(len(overview.of(trial)) for trial in overview.running)
+            to_run.append((budget.trials - len(finished)) * per_trial - begun)
+        if not to_run:
             *_, last = (epoch for recorded in overview.epochs.values() for epoch in recorded)
             return f"not known yet; an epoch takes about {_duration(last.seconds)}"
-        per_trial = sum(map(len, finished)) / len(finished)
-        begun = sum(len(overview.of(trial)) for trial in overview.running)
-        to_run = max((self._budget - len(finished)) * per_trial - begun, 0)
         pace = (time.monotonic() - self._start) / ran
-        return f"about {timedelta(seconds=round(to_run * pace))}"
+        return f"about {timedelta(seconds=round(max(min(to_run), 0) * pace))}"
 
 
 def _duration(seconds: float) -> str:
@@ -165,7 +178,7 @@ class Status:
 
     overview: Overview
     study: Study
-    budget: int
+    budget: Budget
     time_left: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -179,16 +192,20 @@ class Status:
 
     def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
         overview = self.overview
-        done = len(overview.finished)
+        spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
         states = overview.counts
         best = "no trial is complete yet"
         if overview.ranked:
             first = overview.ranked[0]
             best = f"best {number(first.values[0])} (trial {label(first)})"
-        count = f"{done} of {self.budget} trials"
+        count = self.budget.text(**spent)
         bar = Table.grid(padding=(0, 1))
         width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
-        cells = [ProgressBar(total=self.budget, completed=done, width=width)] if width > 0 else []
+        cells = (
+            [ProgressBar(total=1.0, completed=self.budget.share(**spent), width=width)]
+            if width > 0
+            else []
+        )
         bar.add_row(*cells, Text(count))
         counts = f"{states[TrialState.PRUNED]} pruned, {states[TrialState.FAIL]} failed"
         status = f"{counts}; time left: {self.time_left}"

@@ -74,12 +74,15 @@ def _best(overview: Overview, study: Study) -> FittedTable:
 
 def _counts(overview: Overview, study: Study) -> str:
     count, n_ended = overview.counts, len(overview.finished)
-    begun, waiting = count[TrialState.RUNNING], count[TrialState.WAITING]
+    begun, waiting, budget = count[TrialState.RUNNING], count[TrialState.WAITING], study.budget
+    is_spent = budget.is_spent(trials=n_ended, epochs=overview.n_recorded)
+    of_trials = "" if budget.trials is None else f" of {budget.trials}"
+    of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
     return (
-        f"Trials: {n_ended} of {study.trials} finished: {count[TrialState.COMPLETE]} complete, "
+        f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
-        + (" for a higher --trials" if waiting + begun and n_ended >= study.trials else "")
-        + f".\nEpochs: {Savings.of(overview)}."
+        + (" for a larger budget" if waiting + begun and is_spent else "")
+        + f".\nEpochs: {Savings.of(overview)}{of_epochs}."
     )

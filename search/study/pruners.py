@@ -1,4 +1,4 @@
-"""Pruners: they decide which trials stop early.
+"""Pruners: they decide which trials stop early, and which of these go on later.
 
 Optuna's `SuccessiveHalvingPruner` records in the trial that it reached a rung, and then decides. A
 trial that is killed in between is not checked again and escapes pruning. `SuccessiveHalving` makes
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from search.errors import UserError
 from search.study.metrics import number
+from search.study.trial_attributes import REOPENED, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class PruneReason:
     pruner: str
 
     def __str__(self) -> str:
+        if self.pruner == Promotion.__name__:
+            return f"{number(self.value)} at epoch {self.epoch}, not promoted"
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
         return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"
@@ -51,6 +54,11 @@ def check_pruner(pruner: object) -> None:
             "as MedianPruner(), or NopPruner() to prune nothing"
         )
     for value in vars(pruner).values():
+        if isinstance(value, Promotion):
+            raise UserError(
+                f"pruner: {type(pruner).__name__} cannot decide for Promotion(), which asks for no "
+                "decision at a rung; give Promotion() by itself, or SuccessiveHalving()"
+            )
         if isinstance(value, type | BasePruner):
             check_pruner(value)
 
@@ -89,12 +97,10 @@ FindRivals = Callable[[Study, FrozenTrial, int], Rivals]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuccessiveHalving(BasePruner):
-    """Asynchronous successive halving over one bracket of rungs.
+class Halving(BasePruner):
+    """The rungs of asynchronous successive halving: the epochs `min_epochs * factor**k`.
 
-    At the epochs `min_epochs * factor**k`, a trial is compared with all trials that have reported
-    there. It continues if it is among the best `1 / factor` of them, or the best of fewer than
-    `factor`. Source: Li et al., A System for Massively Parallel Hyperparameter Tuning,
+    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning,
     https://arxiv.org/abs/1810.05934.
     """
 
@@ -109,6 +115,45 @@ class SuccessiveHalving(BasePruner):
                 "min_epochs must be at least 1 and factor at least 2, "
                 f"not {self.min_epochs} and {self.factor}"
             )
+
+    def rungs(self, epochs: int) -> list[int]:
+        """Return the rungs up to `epochs`."""
+        found = [self.min_epochs]
+        while found[-1] * self.factor <= epochs:
+            found.append(found[-1] * self.factor)
+        return [rung for rung in found if rung <= epochs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion(Halving):
+    """Each trial stops at each rung, and goes on once it is among the best `1 / factor` there.
+
+    A worker first continues the best trial that has earned it, on the highest rung, and samples a
+    new trial only if there is none. So an early decision is never final: a trial that was passed
+    over goes on when later ones turn out worse, even after the end of the search, under a larger
+    budget. `search.database.rungs` finds the trials; in a study that other programs run, none is
+    promoted.
+    """
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        epoch = trial.last_step
+        if epoch is None or epoch not in self.rungs(epoch):
+            return False
+        return bool(epoch > readable(trial).user_attrs.get(REOPENED, 0))
+
+    def places(self, n: int) -> int:
+        """Return how many of `n` trials that have reached a rung go on."""
+        return n // self.factor
+
+    def next_stop(self, after: int, epochs: int) -> int:
+        """Return the first rung after the epoch `after`, or `epochs` if there is none."""
+        return next((rung for rung in self.rungs(epochs) if rung > after), epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuccessiveHalving(Halving):
+    """At each rung, a trial is compared with all trials that have reported there, and stopped for
+    good unless it is among the best `1 / factor` of them, or the best of fewer than `factor`."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self.cut(study, trial) is not None
@@ -129,13 +174,6 @@ class SuccessiveHalving(BasePruner):
         return PruneReason(
             epoch=epoch, value=value, cutoff=rivals.best(places), pruner=type(self).__name__
         )
-
-    def rungs(self, epochs: int) -> list[int]:
-        """Return the rungs up to `epochs`."""
-        found = [self.min_epochs]
-        while found[-1] * self.factor <= epochs:
-            found.append(found[-1] * self.factor)
-        return [rung for rung in found if rung <= epochs]
 
 
 class ExemptingPruner(BasePruner):

@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from search.errors import UserError
 from search.study import metrics
+from search.study.budget import Budget
 from search.study.definition import RANGE, Definition, described
 from search.study.metrics import Direction, Epoch, Metrics, Objective
 from search.study.pruners import SuccessiveHalving, check_pruner
@@ -33,6 +34,8 @@ C = TypeVar("C", default=Any)
 PublishedFigures = Mapping[tuple[str, int], Metrics]
 
 NAME_BYTES = 100
+TRIALS = 60
+"""The budget of a study that names none, in trials."""
 COSTS = frozenset({"loss", "error", "perplexity", "ppl", "mse", "rmse", "mae"})
 """Words in the names of metrics that nobody maximizes."""
 MOST_EPOCHS = 2**31 - 1
@@ -74,8 +77,12 @@ class Study(Generic[C]):
     """The fixed trials by name, in the order in which they run; never pruned."""
     ranges: Ranges = field(default_factory=dict)
     """Ranges that replace those of the choices' annotations, by the parameter's name."""
-    trials: int = 60
-    """The budget: number of finished trials, including the variants."""
+    trials: int | None = None
+    """The budget: number of finished trials, including the variants. None for `TRIALS`, or for no
+    limit if there is an `epochs_budget`."""
+    epochs_budget: int | None = None
+    """The budget: number of epochs of all trials together. With `trials`, the search ends as soon
+    as one of the two is spent."""
     epochs: int = 10
     """Number of epochs of a trial that is not pruned."""
     seed: int = 0
@@ -100,8 +107,10 @@ class Study(Generic[C]):
                 self.space.check(self.space.params(choices), complete=True)
             except UserError as error:
                 raise UserError(f"variant {name}: {error}") from None
-        for name in ("trials", "epochs"):
-            check_whole(name, getattr(self, name), lowest=1)
+        check_whole("epochs", self.epochs, lowest=1)
+        for name in ("trials", "epochs_budget"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), lowest=1)
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"epochs must be at most {MOST_EPOCHS}, not {self.epochs}")
         if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
@@ -147,6 +156,15 @@ class Study(Generic[C]):
     @cached_property
     def trainer(self) -> Trainer[C]:
         return self.train if isinstance(self.train, Trainer) else FunctionTrainer(train=self.train)
+
+    @property
+    def budget(self) -> Budget:
+        if self.trials is None and self.epochs_budget is None:
+            return Budget(trials=TRIALS)
+        return Budget(trials=self.trials, epochs=self.epochs_budget)
+
+    def with_budget(self, budget: Budget) -> Self:
+        return replace(self, trials=budget.trials, epochs_budget=budget.epochs)
 
     @property
     def objective(self) -> Objective:

@@ -29,6 +29,12 @@ REASON = "reason"
 """User attribute of a trial: why it was pruned or failed, in one line."""
 RUNG = "rung"
 """User attribute of a trial that was pruned for its metric: the epoch."""
+PAUSED = "paused"
+"""User attribute of a pruned trial that the budget cut short: its last epoch. It goes on under a
+larger budget."""
+REOPENED = "reopened"
+"""User attribute of a trial that was pruned or paused and goes on: the epoch after which it did so
+last."""
 CUTOFF = "cutoff"
 """User attribute of a trial that was pruned on a rung: the value that it needed."""
 DIVERGED = "diverged"
@@ -48,8 +54,8 @@ CRASH = "crash"
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
-    CUTOFF: (int, float), DIVERGED: int, SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list,
-    MEASURED_TRAIN: bool, CRASH: str,
+    PAUSED: int, REOPENED: int, CUTOFF: (int, float), DIVERGED: int, SECONDS: (int, float),
+    TRACEBACK: str, ENVIRONMENTS: list, MEASURED_TRAIN: bool, CRASH: str,
 }  # fmt: skip
 
 

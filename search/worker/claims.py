@@ -1,4 +1,4 @@
-"""Claims: which worker may run and end which trial.
+"""Claims: which worker may run which trial, until which epoch, and end it.
 
 Every claim and every end happens under the study's lock, so that each variant runs once and the
 budget is met exactly, with any number of workers. Optuna commits a new trial before its lease is
@@ -6,10 +6,11 @@ granted. A process that is killed in between leaves a running trial without a le
 claim takes over.
 """
 
+import math
 import socket
 import traceback
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 import optuna
@@ -23,10 +24,29 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, LeaseLost
 from search.database.liveness import ProcessIdentity
-from search.database.optuna_internals import FIXED_PARAMS, end_trial, set_user_attributes
+from search.database.optuna_internals import (
+    FIXED_PARAMS,
+    end_trial,
+    reopen_trial,
+    set_user_attributes,
+)
 from search.database.queries import Entry
-from search.study.space import Space
-from search.study.trial_attributes import CRASH, FINISHED, FIXED_TRIAL_ATTRIBUTES, REASON, readable
+from search.database.rungs import Ladder
+from search.study.budget import Budget
+from search.study.pruners import Promotion
+from search.study.study import Study
+from search.study.trial_attributes import (
+    CRASH,
+    CUTOFF,
+    FINISHED,
+    FIXED_TRIAL_ATTRIBUTES,
+    PAUSED,
+    REASON,
+    REOPENED,
+    RUNG,
+    SECONDS,
+    readable,
+)
 from search.worker.result import Outcome
 
 LEASE_SECONDS = 120.0
@@ -56,25 +76,28 @@ class Claims:
     def __init__(
         self,
         database: Database,
-        study: optuna.Study,
+        joined: optuna.Study,
         *,
-        space: Space,
-        budget: int | None = None,
+        study: Study,
+        budget: Budget | None = None,
         lease_seconds: float = LEASE_SECONDS,
         process: ProcessIdentity | None = None,
     ) -> None:
-        """`budget` is as for `limit`; `process` is this one by default."""
+        """`joined` is `study` in the database; `budget` is as for `limit`; `process` is this one by
+        default."""
         self._database = database
-        self._study = study
-        self._ref = study_ref(study)
-        self._space = space
+        self._joined = joined
+        self._ref = study_ref(joined)
+        self._space = study.space
+        self._epochs = study.epochs
+        self._promotion = study.pruner if isinstance(study.pruner, Promotion) else None
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
         self.limit(budget=budget)
 
-    def limit(self, *, budget: int | None, wanted: Collection[str] | None = None) -> None:
-        """Claim until `budget` trials of the study have finished.
+    def limit(self, *, budget: Budget | None, wanted: Collection[str] | None = None) -> None:
+        """Claim until the `budget` is spent.
 
         If `budget` is None, only enqueued trials are claimed, and of the fixed ones only those
         named in `wanted`, if given.
@@ -84,11 +107,12 @@ class Claims:
         self._wanted = wanted
 
     def claim(self) -> Claim | Standing:
-        """Return the trial to run: an interrupted one, else a waiting fixed one, else another
-        waiting one, else a new one; or why there is none.
+        """Return the trial to run, or why there is none.
 
-        A fixed trial that failed is enqueued again. A waiting trial with values outside the study's
-        ranges, which other tools can enqueue, is ended as FAIL.
+        It is an interrupted one, else a waiting fixed one, else another waiting one, else one that
+        the budget had cut short or that has earned a promotion, else a new one. A fixed trial that
+        failed is enqueued again. A waiting trial with values outside the study's ranges, which
+        other tools can enqueue, is ended as FAIL.
 
         Raises:
             StudyGone: the study no longer exists.
@@ -97,10 +121,11 @@ class Claims:
             self._check_study(connection)
             leased = leases.leases(connection, self._ref.key)
             unfinished = queries.unfinished(connection, self._ref)
-            chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
             running = {t.number for t in unfinished if t.state == TrialState.RUNNING}
-            # Left by workers that were killed after they ended their trial.
-            leases.drop(connection, self._ref.key, leased.keys() - running)
+            ended = leased.keys() - running  # by workers that were killed before they gave it back
+            leased = {n: lease for n, lease in leased.items() if n not in ended}
+            chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
+            leases.drop(connection, self._ref.key, ended)
             if isinstance(chosen, Standing):
                 return chosen
             claim = Claim(
@@ -108,6 +133,7 @@ class Claims:
                 trial_id=chosen.trial_id,
                 number=chosen.number,
                 worker=self._worker,
+                until=self._until(connection, chosen, leased),
             )
             leases.grant(connection, claim, process=self._process, seconds=self._lease_seconds)
             return claim
@@ -118,9 +144,21 @@ class Claims:
         """
         if not queries.is_there(connection, self._ref):
             raise StudyGone(
-                f"the study {self._study.study_name!r} was deleted or renamed; a renamed one is "
+                f"the study {self._joined.study_name!r} was deleted or renamed; a renamed one is "
                 "resumed with its present name as --name"
             )
+
+    def is_spent(self, budget: Budget) -> bool:
+        """Return whether `budget` leaves no trial to begin or to go on with."""
+        with self._database.engine.connect() as connection:
+            counts = queries.counts(connection, self._ref)
+            finished = sum(counts[state] for state in FINISHED)
+            epochs = queries.n_epochs(connection, self._ref)
+            if not budget.is_spent(trials=finished, epochs=epochs):
+                return False
+            if finished != budget.trials or epochs >= (budget.epochs or math.inf):
+                return True
+            return self._resumable(connection) is None
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Retention | None = None) -> list[str]:
         """End the trial and its lease in one transaction; with `kept`, enter its weights.
@@ -180,36 +218,96 @@ class Claims:
         return self._wanted is None or trial.name in self._wanted
 
     def _choose(
-        self, connection: Connection, unfinished: list[Entry], leased: dict[int, leases.Lease]
+        self, connection: Connection, unfinished: list[Entry], leased: Mapping[int, leases.Lease]
     ) -> Entry | Standing:
         """Return the trial to run, in state RUNNING, or why there is none."""
         storage = self._database.optuna
         running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
         free = [trial for trial in running if self._is_free(leased.get(trial.number))]
-        if self._budget is not None:
-            counts = queries.counts(connection, self._ref)
-            finished = sum(counts[state] for state in FINISHED)
-            if self._budget - finished - (len(running) - len(free)) <= 0:
-                # Interrupted trials stay as they are, for a larger budget.
-                return Standing.SPENT if finished >= self._budget else Standing.WAIT
-        for trial in sorted(free, key=_fixed_first):
-            if self._fault(connection, trial) is None:
+        n_held = len(running) - len(free)
+        room = self._room(connection, n_held)
+        if room > 0:  # otherwise interrupted trials stay as they are, for a larger budget
+            for trial in sorted(free, key=_fixed_first):
+                if self._fault(connection, trial) is not None:
+                    running.remove(trial)  # another tool's trial
+                elif self._until(connection, trial, leased) > 0:
+                    return trial
+        may_begin = self._epochs_left(connection, leased) > 0
+        if room > 0 and may_begin:
+            waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
+            if any(t.state == TrialState.FAIL and t.name is not None for t in unfinished):
+                waiting += self._enqueue_failed(connection)
+            for trial in sorted(waiting, key=_fixed_first):
+                if fault := self._fault(connection, trial):
+                    storage.set_trial_user_attr(trial.trial_id, REASON, f"cannot be run: {fault}")
+                    storage.set_trial_state_values(trial.trial_id, TrialState.FAIL)
+                    continue
+                if not storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
+                    # The lock was lost.
+                    raise LeaseLost(f"trial {trial.number} was begun by another worker")
                 return trial
-            running.remove(trial)  # another tool's trial
-        waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
-        if any(trial.state == TrialState.FAIL and trial.name is not None for trial in unfinished):
-            waiting += self._enqueue_failed(connection)
-        for trial in sorted(waiting, key=_fixed_first):
-            if fault := self._fault(connection, trial):
-                storage.set_trial_user_attr(trial.trial_id, REASON, f"cannot be run: {fault}")
-                storage.set_trial_state_values(trial.trial_id, TrialState.FAIL)
-                continue
-            if not storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
-                raise LeaseLost(f"trial {trial.number} was begun by another worker")  # lock lost
-            return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT
-        return queries.entry(connection, storage.create_new_trial(self._ref.study_id))
+        if room >= 0 and may_begin and (again := self._reopened(connection)):
+            return again
+        if room > 0 and may_begin:
+            return queries.entry(connection, storage.create_new_trial(self._ref.study_id))
+        return Standing.WAIT if n_held and room >= 0 else Standing.SPENT
+
+    def _room(self, connection: Connection, n_held: int) -> float:
+        """Return the number of trials in the budget that are neither finished nor held by other
+        workers; below 0 if somebody has made the budget smaller."""
+        if self._budget is None or self._budget.trials is None:
+            return math.inf
+        counts = queries.counts(connection, self._ref)
+        return self._budget.trials - sum(counts[state] for state in FINISHED) - n_held
+
+    def _epochs_left(
+        self, connection: Connection, leased: Mapping[int, leases.Lease], but: int | None = None
+    ) -> float:
+        """Return the number of epochs in the budget that are neither recorded nor granted to other
+        workers; those of the trial `but` are not counted."""
+        if self._budget is None or self._budget.epochs is None:
+            return math.inf
+        granted = {
+            number: lease.until
+            for number, lease in leased.items()
+            # A worker whose lease has expired can still record epochs, until another has its trial.
+            if lease.worker != self._worker and not lease.process.is_dead()
+        }
+        if but is not None:
+            granted[but] = 0
+        recorded = queries.n_epochs(connection, self._ref, but=granted.keys())
+        return self._budget.epochs - recorded - sum(granted.values())
+
+    def _until(
+        self, connection: Connection, trial: Entry, leased: Mapping[int, leases.Lease]
+    ) -> int:
+        """Return the epoch after which the trial stops."""
+        stop = self._epochs
+        if self._promotion is not None and trial.is_competing:
+            stop = self._promotion.next_stop(trial.reopened, self._epochs)
+        return int(min(stop, self._epochs_left(connection, leased, but=trial.number)))
+
+    def _reopened(self, connection: Connection) -> Entry | None:
+        """Return a pruned trial that goes on, in state RUNNING; None if there is none."""
+        found = self._resumable(connection)
+        if found is None:
+            return None
+        after = found.paused or found.rung
+        dropped = (RUNG, PAUSED, CUTOFF, REASON, SECONDS)
+        if not reopen_trial(connection, found.trial_id, {REOPENED: after}, dropped):
+            raise LeaseLost(f"trial {found.number} was changed by another worker")  # lock lost
+        return queries.entry(connection, found.trial_id)
+
+    def _resumable(self, connection: Connection) -> Entry | None:
+        """Return a pruned trial that the budget had cut short, or else one that has earned a
+        promotion; None if there is none."""
+        cut_short = queries.cut_short(connection, self._ref)
+        if cut_short or self._promotion is None:
+            return min(cut_short, key=_fixed_first, default=None)
+        ladder = Ladder(ref=self._ref, promotion=self._promotion, epochs=self._epochs)
+        return ladder.promotable(connection)
 
     def _fault(self, connection: Connection, trial: Entry) -> str | None:
         """Return why the trial's values do not fit the study; None if they do."""
@@ -245,7 +343,7 @@ class Claims:
                     key: first.user_attrs[key]
                     for key in FIXED_TRIAL_ATTRIBUTES & first.user_attrs.keys()
                 }
-                self._study.enqueue_trial(params, user_attrs=attributes)
+                self._joined.enqueue_trial(params, user_attrs=attributes)
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
 

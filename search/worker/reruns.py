@@ -18,6 +18,7 @@ from search.database.snapshot import Observer, Overview
 from search.database.studies import ORIGIN_KEY, enqueue
 from search.errors import UserError
 from search.reporting.progress import show_progress
+from search.study.budget import Budget
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
@@ -85,7 +86,7 @@ class Reruns:
         enqueue(worker.database, worker.joined, wanted)
         observer = Observer(worker.database, worker.joined)
         with (
-            show_progress(observer, self.out, self.study, budget=len(wanted)),
+            show_progress(observer, self.out, self.study, budget=Budget(trials=len(wanted))),
             stop.on_signals(),
         ):
             worker.work(stop, wanted={one.name for one in wanted})

@@ -7,7 +7,15 @@ from typing import Self
 from optuna.trial import TrialState
 
 from search.study.pruners import PruneReason
-from search.study.trial_attributes import CUTOFF, DIVERGED, REASON, RUNG, SECONDS, TRACEBACK
+from search.study.trial_attributes import (
+    CUTOFF,
+    DIVERGED,
+    PAUSED,
+    REASON,
+    RUNG,
+    SECONDS,
+    TRACEBACK,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,8 @@ class Outcome:
     """Why it was pruned or failed, in one line; empty for a completed trial."""
     rung: int | None = None
     """The epoch at which it was pruned for its metric."""
+    paused: int | None = None
+    """The epoch at which the budget was spent."""
     cutoff: float | None = None
     """The metric that it would have needed on the rung."""
     diverged: int | None = None
@@ -36,6 +46,12 @@ class Outcome:
     def pruned(cls, cut: PruneReason) -> Self:
         return cls(state=TrialState.PRUNED, reason=str(cut), rung=cut.epoch, cutoff=cut.cutoff)
 
+    @classmethod
+    def cut_short(cls, epoch: int) -> Self:
+        """Return the end of a trial for which the budget has no epoch after `epoch`."""
+        reason = f"the budget was spent at epoch {epoch}; a larger one goes on with it"
+        return cls(state=TrialState.PRUNED, reason=reason, paused=epoch)
+
     @property
     def attributes(self) -> Mapping[str, str | int | float]:
         """The user attributes that store the outcome; empty ones are left out."""
@@ -44,6 +60,7 @@ class Outcome:
             TRACEBACK: self.traceback or None,
             DIVERGED: self.diverged,
             RUNG: self.rung,
+            PAUSED: self.paused,
             CUTOFF: self.cutoff,
             SECONDS: self.seconds_per_epoch,
         }

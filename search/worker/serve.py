@@ -46,7 +46,7 @@ def _work(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> None:
         try:
             # Only the command itself tries variants again that have failed too often.
             with Worker.open(config, study, machine, retry=False) as worker:
-                worker.work(stop, budget=study.trials)
+                worker.work(stop, budget=study.budget)
                 return
         except Exception as error:
             outage.note(error)

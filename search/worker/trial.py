@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import open_trial, reported
 from search.study.metrics import Epoch
-from search.study.pruners import PruneReason
 from search.study.trial_attributes import (
     ENVIRONMENTS,
     MEASURED_TRAIN,
@@ -65,8 +64,8 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
         if epoch.number not in stored.intermediate_values:  # a killed worker did not report it
             trial.report(objective.value(epoch), step=epoch.number)
     last = recorded[-1] if recorded else None
-    if last is not None and (cut := _cut(worker, trial, last)):
-        return Outcome.pruned(cut)
+    if last is not None and (ended := _ended(worker, claim, trial, last)):
+        return ended
     training = worker.machine.training(
         study,
         study.space.of(stored.params),
@@ -85,8 +84,8 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
         worker.record(claim, epoch, files.save(training, epoch))
         trial.report(objective.value(epoch), step=epoch.number)
         last = epoch
-        if cut := _cut(worker, trial, epoch):
-            return Outcome.pruned(cut)
+        if ended := _ended(worker, claim, trial, epoch):
+            return ended
     assert last is not None, "a study has one epoch at least"
     return Outcome(
         state=TrialState.COMPLETE,
@@ -105,8 +104,13 @@ def _note_environment(worker: "Worker", trial: optuna.Trial, *, is_new: bool) ->
         trial.set_user_attr(MEASURED_TRAIN, True)
 
 
-def _cut(worker: "Worker", trial: optuna.Trial, epoch: Epoch) -> PruneReason | None:
-    """Ask the pruner as `trial.should_prune` does; after the last epoch pruning saves nothing."""
+def _ended(worker: "Worker", claim: Claim, trial: optuna.Trial, epoch: Epoch) -> Outcome | None:
+    """Return how the trial ends after `epoch`, before its last one; None if it goes on.
+
+    The pruner is asked as `trial.should_prune` does; after the last epoch pruning saves nothing.
+    """
     if epoch.number == worker.study.epochs:
         return None
-    return worker.pruner.cut(worker.joined, reported(trial))
+    if cut := worker.pruner.cut(worker.joined, reported(trial)):
+        return Outcome.pruned(cut)
+    return Outcome.cut_short(epoch.number) if epoch.number >= claim.until else None

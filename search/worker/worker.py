@@ -24,12 +24,13 @@ from search.database.identity import study_ref
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
-from search.database.rung_rivals import Recorded
+from search.database.rungs import Ladder, Recorded
 from search.database.studies import files_of, join
 from search.errors import UserError
 from search.reporting.notes import Notes
+from search.study.budget import Budget
 from search.study.metrics import Epoch
-from search.study.pruners import ExemptingPruner
+from search.study.pruners import ExemptingPruner, Promotion
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import is_fixed
@@ -114,9 +115,7 @@ class Worker:
                 pruner=joined.pruner,
                 database=database,
                 machine=machine,
-                claims=Claims(
-                    database, joined, space=study.space, lease_seconds=config.lease_seconds
-                ),
+                claims=Claims(database, joined, study=study, lease_seconds=config.lease_seconds),
                 kept=Retention(
                     database,
                     ref,
@@ -124,14 +123,19 @@ class Worker:
                     name=study.name,
                     suffix=study.trainer.suffix,
                     epochs=study.epochs,
+                    ladder=(
+                        Ladder(ref=ref, promotion=study.pruner, epochs=study.epochs)
+                        if isinstance(study.pruner, Promotion)
+                        else None
+                    ),
                 ),
                 config=config,
             )
 
     def work(
-        self, stop: Stop, *, budget: int | None = None, wanted: Collection[str] | None = None
+        self, stop: Stop, *, budget: Budget | None = None, wanted: Collection[str] | None = None
     ) -> None:
-        """Run trials until `budget` of the study have finished or `stop` asks for an end.
+        """Run trials until the study's `budget` is spent or `stop` asks for an end.
 
         `budget` None: run enqueued trials only, of the names `wanted` if it is given. Notes are
         written between trials. A database that does not answer is waited for: the running trial is
@@ -142,7 +146,7 @@ class Worker:
             DatabaseGone: it has not answered for `OUTAGE_SECONDS`.
             StudyGone: somebody has deleted or renamed the study.
         """
-        study = self.study if budget is None else replace(self.study, trials=budget)
+        study = self.study if budget is None else self.study.with_budget(budget)
         notes = Notes(database=self.database, study=study, joined=self.joined)
         with tolerating_outage():
             self.kept.sweep()

@@ -24,10 +24,10 @@ from wsgiref.util import setup_testing_defaults
 import optuna
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.storages import get_storage  # noqa: TID251  # what is measured is Optuna's own
 
 from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.optuna_internals import cached
 from search.database.studies import join
 from search.reporting.curves import svg
 from search.reporting.notes import Notes
@@ -86,7 +86,7 @@ def _measure(study: Study, url: str, folder: Path, n_trials: int, rounds: int) -
     for _ in range(rounds):
         apps: dict[str, Any] = {
             "ours": dashboard_app(database, files),
-            "plain": optuna_dashboard.wsgi(cached(database.uncached), files),
+            "plain": optuna_dashboard.wsgi(get_storage(database.uncached), files),
         }
         for cache, (name, app) in itertools.product(("cold", "warm"), apps.items()):
             # By which it would give the same answer for ten seconds.

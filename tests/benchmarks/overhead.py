@@ -67,7 +67,7 @@ def _ours(folder: Path, trials: int, epochs: int) -> float:
     machine = config.machine(study, print)
     with Worker.open(config, study, machine) as worker:
         start = time.perf_counter()
-        worker.work(Stop(), budget=trials)
+        worker.work(Stop(), budget=study.budget)
         return time.perf_counter() - start
 
 

@@ -1,9 +1,9 @@
 """What a second worker brings on this machine: `python -m tests.benchmarks.workers`.
 
-The same trials by `python -m search.run --workers 1 --threads 1`, the plain reference, and with
-`--workers N`, in turn, each time in an empty folder. Nothing is pruned and the choices are drawn
-at random, so that both train the same networks. Printed is the ratio of the trials per hour, from
-the first trial's start to the last one's end as the database has them.
+The same trials by `python -m search.run --workers 1`, the plain reference, with one thread or
+`--threads N`, and by `--workers N`, in turn, each time in an empty folder. Nothing is pruned and
+the choices are drawn at random, so that both train the same networks. Printed is the ratio of the
+trials per hour, from the first trial's start to the last one's end as the database has them.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--studies", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of the one worker (default: 1)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path("data"))
     options = parser.parse_args()
@@ -57,13 +58,14 @@ def main() -> None:
         ratios = []
         for _ in range(options.rounds):
             one = _trials_per_hour(
-                name, options.data.absolute(), "--workers", "1", "--threads", "1"
+                name, options.data.absolute(), "--workers", "1", "--threads", str(options.threads)
             )
             many = _trials_per_hour(
                 name, options.data.absolute(), "--workers", str(options.workers)
             )
             ratios.append(many / one)
-            print(f"{name}: {one:.0f} trials/h by one, {many:.0f} by {options.workers}: "
+            print(f"{name}: {one:.0f} trials/h by one with {options.threads} "
+                  f"thread(s), {many:.0f} by {options.workers}: "
                   f"{ratios[-1]:.2f}", flush=True)  # fmt: skip
         print(
             f"{name}: {statistics.median(ratios):.2f} times ({min(ratios):.2f} to "

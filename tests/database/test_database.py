@@ -34,7 +34,7 @@ STUDY = "0123456789abcdef"
 
 
 def _claim(worker: str, trial: int = 7) -> Claim:
-    return Claim(study_key=STUDY, trial_id=trial, number=trial, worker=worker)
+    return Claim(study_key=STUDY, trial_id=trial, number=trial, worker=worker, until=10)
 
 
 def _lease(database: Database, worker: str, *, trial: int = 7, seconds: float = 60) -> Claim:

@@ -20,6 +20,7 @@ from search.database.identity import DEFINITION, identify, study_ref
 from search.database.optuna_internals import study_id
 from search.database.studies import agree_on_budget, join, stored_definition
 from search.errors import UserError
+from search.study.budget import Budget
 from search.study.study import Study
 from search.web.app import dashboard_app
 from search.weights import find
@@ -255,7 +256,7 @@ def test_tables_of_another_version_are_refused_and_left_alone(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE search_schema SET version = 99"))
     before = _state(url)
-    with pytest.raises(UserError, match="of version 99 of this service, and version 3 is needed"):
+    with pytest.raises(UserError, match="of version 99 of this service, and version 4 is needed"):
         Database(url)
     assert _state(url) == before
     with engine.begin() as connection:
@@ -291,15 +292,17 @@ def test_looking_adds_no_tables(plain: str, search: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [[1], {"trials": "many", "of_file": 6}, {"trials": -3, "of_file": 6}]
+    "changed",
+    [[1], {"trials": "many", "of_file": {"trials": 6}}, {"trials": -3, "of_file": {"trials": 6}}],
 )
 def test_a_budget_that_is_none_stands_back_behind_the_study_files(
     database: Database, study: Study, changed: object
 ) -> None:
     joined = join(database, study, data_digest="x")
     joined.set_user_attr("budget", changed)
-    agreed = agree_on_budget(database, joined, of_file=6, asked=None, has_enqueued=False)
-    assert agreed == 6
+    six = Budget(trials=6)
+    agreed = agree_on_budget(database, joined, of_file=six, asked=None, has_enqueued=False)
+    assert agreed == six
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])

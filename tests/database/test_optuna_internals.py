@@ -182,7 +182,7 @@ def test_trial_ends_as_told_to_optuna(
 def test_opened_trial_sees_trials_that_others_ended_and_enqueued(
     study: optuna.Study, storage: RDBStorage
 ) -> None:
-    mine = optuna.load_study(study_name="one", storage=internals.cached(storage))
+    mine = optuna.load_study(study_name="one", storage=internals.RereadableStorage(storage))
     internals.open_trial(mine, internals.trial_id(study.trials[1]))
     study.enqueue_trial({"x": 0.5})  # by another process
     third = study.trials[2]

@@ -180,7 +180,7 @@ def test_an_epoch_that_is_recorded_after_somebody_ended_its_trial_is_seen(
     joined = join(database, study, data_digest="none")
     key, observer = study_ref(joined).key, Observer(database, joined)
     trial = joined.ask()
-    claim = Claim(study_key=key, trial_id=1, number=trial.number, worker="me")
+    claim = Claim(study_key=key, trial_id=1, number=trial.number, worker="me", until=3)
     with database.engine.begin() as connection:
         grant(connection, claim, process=ProcessIdentity.current(), seconds=60)
     joined.tell(trial, INVENTED)

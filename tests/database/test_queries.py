@@ -13,7 +13,7 @@ from search.database import queries
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.optuna_internals import trial_id
-from search.database.rung_rivals import Recorded
+from search.database.rungs import Recorded
 from search.database.studies import join
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study

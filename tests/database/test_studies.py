@@ -10,6 +10,7 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.studies import agree_on_budget, files_of, join
 from search.errors import UserError
+from search.study.budget import Budget
 from search.study.study import Study
 from search.study.trial_attributes import ENQUEUED
 
@@ -51,11 +52,17 @@ def test_a_given_trial_that_failed_is_enqueued_again(database: Database, study: 
 def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
     database: Database, study: Study
 ) -> None:
-    def budget(of_file: int, asked: int | None = None, *given: float) -> int:
+    def budget(of_file: int, asked: int | None = None, *given: float) -> int | None:
         joined = _join(database, study, given=[{"lr": lr} for lr in given])
-        return agree_on_budget(
-            database, joined, of_file=of_file, asked=asked, has_enqueued=bool(given)
+        agreed = agree_on_budget(
+            database,
+            joined,
+            of_file=Budget(trials=of_file),
+            asked=None if asked is None else Budget(trials=asked),
+            has_enqueued=bool(given),
         )
+        assert agreed.epochs is None
+        return agreed.trials
 
     assert budget(6) == 6
     assert budget(6, 9) == 9

@@ -58,15 +58,15 @@ import optuna
 from optuna.trial import TrialState
 from search.worker.claims import Claims, Standing
 from search.worker.result import Outcome
-from search.study.space import Space
-from studies.cifar import Choices
+from search.study.budget import Budget
 from search.database.database import Database
 from search.database.studies import join
 from search.study.study_file import load
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 database = Database(sys.argv[1])
-study = join(database, load("digits"), data_digest="x")
-claims = Claims(database, study, space=Space(Choices), budget=30)
+digits = load("digits")
+study = join(database, digits, data_digest="x")
+claims = Claims(database, study, study=digits, budget=Budget(trials=30))
 while (claim := claims.claim()) is not Standing.SPENT:
     if claim is Standing.WAIT:
         continue

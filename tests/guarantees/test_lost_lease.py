@@ -65,13 +65,14 @@ def test_a_renewed_lease_does_not_expire(workers: Workers) -> None:
 KILLED = """
 import os, signal, sys
 import optuna
-from search.study.space import Space
-from studies.cifar import Choices
+from search.study.budget import Budget
+from search.study.study_file import load
 from search.worker.claims import Claims
 from search.database.database import Database
 database = Database(sys.argv[1])
-study = optuna.load_study(study_name="small", storage=database.optuna)
-print(Claims(database, study, space=Space(Choices), budget=6).claim().number, flush=True)
+joined = optuna.load_study(study_name="small", storage=database.optuna)
+claims = Claims(database, joined, study=load("digits"), budget=Budget(trials=6))
+print(claims.claim().number, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -47,7 +47,7 @@ def _nothing() -> Progress:
         [], study_key="", epochs={}, n_epochs=5, objective=cifar.objective, final=cifar.final
     )
     answer = Answer(best=None, standings={}, not_rerun=None, metric=cifar.final.words)
-    return Progress(counts=Counter(), some=none, answer=answer)
+    return Progress(counts=Counter(), n_epochs=0, some=none, answer=answer)
 
 
 def _attributes(notes: Notes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from search.database.studies import join
 from search.reporting.progress import Status, show_progress
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.terminal import summary
+from search.study.budget import Budget
 from search.study.metrics import Epoch
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
@@ -74,6 +75,7 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
             trial=trial.number,
             worker="worker",
             process=ProcessIdentity.current(),
+            until=10,
             expired=False,
             batches_per_second=1234.5,
         )
@@ -93,7 +95,9 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
 
 
 def _status(overview: Overview) -> Status:
-    return Status(overview=overview, study=cifar, budget=6, time_left="about 1:20:30")
+    return Status(
+        overview=overview, study=cifar, budget=Budget(trials=6), time_left="about 1:20:30"
+    )
 
 
 @pytest.mark.parametrize("running", [0, 2, 32])
@@ -132,7 +136,7 @@ def test_what_is_left_when_a_search_ends_is_what_was_printed(
     made_up(database, study, 12)
     observer = Observer(database, join(database, study, data_digest="none"))
     console = Console(file=io.StringIO(), force_terminal=True, width=40, height=10)
-    with show_progress(observer, console, study, budget=20):
+    with show_progress(observer, console, study, budget=Budget(trials=20)):
         console.print("a worker's message")
     assert isinstance(console.file, io.StringIO)
     output = console.file.getvalue()
@@ -163,7 +167,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
     monkeypatch.setenv("TERM", "dumb")
     joined = join(database, study, data_digest="none")
     console = Console(file=io.StringIO(), force_terminal=True)
-    with show_progress(Observer(database, joined), console, study, budget=20):
+    with show_progress(Observer(database, joined), console, study, budget=Budget(trials=20)):
         joined.tell(joined.ask(), state=TrialState.FAIL)
     assert isinstance(console.file, io.StringIO)
     assert "FAIL after 0 of" in console.file.getvalue()

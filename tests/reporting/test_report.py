@@ -43,7 +43,7 @@ def _run(folder: Path, name: str, *options: object) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of real trials, one of which says something hostile, its best two run again."""
     made = tmp_path_factory.mktemp("report")
-    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 9)
+    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 14)
     _run(made, "reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
     with sqlite3.connect(made / "search.db") as connection:
         connection.execute(

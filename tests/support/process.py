@@ -14,7 +14,7 @@ from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, Lease
 from search.database.liveness import ProcessIdentity
-from search.study.space import Space
+from search.study.budget import Budget
 from search.study.study import Study
 from search.worker.claims import Claims
 from search.worker.config import WorkerConfig
@@ -22,7 +22,6 @@ from search.worker.machine import Machine
 from search.worker.result import Outcome
 from search.worker.stop import Stop
 from search.worker.worker import Worker
-from studies.cifar import Choices
 
 
 class Process:
@@ -54,7 +53,7 @@ class Process:
         self.worker = self._opened.__enter__()
         self.database, self.joined = self.worker.database, self.worker.joined
         self.claims, self.kept = self.worker.claims, self.worker.kept
-        self.claims.limit(budget=study.trials)
+        self.claims.limit(budget=study.budget)
         self.ref = study_ref(self.joined)
 
     def close(self) -> None:
@@ -71,7 +70,7 @@ class Process:
 
     def work(self, *, deadline: float | None = None) -> None:
         """Run trials until the budget is spent or the deadline has passed."""
-        self.worker.work(Stop(deadline=deadline), budget=self.worker.study.trials)
+        self.worker.work(Stop(deadline=deadline), budget=self.worker.study.budget)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -88,22 +87,22 @@ class Process:
 class Workers:
     """Any number of workers, each with claims of its own, as processes have; they train nothing."""
 
-    def __init__(self, database: Database, joined: optuna.Study) -> None:
-        self.database, self.joined = database, joined
+    def __init__(self, database: Database, joined: optuna.Study, study: Study) -> None:
+        self.database, self.joined, self.study = database, joined, study
         self.key = study_ref(joined).key
 
     def new(
         self,
         *,
-        budget: int = 6,
+        budget: int | Budget = 6,
         lease_seconds: float = 60.0,
         process: ProcessIdentity | None = None,
     ) -> Claims:
         return Claims(
             self.database,
             self.joined,
-            space=Space(Choices),
-            budget=budget,
+            study=self.study,
+            budget=Budget(trials=budget) if isinstance(budget, int) else budget,
             lease_seconds=lease_seconds,
             process=process,
         )

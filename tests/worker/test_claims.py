@@ -64,7 +64,7 @@ def test_a_trial_has_nothing_of_a_deleted_one_with_its_id(
     database: Database, workers: Workers, study: Study
 ) -> None:
     other = dataclasses.replace(study, name="other", variants={})
-    theirs = Workers(database, join(database, other, data_digest="x"))
+    theirs = Workers(database, join(database, other, data_digest="x"), other)
     claims = theirs.new(budget=1)
     claim = workers.claim(claims)
     database.record(claim, EPOCH, None, score=0.9)
@@ -76,7 +76,7 @@ def test_a_trial_has_nothing_of_a_deleted_one_with_its_id(
     assert database.epochs(new.study_key, new.number) == []
     database.record(new, EPOCH, None, score=0.9)
     assert database.epochs(new.study_key, new.number) == [EPOCH]
-    again = Workers(database, join(database, other, data_digest="x"))
+    again = Workers(database, join(database, other, data_digest="x"), other)
     assert again.key != theirs.key
     last = workers.claim(again.new(budget=1))
     assert database.epochs(last.study_key, last.number) == []
