@@ -43,7 +43,7 @@ def _run(folder: Path, name: str, *options: object) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of real trials, one of which says something hostile, its best two run again."""
     made = tmp_path_factory.mktemp("report")
-    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 14)
+    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 18)
     _run(made, "reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
     with sqlite3.connect(made / "search.db") as connection:
         connection.execute(
@@ -148,7 +148,14 @@ def test_the_page_is_printed_with_its_charts(page: Page) -> None:
 
 
 def test_the_answer_is_what_the_database_holds(page: Page, folder: Path) -> None:
-    number, accuracy = _ranked(folder)[0]
+    ran_again = read(folder / "runs.csv")
+    found = {
+        number: (accuracy, [run[-1].metrics["test_accuracy"] for run in runs.values()])
+        for number, accuracy in _ranked(folder)[:2]
+        for runs in (ran_again[f"trial {number}"],)
+    }
+    number = max(found, key=lambda number: statistics.fmean(found[number][1]))
+    accuracy, fresh = found[number]
     answer = dict(
         zip(
             page.locator("dl.answer dt").all_inner_texts(),
@@ -158,8 +165,6 @@ def test_the_answer_is_what_the_database_holds(page: Page, folder: Path) -> None
     )
     assert answer["Best trial"].split()[0] == str(number)
     assert answer["Test accuracy in the search"] == f"{accuracy:.4f}"
-    runs = read(folder / "runs.csv")[f"trial {number}"].values()
-    fresh = [run[-1].metrics["test_accuracy"] for run in runs]
     mean, sd = statistics.fmean(fresh), statistics.stdev(fresh)
     assert answer["Test accuracy of re-runs"].startswith(f"{mean:.4f} ± {sd:.4f} (")
     assert answer["Test accuracy of re-runs"].endswith("over 2 fresh seeds")
