@@ -57,11 +57,8 @@ class Retention:
     def enter(self, connection: Connection, claim: Claim, sha256: str | None) -> list[str]:
         """Enter the weights of a trial that has just ended; only under the study's lock.
 
-        `sha256` is None if it has none. Return the ids of files that are no longer listed: its
-        checkpoint stays if it may go on.
+        `sha256` is None if it has none. Return the ids of files that are no longer listed.
         """
-        if sha256 is None and claim.number in self._resumable(connection):
-            return []
         listed = self.listed(claim, sha256)
         connection.execute(delete(table).where(self._is(claim.number)))
         for file in listed.files:

@@ -176,10 +176,15 @@ class Claims:
                 raise LeaseLost(f"trial {claim.number} was ended by another worker")
             surplus = []
             if kept is not None:
-                surplus += kept.enter(connection, claim, outcome.weights_sha256)
+                if not self._may_go_on(outcome):
+                    surplus += kept.enter(connection, claim, outcome.weights_sha256)
                 surplus += kept.drop_others(connection)
             leases.drop(connection, self._ref.key, {claim.number})
         return surplus
+
+    def _may_go_on(self, outcome: Outcome) -> bool:
+        is_waiting = outcome.rung is not None and self._promotion is not None
+        return is_waiting or outcome.paused is not None
 
     def crash(self, claim: Claim, error: Exception, kept: Retention | None = None) -> None:
         """Store an unforeseen error: release the trial for one retry; the second time, end it.

@@ -1,4 +1,4 @@
-"""A study of N trials ends with exactly N that completed or were pruned.
+"""A study of N trials ends with exactly N that completed or were pruned; one of N epochs, with N.
 
 Failed ones do not count, and three in a row stop the search. A variant that failed runs again.
 """
@@ -6,6 +6,8 @@ Failed ones do not count, and three in a row stop the search. A variant that fai
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
 
 import optuna
 import pytest
@@ -14,12 +16,15 @@ from optuna.trial import TrialState
 from search.database.database import Database
 from search.database.leases import Claim
 from search.database.studies import join
+from search.study.budget import Budget
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, REASON, TRACEBACK
 from search.worker.claims import ATTEMPTS, Standing
+from search.worker.result import Outcome
 from search.worker.worker import KeepsFailing
-from tests.support.commands import QUICK, Command
-from tests.support.databases import PASSWORD
+from tests.support.commands import QUICK, Command, Run
+from tests.support.databases import PASSWORD, rows
+from tests.support.epochs import epoch
 from tests.support.process import Start, Workers, held_leases
 
 
@@ -50,6 +55,49 @@ def test_a_smaller_budget_leaves_interrupted_trials_running(
     assert joined.trials[2].state == TrialState.RUNNING
     assert joined.trials[2].user_attrs == {"enqueued": {"lr": 0.02}}
     assert workers.end(workers.new(budget=3)) == 2
+
+
+def test_a_claim_grants_no_more_epochs_than_the_budget_has(
+    workers: Workers, database: Database
+) -> None:
+    first, second, third = (workers.new(budget=Budget(epochs=6)) for _ in range(3))
+    claim = workers.claim(first)
+    assert claim.until == 4  # of the 4 that a trial has
+    other = workers.claim(second)
+    assert other.until == 2
+    assert third.claim() is Standing.WAIT  # for what the two may leave
+    database.record(claim, epoch(1, test_accuracy=0.1), None, score=0.1)
+    first.finish(claim, Outcome(state=TrialState.PRUNED))
+    left = workers.claim(third)
+    assert left.until == 3
+    for claims, one in ((second, other), (third, left)):
+        for number in range(1, one.until + 1):
+            database.record(one, epoch(number, test_accuracy=0.1), None, score=0.1)
+        claims.finish(one, Outcome.cut_short(one.until))
+    assert third.claim() is Standing.SPENT
+    assert third.is_spent(Budget(epochs=6))
+    assert not third.is_spent(Budget(epochs=7))
+    again = workers.claim(workers.new(budget=Budget(epochs=9)))
+    assert (again.number, again.until) == (other.number, 4)
+    again = workers.claim(workers.new(budget=Budget(epochs=9)))
+    assert (again.number, again.until) == (left.number, 4)
+
+
+def test_an_interrupted_trial_has_the_epochs_of_its_worker(
+    workers: Workers, database: Database
+) -> None:
+    first, second = (workers.new(budget=Budget(epochs=3)) for _ in range(2))
+    claim = workers.claim(first)
+    database.record(claim, epoch(1, test_accuracy=0.1), None, score=0.1)
+    assert second.claim() is Standing.WAIT
+    first.release(claim)
+    taken = workers.claim(second)
+    assert (taken.number, taken.until) == (claim.number, 3)
+    for number in (2, 3):
+        database.record(taken, epoch(number, test_accuracy=0.1), None, score=0.1)
+    second.release(taken)  # killed before it ended the trial
+    last = workers.claim(first)
+    assert (last.number, last.until) == (claim.number, 3)
 
 
 CLAIMING = """
@@ -198,3 +246,55 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
     assert "cifar/network.py" in failed[0].user_attrs[TRACEBACK]
     assert held_leases(process.database, process.ref.key) == {}
+
+
+CURVES = """
+from dataclasses import replace
+from optuna.pruners import NopPruner
+from search.study.pruners import Promotion, SuccessiveHalving
+from tests.support.curves import study
+study = replace(study, pruner={pruner}, trials={trials}, epochs_budget={epochs})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["NopPruner()", "SuccessiveHalving()", "Promotion()"])
+def test_processes_started_together_meet_a_budget_of_epochs(
+    pruner: str, url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "curves.py"
+    file.write_text(CURVES.format(pruner=pruner, trials=None, epochs=47))
+    options = ("--study", file, "--storage", url, "--workers", 2)
+    with ExitStack() as stack:
+        started = [stack.enter_context(Run(tmp_path, "run", *options)) for _ in range(3)]
+        for run in started:
+            assert run.end() == 0, run.errors
+            assert "Epochs: 47 of " in run.output
+            assert "the budget is 47." in run.output
+    found = rows(url, "curves")
+    assert sum(len(row["epochs"]) for row in found) == 47
+    assert {row["state"] for row in found} <= {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.parametrize("pruner", ["NopPruner()", "SuccessiveHalving()", "Promotion()"])
+def test_a_larger_budget_of_epochs_goes_on_as_if_there_had_been_no_end(
+    pruner: str, search: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "curves.py"
+    file.write_text(CURVES.format(pruner=pruner, trials=12, epochs=None))
+    whole, parts = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "parts"))
+    assert search("run", "--study", file, "--storage", whole).returncode == 0
+    expected = rows(whole, "curves")
+    n = sum(len(row["epochs"]) for row in expected)
+    for budget in (3, 14, 15, 15, n):
+        done = search("run", "--study", file, "--storage", parts, "--epochs-budget", budget)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (
+            f"{budget} of {budget} epochs"
+            in search("run", "--study", file, "--storage", parts).stdout
+        )
+        assert sum(len(row["epochs"]) for row in rows(parts, "curves")) == budget
+    for ours, theirs in zip(rows(parts, "curves"), expected, strict=True):
+        for row in (ours, theirs):
+            row["user_attrs"].pop("reopened", None)
+        assert ours == theirs

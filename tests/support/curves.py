@@ -1,0 +1,55 @@
+"""A training of an instant, whose metric is a function of its one choice and of the epoch."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+
+from search.study.metrics import Metrics
+from search.study.pruners import Promotion
+from search.study.study import Study
+from search.study.training import Run
+
+
+@dataclass(frozen=True)
+class Choices:
+    x: Annotated[float, FloatDistribution(0.0, 1.0)]
+
+
+def value(x: float, epoch: int) -> float:
+    """Return the metric after `epoch`: the curves of different `x` cross."""
+    return x + math.sin(50 * x + epoch) / (1 + epoch)
+
+
+class Curve:
+    def __init__(self, run: Run[Choices]) -> None:
+        self.run = run
+        self.epoch = 0
+        """The last epoch."""
+
+    def fit(self, after: int = 0) -> Iterator[Metrics]:
+        assert after == self.epoch, "the state was loaded"
+        for epoch in range(after + 1, self.run.epochs + 1):
+            self.epoch = epoch
+            yield {"value": value(self.run.choices.x, epoch)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch = state["epoch"]
+
+
+study = Study(
+    name="curves",
+    choices=Choices,
+    train=Curve,
+    metric="value",
+    trials=30,
+    epochs=10,
+    sampler=RandomSampler,
+    pruner=Promotion(),
+)
