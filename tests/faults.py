@@ -41,8 +41,9 @@ from search.database.studies import join
 from search.launch.processes import Process
 from search.launch.supervisor import KeepsDying, supervise
 from search.study.metrics import Epoch
+from search.study.pruners import Halving, Promotion
 from search.study.study_file import load
-from search.study.trial_attributes import FINISHED, VARIANT
+from search.study.trial_attributes import FINISHED, REOPENED, RUNG, VARIANT
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.replay import train_again
@@ -70,9 +71,11 @@ class Ordeal:
         kills: int,
         workers: int = 4,
         away_seconds: float = 5.0,
+        pruner: Halving | None = None,
         server: "PostgresServer | None" = None,
     ) -> None:
-        """`server` is that of a PostgreSQL `url`; it may be stopped and started."""
+        """`pruner` replaces that of the digits. `server` is that of a PostgreSQL `url`; it may be
+        stopped and started."""
         self.counts: Counter[str] = Counter()
         """How often each fault was made, and some of what the workers said of them."""
         self._url, self._folder, self._server = url, folder, server
@@ -83,7 +86,8 @@ class Ordeal:
         self._errors: list[str] = []
         """Tracebacks, which only a worker that is denied memory may end with: it has many words
         for that."""
-        self.study = load("digits").changed({**OPTIONS, "trials": 20})
+        self._changes = OPTIONS if pruner is None else OPTIONS | {"pruner": pruner}
+        self.study = load("digits").changed({**self._changes, "trials": 20})
         self.machine = Machine.of(
             self.study, device_name="cpu", threads=1, root=folder, say=lambda line: None
         )
@@ -156,7 +160,7 @@ class Ordeal:
     def _work(self) -> None:
         config = WorkerConfig(
             study="digits",
-            changes=OPTIONS | {"trials": self.study.trials},
+            changes=self._changes | {"trials": self.study.trials},
             storage=self._url,
             data=self._folder / "data",
             artifacts=str(self._folder / "artifacts"),
@@ -346,14 +350,19 @@ class Ordeal:
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in Folder(self._folder / "artifacts").files.iterdir()
         }
-        assert there == kept
+        for name in there.keys() - kept.keys():
+            number, epoch = map(int, name.split("-")[1:3])
+            trial = overview.trials[number]
+            assert (trial.state, trial.user_attrs.get(RUNG)) == (TrialState.PRUNED, epoch), name
+            self.counts["checkpoints of trials that may go on"] += 1
+        assert kept.items() <= there.items()
         metas = [
             meta
             for trial in overview.trials
             for meta in get_all_artifact_meta(trial, storage=self.database.uncached)
         ]
         listed = {meta.artifact_id for meta in metas}
-        assert listed == kept.keys(), listed ^ kept.keys()
+        assert listed == there.keys(), listed ^ there.keys()
         best = {str(trial.number) for trial in overview.ranked[:5]}
         lacking = best - {name.split("-")[1] for name in kept}
         self.counts["best trials without weights"] += len(lacking)
@@ -365,7 +374,8 @@ class Audit:
     def __init__(self, database: Database, ref: StudyRef) -> None:
         self._database, self._ref = database, ref
         self._epochs: dict[tuple[int, int], Epoch] = {}
-        self._ended: dict[int, tuple[TrialState, list[float] | None]] = {}
+        self._ended: dict[tuple[int, object], tuple[TrialState, list[float] | None]] = {}
+        """By number, and by the epoch after which the trial was last reopened."""
         self._changed: list[str] = []
 
     def keep(self, ended: threading.Event) -> None:
@@ -382,7 +392,8 @@ class Audit:
                     self._changed.append(f"trial {trial.number}, epoch {epoch.number}")
             if trial.state.is_finished():
                 end = (trial.state, trial.values)
-                if self._ended.setdefault(trial.number, end) != end:
+                which = trial.number, trial.user_attrs.get(REOPENED)
+                if self._ended.setdefault(which, end) != end:
                     self._changed.append(f"trial {trial.number}: its end")
 
     def check(self) -> None:
@@ -396,6 +407,7 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=60.0, help="seconds without the server")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--promotion", action="store_true", help="let pruned trials go on")
     parser.add_argument("--folder", type=Path, help="an empty one, on a small disk to fill it")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -416,6 +428,7 @@ def main() -> None:
         kills=options.kills,
         workers=options.workers,
         away_seconds=options.away,
+        pruner=Promotion() if options.promotion else None,
         server=server,
     )
     began = time.monotonic()

@@ -71,11 +71,11 @@ class StudyFiles:
             log.warning("unneeded files are not removed: %s", error)
             return []
 
-    def surplus(self, ids: Iterable[str], *, kept: Set[str], unfinished: Set[int]) -> list[str]:
-        """Return those of `ids` that are neither `kept` nor belong to `unfinished` trials."""
+    def surplus(self, ids: Iterable[str], *, kept: Set[str], running: Set[int]) -> list[str]:
+        """Return those of `ids` that are neither `kept` nor belong to `running` trials."""
         numbers = {one: one.removeprefix(self.prefix).partition("-")[0] for one in ids}
         return [
             one
             for one, number in numbers.items()
-            if one not in kept and number.isdigit() and int(number) not in unfinished
+            if one not in kept and number.isdigit() and int(number) not in running
         ]

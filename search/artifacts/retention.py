@@ -118,9 +118,9 @@ class Retention:
         with self._database.engine.begin() as connection:
             self._remove_stale(connection)
         with self._database.engine.connect() as connection:
-            unfinished = running | self._resumable(connection)
             kept = set(self._rows(connection).values())
-        self.store.remove(self.store.surplus(ids, kept=kept, unfinished=unfinished))
+            kept |= artifact_lists.listed(connection, self._ref, self.store.prefix)
+        self.store.remove(self.store.surplus(ids, kept=kept, running=running))
 
     def _remove_stale(self, connection: Connection) -> list[str]:
         resumable = self._resumable(connection)

@@ -81,6 +81,17 @@ def n_listing(connection: Connection, artifact_id: str) -> int:
     return sum(connection.execute(select(*counts)).one())
 
 
+def listed(connection: Connection, study: StudyRef, prefix: str) -> set[str]:
+    """Return the ids with this prefix that the study's trials list."""
+    query = (
+        select(_attributes.c.key)
+        .join(_trials, _trials.c.trial_id == _attributes.c.trial_id)
+        .where(_trials.c.study_id == study.study_id)
+        .where(_attributes.c.key.startswith(ARTIFACT + prefix))
+    )
+    return {key.removeprefix(ARTIFACT) for key in connection.scalars(query)}
+
+
 def remove_stale(
     connection: Connection, study: StudyRef, prefix: str, *, resumable: Collection[int]
 ) -> list[str]:

@@ -89,7 +89,7 @@ def test_only_files_of_the_study_that_nobody_needs_are_unneeded(artifacts: Artif
     artifacts.write("0a-4-1-ff.123.tmp", b"")  # of a worker that was killed
     artifacts.write("0a-x", b"")  # nobody's
     weights = store.artifact_id(33, hashlib.sha256(CONTENT).hexdigest())
-    gone = store.surplus(store.ids(), kept={weights}, unfinished={3})
+    gone = store.surplus(store.ids(), kept={weights}, running={3})
     sums = [f"{one}-{hashlib.sha256(CONTENT).hexdigest()[:16]}" for one in ("4", "4-1", "33-1")]
     assert sorted(gone) == sorted(["0a-4-1-ff.123.tmp", *(f"0a-{one}" for one in sums)])
     store.remove(gone)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from search.study.pruners import Promotion
 from tests.faults import Ordeal
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,8 @@ def test_many_workers_lose_nothing_by_any_fault(
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
     (tmp_path / "artifacts").mkdir()
-    ordeal = Ordeal(url, tmp_path, seed=seed, kills=8, away_seconds=3, server=server)
+    pruner = Promotion() if server is not None else None
+    ordeal = Ordeal(url, tmp_path, seed=seed, kills=8, away_seconds=3, pruner=pruner, server=server)
     with closing(ordeal):
         ordeal.search()
         ordeal.check()

@@ -35,8 +35,10 @@ LINEAR = f"""
 import sys
 sys.path.append({str(EXAMPLES)!r})
 from linear import study
-study = study.changed({{"trials": 14, "epochs": 6}})
+from search.study.pruners import Promotion
+study = study.changed({{"trials": 14, "epochs": 6, "pruner": Promotion()}})
 """
+"""The linear model, whose pruned trials go on once they earn it."""
 BEGUN = "On CPU"
 KILLS = 4
 
