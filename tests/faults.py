@@ -34,6 +34,7 @@ from search.artifacts.local import Folder
 from search.database import tables
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.optuna_internals import trial_user_attributes, trials
 from search.database.outage import is_outage, tolerating_outage
 from search.database.queries import StudyRef
 from search.database.snapshot import Observer, Overview
@@ -384,17 +385,33 @@ class Audit:
                 self.look()
 
     def look(self) -> None:
-        trials = self._database.uncached.get_all_trials(self._ref.study_id)
+        before = self._reopened()
+        every = self._database.uncached.get_all_trials(self._ref.study_id)
+        now = self._reopened()
         epochs = self._database.epochs_of_study(self._ref.key)
-        for trial in trials:
+        for trial in every:
             for epoch in epochs.get(trial.number, ()):
                 if self._epochs.setdefault((trial.number, epoch.number), epoch) != epoch:
                     self._changed.append(f"trial {trial.number}, epoch {epoch.number}")
             if trial.state.is_finished():
                 end = (trial.state, trial.values)
-                which = trial.number, trial.user_attrs.get(REOPENED)
-                if self._ended.setdefault(which, end) != end:
+                # Optuna reads a trial in several statements.
+                after = before.get(trial.number)
+                if after != now.get(trial.number):
+                    continue
+                if self._ended.setdefault((trial.number, after), end) != end:
                     self._changed.append(f"trial {trial.number}: its end")
+
+    def _reopened(self) -> dict[int, str]:
+        """Return by trial number the epoch after which the trial was last reopened."""
+        there, attributes = trials, trial_user_attributes
+        query = (
+            select(there.c.number, attributes.c.value_json)
+            .join(attributes, attributes.c.trial_id == there.c.trial_id)
+            .where(there.c.study_id == self._ref.study_id, attributes.c.key == REOPENED)
+        )
+        with self._database.engine.connect() as connection:
+            return {row.number: row.value_json for row in connection.execute(query)}
 
     def check(self) -> None:
         assert not self._changed, self._changed

@@ -208,9 +208,11 @@ class RereadableStorage(_CachedStorage):
         return None if found is None or found.state == TrialState.PRUNED else found
 
     def _forget_reopened(self, study_id: int) -> None:
+        # Optuna reads a trial in several statements, its row first: what it then reads of one that
+        # is reopened meanwhile can be newer than the row, but not the moment at which it ended.
         table = trial_user_attributes
         query = (
-            select(trials.c["trial_id", "number"], table.c.value_json)
+            select(trials.c["trial_id", "number", "datetime_complete"])
             .join(table, table.c.trial_id == trials.c.trial_id)
             .where(trials.c.study_id == study_id, table.c.key == REOPENED)
         )
@@ -222,8 +224,8 @@ class RereadableStorage(_CachedStorage):
             known = self._studies[study_id].trials if study_id in self._studies else {}
             stale = {
                 trial_id
-                for trial_id, number, value in rows
-                if number in known and known[number].user_attrs.get(REOPENED) != json.loads(value)
+                for trial_id, number, ended in rows
+                if number in known and known[number].datetime_complete != ended
             }
         self.forget_trials(study_id, stale)
 

@@ -14,7 +14,7 @@ from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
 from search.errors import UserError
 from search.study.metrics import Epoch, Objective, number
-from search.study.trial_attributes import FINISHED, REASON, REOPENED, VARIANT, rank, readable
+from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +211,8 @@ class Observer:
         )
         self._epochs: dict[int, list[Epoch]] = {}
         self._settled: set[tuple[int, object]] | None = None
-        """The trials whose epochs are all known, by number and by the epoch after which they were
-        last reopened; None before the first `look`."""
+        """The trials whose epochs are all known, by number and by the moment at which they ended,
+        since one that was pruned can go on; None before the first `look`."""
 
     def look(self) -> Overview:
         # Epochs are recorded under the trial's lease, before the trial ends. So a finished trial
@@ -247,7 +247,7 @@ class Observer:
 
 
 def _version(trial: FrozenTrial) -> tuple[int, object]:
-    return trial.number, trial.user_attrs.get(REOPENED)
+    return trial.number, trial.datetime_complete
 
 
 def _measured(
