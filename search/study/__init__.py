@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.study.metrics import Epoch, Metrics
-    from search.study.pruners import SuccessiveHalving
+    from search.study.pruners import Promotion, SuccessiveHalving
     from search.study.samplers import TPE
     from search.study.study import Study
     from search.study.study_file import load
     from search.study.training import Run, Trainer, Training
 
 __all__ = [
-    "TPE", "Epoch", "Metrics", "Run", "Study", "SuccessiveHalving", "Trainer", "Training", "load",
+    "TPE", "Epoch", "Metrics", "Promotion", "Run", "Study", "SuccessiveHalving", "Trainer",
+    "Training", "load",
 ]  # fmt: skip
 
 _HOMES = {
     "TPE": "samplers",
     "Epoch": "metrics",
     "Metrics": "metrics",
+    "Promotion": "pruners",
     "Run": "training",
     "Study": "study",
     "SuccessiveHalving": "pruners",

@@ -179,6 +179,34 @@ def test_trial_ends_as_told_to_optuna(
     assert study.trials[-1] == ours
 
 
+def test_pruned_trial_runs_again_and_ends_again(study: optuna.Study, storage: RDBStorage) -> None:
+    cache = internals.RereadableStorage(storage)
+    here, waiting = internals.study_id(study), study.ask()
+    waiting.suggest_float("x", 0, 1)
+    waiting.report(0.25, step=1)
+    waiting.set_user_attr("reason", "poor")
+    study.tell(waiting, state=TrialState.PRUNED)
+    trial_id = internals.trial_id(waiting)
+    assert cache.get_all_trials(here)[1].state == TrialState.PRUNED
+
+    def reopen() -> bool:
+        with storage.engine.begin() as connection:
+            return internals.reopen_trial(connection, trial_id, {"reopened": 1}, ["reason"])
+
+    assert reopen()
+    assert not reopen(), "it runs"
+    for seen in (cache.get_all_trials(here)[1], cache.get_trial(trial_id), study.trials[1]):
+        assert (seen.state, seen.values, seen.datetime_complete) == (TrialState.RUNNING, None, None)
+        assert (seen.params, seen.intermediate_values) == ({"x": 0.75}, {1: 0.25})
+        assert seen.user_attrs == {"reopened": 1}
+    again = internals.open_trial(optuna.load_study(study_name="one", storage=cache), trial_id)
+    again.report(0.5, step=2)
+    study.tell(waiting, 0.5)
+    for seen in (cache.get_all_trials(here)[1], cache.get_trial(trial_id)):
+        assert (seen.state, seen.value) == (TrialState.COMPLETE, 0.5)
+        assert seen.intermediate_values == {1: 0.25, 2: 0.5}
+
+
 def test_opened_trial_sees_trials_that_others_ended_and_enqueued(
     study: optuna.Study, storage: RDBStorage
 ) -> None:

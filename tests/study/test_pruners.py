@@ -22,12 +22,13 @@ from optuna.trial import FrozenTrial
 
 from search.errors import UserError
 from search.study.definition import described
-from search.study.pruners import ExemptingPruner, SuccessiveHalving, check_pruner
+from search.study.pruners import ExemptingPruner, Promotion, SuccessiveHalving, check_pruner
 from search.study.study import Study
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ExperimentalWarning)
     PATIENT = PatientPruner(MedianPruner, 2)  # type: ignore[arg-type]  # a class
+    PROMOTING = PatientPruner(Promotion(), 2)
 
 Direction = Literal["maximize", "minimize"]
 
@@ -146,6 +147,7 @@ def test_pruners_of_optuna_decide_as_they_do_without_the_service() -> None:
         (MedianPruner, r"MedianPruner is a class; give an instance, such as MedianPruner\(\)"),
         (SuccessiveHalving, "SuccessiveHalving is a class"),
         (PATIENT, "MedianPruner is a class"),
+        (PROMOTING, r"PatientPruner cannot decide for Promotion\(\)"),
         (None, r"None is not a pruner; .* NopPruner\(\) to prune nothing"),
         ("median", "'median' is not a pruner"),
         (lambda study, trial: False, "function .* is not a pruner"),
@@ -161,3 +163,21 @@ def test_rungs_that_cannot_be_are_refused() -> None:
     for options in ({"min_epochs": 0}, {"factor": 1}):
         with pytest.raises(ValueError, match="at least 1"):
             SuccessiveHalving(**options)
+        with pytest.raises(ValueError, match="at least 1"):
+            Promotion(**options)
+
+
+def test_promotion_stops_each_trial_at_each_rung_once() -> None:
+    study = optuna.create_study(direction="maximize", pruner=Promotion(factor=3))
+    trial = study.ask()
+    stops = []
+    for epoch in range(1, 10):
+        trial.report(0.5, step=epoch)
+        if trial.should_prune():
+            stops.append(epoch)
+            trial.set_user_attr("reopened", epoch)
+            assert not trial.should_prune()
+    assert stops == [1, 3, 9]
+    promotion = Promotion(min_epochs=2, factor=3)
+    assert [promotion.next_stop(after, 10) for after in (0, 2, 3, 6, 9)] == [2, 6, 6, 10, 10]
+    assert [promotion.places(n) for n in (0, 2, 3, 8)] == [0, 0, 1, 2]
