@@ -4,6 +4,7 @@ Only sampled trials compete. Fixed and enqueued ones are never pruned, and would
 those that are searched for. The time hardly grows with the study.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna import Study
@@ -42,6 +43,27 @@ class Recorded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordedRung:
+    """See `search.study.pruners.Rung`."""
+
+    connection: Connection
+    ref: StudyRef
+    epoch: int
+
+    def __len__(self) -> int:
+        return queries.n_on_rung(self.connection, self.ref, self.epoch)
+
+    def best(self, n: int) -> list[Entry]:
+        numbers = queries.best_on_rung(self.connection, self.ref, self.epoch, n=n)
+        trials = queries.entries(self.connection, self.ref, numbers)
+        found = {trial.number: trial for trial in trials}
+        return [found[number] for number in numbers]
+
+    def is_waiting(self, trial: Entry) -> bool:
+        return trial.state == TrialState.PRUNED and trial.rung == self.epoch
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ladder:
     """The trials that `promotion` has stopped at rungs, in a study of `epochs` epochs."""
 
@@ -50,13 +72,8 @@ class Ladder:
     epochs: int
 
     def promotable(self, connection: Connection) -> Entry | None:
-        """Return the trial to go on with: the best that has earned it, from the highest rung."""
-        for rung in reversed(self._rungs()):
-            n = queries.n_on_rung(connection, self.ref, rung)
-            for trial in self._best(connection, rung, self.promotion.places(n)):
-                if trial.state == TrialState.PRUNED and trial.rung == rung:
-                    return trial
-        return None
+        """See `search.study.pruners.Promotion`."""
+        return self.promotion.promotable(self._rungs(connection))
 
     def contenders(self, connection: Connection) -> set[int]:
         """Return the numbers of the trials that may yet be promoted, of which checkpoints are kept.
@@ -64,19 +81,15 @@ class Ladder:
         They are within twice the places of their rung. One that comes from further behind is
         trained again from its start, with the same metrics.
         """
-        found = set()
-        for rung in self._rungs():
-            n = queries.n_on_rung(connection, self.ref, rung)
-            places = max(2 * self.promotion.places(n), self.promotion.factor)
-            for trial in self._best(connection, rung, places):
-                if trial.state == TrialState.PRUNED and trial.rung == rung:
-                    found.add(trial.number)
-        return found
+        return {
+            trial.number
+            for rung in self._rungs(connection).values()
+            for trial in rung.best(max(2 * self.promotion.places(len(rung)), self.promotion.factor))
+            if rung.is_waiting(trial)
+        }
 
-    def _rungs(self) -> list[int]:
-        return self.promotion.rungs(self.epochs - 1)
-
-    def _best(self, connection: Connection, rung: int, n: int) -> list[Entry]:
-        numbers = queries.best_on_rung(connection, self.ref, rung, n=n)
-        found = {trial.number: trial for trial in queries.entries(connection, self.ref, numbers)}
-        return [found[number] for number in numbers]
+    def _rungs(self, connection: Connection) -> Mapping[int, RecordedRung]:
+        return {
+            epoch: RecordedRung(connection=connection, ref=self.ref, epoch=epoch)
+            for epoch in self.promotion.rungs(self.epochs - 1)
+        }

@@ -6,9 +6,9 @@ the same decisions from the reported values alone, so repeating a check gives th
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -92,6 +92,21 @@ class Reported:
         return self._sign * self._values[place - 1]
 
 
+T = TypeVar("T")
+
+
+class Rung(Protocol[T]):
+    """The competing trials that have reached a rung."""
+
+    def __len__(self) -> int: ...
+
+    def best(self, n: int) -> Sequence[T]:
+        """Return the `n` trials with the best values there, best first; ties go to the earlier."""
+
+    def is_waiting(self, trial: T) -> bool:
+        """Return whether the trial was stopped at this rung."""
+
+
 FindRivals = Callable[[Study, FrozenTrial, int], Rivals]
 """Returns the rivals of a trial after an epoch."""
 
@@ -144,6 +159,15 @@ class Promotion(Halving):
     def places(self, n: int) -> int:
         """Return how many of `n` trials that have reached a rung go on."""
         return n // self.factor
+
+    def promotable(self, rungs: Mapping[int, Rung[T]]) -> T | None:
+        """Return the trial to go on with: the best that has earned it, on the highest rung."""
+        for epoch in sorted(rungs, reverse=True):
+            rung = rungs[epoch]
+            for trial in rung.best(self.places(len(rung))):
+                if rung.is_waiting(trial):
+                    return trial
+        return None
 
     def next_stop(self, after: int, epochs: int) -> int:
         """Return the first rung after the epoch `after`, or `epochs` if there is none."""

@@ -19,10 +19,13 @@ from search.database.snapshot import Observer
 from search.study.budget import Budget
 from search.study.pruners import Promotion
 from search.study.study import Study
+from studies.curves.table import Curve
+from tests.benchmarks.replay import METRIC, Search
 from tests.support.curves import Choices, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start
 
+N = 16
 FACTOR = 4
 RUNGS = (4, 1)
 
@@ -80,34 +83,75 @@ def _states(process: Process) -> dict[int, bool]:
     return {number: state == TrialState.COMPLETE for number, state in found.items()}
 
 
-def test_the_best_of_each_rung_go_on_in_the_order_in_which_they_earn_it(start: Start) -> None:
+def test_the_best_of_each_rung_go_on_in_the_order_in_which_they_earn_it(
+    start: Start, tmp_path: Path
+) -> None:
     process = start()
     process.work()
-    expected: list[tuple[int, int]] = []
-    _expected(_xs(process), 30, expected)
+    xs, expected = _xs(process), list[tuple[int, int]]()
+    _expected(xs, N, expected)
     assert _order(process) == expected
-    assert len(expected) > len(set(expected)) - 1 > 60
-    assert _states(process) == {n: last == 10 for n, last in _reached(expected).items()}
     assert any(now < before for (before, _), (now, _) in pairwise(expected)), "some go on late"
+    reached = _reached(expected)
+    assert _states(process) == {n: last == 10 for n, last in reached.items()}
+    assert _kept(tmp_path) <= _contenders(xs, reached)
+    assert _replayed(xs) == (
+        len(expected),
+        [trial for trial, epoch in expected if epoch == 10],
+    )
+
+
+def _kept(folder: Path) -> set[tuple[int, int]]:
+    """Return the checkpoints in the folder, as (trial, epoch)."""
+    names = [path.name.split("-") for path in folder.rglob("*-*-*-*") if path.is_file()]
+    assert names
+    return {(int(name[1]), int(name[2])) for name in names}
+
+
+def _contenders(xs: Sequence[float], reached: Mapping[int, int]) -> set[tuple[int, int]]:
+    found = set()
+    for rung in RUNGS:
+        there = [trial for trial, last in reached.items() if last >= rung]
+        there.sort(key=lambda trial: value(xs[trial], rung), reverse=True)
+        first = there[: max(2 * (len(there) // FACTOR), FACTOR)]
+        found |= {(trial, rung) for trial in first if reached[trial] == rung}
+    return found
+
+
+def _replayed(xs: Sequence[float]) -> tuple[int, list[int]]:
+    """Return the number of epochs and the completed trials of the same search in the benchmark."""
+    draws = [
+        Curve(
+            trial=trial,
+            choices={"x": x},
+            seconds=(1.0,) * 10,
+            metrics={METRIC: tuple(value(x, epoch) for epoch in range(1, 11))},
+        )
+        for trial, x in enumerate(xs)
+    ]
+    search = Search(draws, Promotion(), epochs=10)
+    complete = [trial.number for _, _, trial in search.run(workers=1)]
+    return search.epochs, complete
 
 
 def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
     start: Start, tmp_path: Path
 ) -> None:
-    process = start(replace(curves, trials=8))
+    process = start(replace(curves, trials=10))
     process.work()
     expected: list[tuple[int, int]] = []
-    _expected(_xs(process), 8, expected)
+    _expected(_xs(process), 10, expected)
     assert _order(process) == expected
     before = _reached(expected)
-    files = [path for path in tmp_path.rglob("*") if "-1-" in path.name]
-    files[0].unlink()  # its trial is trained again, if it goes on
-    more = start(replace(curves, trials=40))
+    for path in tmp_path.rglob("*-1-*"):
+        path.unlink()  # its trial is trained again
+    more = start(replace(curves, trials=14))
     more.work()
-    _expected(_xs(more), 40, expected)
+    _expected(_xs(more), 14, expected)
     assert _order(more) == expected
     after = _reached(expected)
-    assert any(after[trial] > last for trial, last in before.items())
+    goes_on = {(before[trial], after[trial]) for trial in before} - {(1, 1), (4, 4), (10, 10)}
+    assert goes_on == {(4, 10), (1, 4)}
     for trial in more.trials:
         epochs = more.database.epochs(more.ref.key, trial.number)
         assert [epoch.metrics["value"] for epoch in epochs] == [
@@ -117,32 +161,16 @@ def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
 
 
 def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:
-    best = {f"best {n}": Choices(x=1 - n / 1000) for n in range(8)}
-    beside = start(replace(curves, variants=best, trials=38))
+    best = {f"best {n}": Choices(x=1 - n / 1000) for n in range(4)}
+    beside = start(replace(curves, variants=best, trials=N))
     beside.joined.enqueue_trial({"x": 0.999})
     beside.work()
-    assert [_states(beside)[n] for n in range(9)] == [True] * 9
-    xs = _xs(beside)[9:]
+    assert [_states(beside)[n] for n in range(5)] == [True] * 5
+    xs = _xs(beside)[5:]
     expected: list[tuple[int, int]] = []
-    _expected(xs, 29, expected)
-    sampled = [(trial - 9, epoch) for trial, epoch in _order(beside) if trial >= 9]
+    _expected(xs, N - 5, expected)
+    sampled = [(trial - 5, epoch) for trial, epoch in _order(beside) if trial >= 5]
     assert sampled == expected
-
-
-def test_only_contenders_keep_their_checkpoints(start: Start, tmp_path: Path) -> None:
-    process = start()
-    process.work()
-    xs, reached = _xs(process), _reached(_order(process))
-    contenders = set()
-    for rung in RUNGS:
-        there = [trial for trial, last in reached.items() if last >= rung]
-        there.sort(key=lambda trial: value(xs[trial], rung), reverse=True)
-        first = there[: max(2 * (len(there) // FACTOR), FACTOR)]
-        contenders |= {(trial, rung) for trial in first if reached[trial] == rung}
-    names = [path.name.split("-") for path in tmp_path.rglob("*-*-*-*") if path.is_file()]
-    kept = {(int(name[1]), int(name[2])) for name in names}
-    assert kept
-    assert kept <= contenders
 
 
 def test_another_process_sees_that_a_pruned_trial_goes_on(start: Start, url: str) -> None:
@@ -161,12 +189,3 @@ def test_another_process_sees_that_a_pruned_trial_goes_on(start: Start, url: str
     process.claims.limit(budget=Budget(trials=4))
     assert process.trials[number].user_attrs["reopened"] == 1
     elsewhere.close()
-
-
-def test_a_rung_stops_a_trial_once(start: Start) -> None:
-    process = start(replace(curves, pruner=Promotion(factor=2)))
-    process.work()
-    order = _order(process)
-    assert len(order) == len(set(order))
-    for trial in process.trials:
-        assert trial.user_attrs.get("reopened", 0) < (trial.last_step or 0)
