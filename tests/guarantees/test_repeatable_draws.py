@@ -34,8 +34,8 @@ def test_each_trial_has_a_seed_that_follows_the_studys(study: Study) -> None:
 def test_trials_trained_again_give_the_stored_figures_bit_for_bit(
     search: Command, tmp_path: Path
 ) -> None:
-    assert search("run", *QUICK, "--trials", 9, "--timeout", 6).returncode == 0
-    assert search("run", *QUICK, "--trials", 9).returncode == 0  # goes on with a begun trial
+    assert search("run", *QUICK, "--trials", 18, "--timeout", 6).returncode == 0
+    assert search("run", *QUICK, "--trials", 18).returncode == 0  # goes on with a begun trial
     before = overview(tmp_path, "digits")
     pruned = next(trial for trial in before.trials if trial.state.name == "PRUNED")
     for number in (1, pruned.number, "best"):
