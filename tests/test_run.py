@@ -103,8 +103,8 @@ def test_help_explains_every_option(search: Command) -> None:
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
         "--epochs-budget", "--epochs", "--images", "--device", "--threads", "--seed", "--timeout",
-        "--select", "--precision", "--enqueue", "--measure-train", "--variants", "--no-variants", "--workers",
-            "--ray", "--gpus-per-worker",
+        "--select", "--precision", "--enqueue", "--measure-train", "--variants", "--no-variants",
+        "--workers", "--ray", "--gpus-per-worker",
     }  # fmt: skip
 
 

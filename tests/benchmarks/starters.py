@@ -1,9 +1,10 @@
 """Sixteen processes at once on an empty database: `python -m tests.benchmarks.starters`.
 
-Once the whole command, `python -m search.run`, and once the loop that Optuna's pages recommend for
-the same: variants enqueued with `skip_if_exists`, and `MaxTrialsCallback`. Two processes of each
-are killed on the way. Printed is what is in the database when all have ended: finished trials of a
-budget, how often each variant completed, trials left running, and processes that failed.
+The whole command, `python -m search.run`, with a budget of trials and with one of epochs, and the
+loop that Optuna's pages recommend for the same: variants enqueued with `skip_if_exists`, and
+`MaxTrialsCallback`. Two processes of each are killed on the way. Printed is what is in the database
+when all have ended: finished trials or epochs of a budget, how often each variant completed, trials
+left running, and processes that failed.
 """
 
 import argparse
@@ -26,11 +27,12 @@ from search.study.trial_attributes import FINISHED, VARIANT
 from tests.benchmarks.databases import empty
 
 BUDGET = 30
+EPOCHS_BUDGET = 61
 ENDED_BY_US = -signal.SIGKILL
 ERRORS = "errors"
 """File for what the processes print on standard error."""
 OURS = ("-m", "search.run", "--study", "digits", "--images", "160", "--epochs", "3", "--threads",
-        "1", "--trials", str(BUDGET))  # fmt: skip
+        "1")  # fmt: skip
 PLAIN = f"""\
 import os, random, time
 import optuna
@@ -105,6 +107,7 @@ def _told(url: str, statuses: list[int]) -> str:
     database = Database(url)
     trials = _trials(database)
     finished = len(_finished(database))
+    epochs = sum(len(trial.intermediate_values) for trial in trials)
     database.close()
     complete = Counter(
         t.user_attrs[VARIANT] for t in trials if t.state in FINISHED and VARIANT in t.user_attrs
@@ -112,8 +115,8 @@ def _told(url: str, statuses: list[int]) -> str:
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     failed = sum(status not in (0, ENDED_BY_US) for status in statuses)
     return (
-        f"{finished} of {BUDGET} trials finished; variants finished {sorted(complete.values())} "
-        f"times; {running} left running; {failed} of {len(statuses)} processes failed"
+        f"{finished} trials finished, {epochs} epochs; variants finished "
+        f"{sorted(complete.values())} times; {running} left running; {failed} of {len(statuses)} processes failed"
     )
 
 
@@ -130,14 +133,21 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for kind in options.databases:
-        for name, arguments in (("search.run", OURS), ("plain Optuna", ("-c", PLAIN))):
+        for name, arguments in (
+            (f"search.run --trials {BUDGET}", (*OURS, "--trials", str(BUDGET))),
+            (
+                f"search.run --epochs-budget {EPOCHS_BUDGET}",
+                (*OURS, "--epochs-budget", str(EPOCHS_BUDGET)),
+            ),
+            (f"plain Optuna, {BUDGET} trials", ("-c", PLAIN)),
+        ):
             with tempfile.TemporaryDirectory() as folder, empty(kind, Path(folder)) as url:
                 began = time.monotonic()
                 statuses = _run(arguments, url, Path(folder), options.starters)
                 told = _told(url, statuses)
                 took = time.monotonic() - began
                 where = make_url(url).get_backend_name()
-                print(f"{where:10} {name:12} {told}; {took:.0f} s", flush=True)
+                print(f"{where:10} {name:29} {told}; {took:.0f} s", flush=True)
                 for line in _failures(Path(folder) / ERRORS):
                     print(f"{'':23} {line}", flush=True)
 
