@@ -116,7 +116,8 @@ def _told(url: str, statuses: list[int]) -> str:
     failed = sum(status not in (0, ENDED_BY_US) for status in statuses)
     return (
         f"{finished} trials finished, {epochs} epochs; variants finished "
-        f"{sorted(complete.values())} times; {running} left running; {failed} of {len(statuses)} processes failed"
+        f"{sorted(complete.values())} times; {running} left running; {failed} of {len(statuses)} "
+        "processes failed"
     )
 
 

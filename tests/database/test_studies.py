@@ -75,6 +75,23 @@ def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
     assert budget(7, 4, 0.03, 0.04) == 5
 
 
+def test_a_budget_of_epochs_is_kept_and_has_room_for_what_is_given(
+    database: Database, study: Study
+) -> None:
+    def budget(asked: Budget | None = None, *given: float) -> Budget:
+        joined = _join(database, study, given=[{"lr": lr} for lr in given])
+        return agree_on_budget(
+            database, joined, of_file=study.budget, asked=asked, has_enqueued=bool(given)
+        )
+
+    assert budget() == Budget(trials=6)
+    assert budget(Budget(epochs=5)) == budget() == Budget(epochs=5)
+    # Two variants and what is given, of four epochs each.
+    assert budget(None, 0.02) == budget() == Budget(epochs=12)
+    assert budget(Budget(trials=2, epochs=40), 0.03) == Budget(trials=4, epochs=40)
+    assert budget(Budget(trials=9)) == budget() == Budget(trials=9)
+
+
 def test_the_study_has_a_key_and_files_unlike_those_of_another_database(
     database: Database, study: Study, tmp_path: Path
 ) -> None:

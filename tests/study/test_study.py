@@ -376,6 +376,7 @@ METRICS = "test_accuracy, test_loss, validation_accuracy, validation_loss, train
         ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
         ({"batch_size": 1}, "batch_size must be a whole number of at least 2, not 1"),
         ({"trials": 2.5}, "trials must be a whole number of at least 1, not 2.5"),
+        ({"epochs_budget": 0}, "epochs_budget must be a whole number of at least 1, not 0"),
         ({"epochs": 2**31}, "epochs must be at most 2147483647, not 2147483648"),
         ({"images": True}, "images must be a whole number of at least 2, not True"),
         ({"seed": -1}, "seed must be a whole number from 0"),
