@@ -2,6 +2,10 @@
 
     python -m search.run --study studies/curves/random_choices.py --workers auto
 
+The recording so far is `recording.db`, which resumes:
+
+    cp studies/curves/recording.db search.db
+
 No trial is pruned; it resumes like any search. Besides the metrics of every epoch it records the
 mean training loss over the first eighth, quarter and half of the first epoch, to see how early a
 poor trial shows.
