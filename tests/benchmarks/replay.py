@@ -8,8 +8,8 @@ of the middle 80 %, of the epochs and of the seconds until the best completed tr
 points of the best of the table; and the share of the searches that never got there. With "loss",
 the first rung compares the mean training loss over the epoch and not the test accuracy.
 
-The pruners share a rule only with the searches of the service. The claims, the database and the
-samplers are not replayed, since a search of one second would take as long as all of these.
+The rules of the pruners are the service's own. Claims, the database and samplers are left out,
+since they take seconds for each search.
 """
 
 import argparse
@@ -131,9 +131,12 @@ class Search:
         """Yield each completed trial, with the epochs and the seconds until then."""
         order = itertools.count()
         at_work: list[tuple[float, int, Trial]] = []
-        for _ in range(workers):
-            self._begin(at_work, 0.0, next(order), self._claimed())
-        while at_work:
+        clock = 0.0
+        while True:
+            while len(at_work) < workers and (claimed := self._claimed()) is not None:
+                self._begin(at_work, clock, next(order), claimed)
+            if not at_work:
+                return
             clock, _, trial = heapq.heappop(at_work)
             self.epochs += 1
             trial.epoch += 1
@@ -144,19 +147,13 @@ class Search:
                 yield self.epochs, clock, trial
             elif not self._is_stopped(trial):
                 self._begin(at_work, clock, next(order), trial)
-                continue
-            self._begin(at_work, clock, next(order), self._claimed())
 
     def _begin(
-        self, at_work: list[tuple[float, int, Trial]], clock: float, order: int, trial: Trial | None
+        self, at_work: list[tuple[float, int, Trial]], clock: float, order: int, trial: Trial
     ) -> None:
-        if trial is None:
-            return
-        ran = len(trial.curve)
-        if trial.epoch == ran < self._last:  # it diverges in its next epoch
-            self._begin(at_work, clock, order, self._claimed())
-            return
-        heapq.heappush(at_work, (clock + trial.curve.seconds[trial.epoch], order, trial))
+        """Begin the trial's next epoch, unless it diverges in it."""
+        if trial.epoch < len(trial.curve):
+            heapq.heappush(at_work, (clock + trial.curve.seconds[trial.epoch], order, trial))
 
     def _is_stopped(self, trial: Trial) -> bool:
         pruner = self._pruner

@@ -17,7 +17,7 @@ from search.database import tables
 from search.database.database import Database
 from search.database.snapshot import Observer
 from search.study.budget import Budget
-from search.study.pruners import Promotion
+from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.study import Study
 from studies.curves.table import Curve
 from tests.benchmarks.replay import METRIC, Search
@@ -171,6 +171,23 @@ def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:
     _expected(xs, N - 5, expected)
     sampled = [(trial - 5, epoch) for trial, epoch in _order(beside) if trial >= 5]
     assert sampled == expected
+
+
+def test_they_take_none_under_successive_halving_either(start: Start) -> None:
+    best = {f"best {n}": Choices(x=1 - n / 1000) for n in range(4)}
+    process = start(replace(curves, variants=best, pruner=SuccessiveHalving(), trials=N))
+    process.work()
+    there: dict[int, list[float]] = {1: [], 4: []}
+    for trial in process.trials[4:]:
+        expected = 10
+        for rung, others in there.items():
+            mine = value(trial.params["x"], rung)
+            n_better = sum(other > mine for other in others)
+            others.append(mine)
+            if n_better >= max(len(others) // FACTOR, 1):
+                expected = rung
+                break
+        assert trial.last_step == expected
 
 
 def test_another_process_sees_that_a_pruned_trial_goes_on(start: Start, url: str) -> None:
