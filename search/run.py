@@ -173,7 +173,10 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         enqueue = [study.space.parse(text) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    check_storage(options.storage, study.name, must_exist=False)
+    definition = check_storage(options.storage, study.name, must_exist=False)
+    if definition is not None and getattr(study.trainer, "precision", "none") is None:
+        changed["precision"] = definition["precision"]  # whatever this machine would choose
+        study = study.changed(changed)
     open_artifacts(options.artifacts).check()
 
     from search.analysis.answer import answer
@@ -210,7 +213,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             asked=asked if asked != Budget() else None,
             has_enqueued=bool(enqueue),
         )
-        study = study.with_budget(budget)
+        study = worker.study.with_budget(budget)
         observer = Observer(database, worker.joined)
         overview = observer.look()
         out.print(f"Study {study.name} in {database}: {_spent(overview, budget)} done.")

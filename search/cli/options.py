@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from search.cli.parser import seconds, whole
 
 if TYPE_CHECKING:
+    from search.study.definition import Definition
     from search.study.study import Study
 
 DEFAULT_STORAGE = "sqlite:///search.db"
@@ -116,10 +117,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
-        help="precision of the products of networks on images, a part of the study's definition; "
-        "bfloat16 needs CUDA, or a CPU with AMX or AVX512-BF16 (default: the study's; bfloat16 on "
-        "CUDA, float32 elsewhere)",
+        type=_precision,
+        metavar="NAME",
+        help="auto, float32 or bfloat16: precision of the products of networks on images, a part "
+        "of the study's definition; bfloat16 needs CUDA, or a CPU with AMX or AVX512-BF16; auto "
+        "takes that of a study that exists, or else bfloat16 on CUDA and float32 elsewhere "
+        "(default: auto)",
     )
     parser.add_argument(
         "--threads",
@@ -169,6 +172,13 @@ def workers(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"auto, or {error}") from None
 
 
+def _precision(text: str) -> str | None:
+    """Parse --precision; None for auto."""
+    if text not in ("auto", "float32", "bfloat16"):
+        raise argparse.ArgumentTypeError(f"give auto, float32 or bfloat16, not {text!r}")
+    return None if text == "auto" else text
+
+
 def changes(options: argparse.Namespace, study: "Study") -> dict[str, Any]:
     """Return the fields of the study and its trainer that the options change, for `Study.changed`.
 
@@ -187,8 +197,11 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def check_storage(url: str, study: str | None = None, *, must_exist: bool = True) -> None:
-    """Check the database of `--storage`, and the study of this name in it; write nothing.
+def check_storage(
+    url: str, study: str | None = None, *, must_exist: bool = True
+) -> "Definition | None":
+    """Check the database of `--storage`, and return the definition of the study of this name in it,
+    if there is one; write nothing.
 
     Optuna then logs errors only, since its warnings contain whole SQL statements.
 
@@ -197,8 +210,13 @@ def check_storage(url: str, study: str | None = None, *, must_exist: bool = True
     """
     import optuna
 
-    from search.database.identity import identify
+    from search.database.studies import definition_in
     from search.database.url import check
 
-    check(url, must_exist=must_exist, look=lambda database: study and identify(database, study))
+    found = check(
+        url,
+        must_exist=must_exist,
+        look=lambda connection: definition_in(connection, study) if study else None,
+    )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return found

@@ -174,11 +174,20 @@ def stored_definition(database: Database, name: str) -> Definition | None:
     Raises:
         UserError: the study of this name was not made by this service, or is a copy.
     """
-    found = _identified(database, name)
+    with database.engine.connect() as connection:
+        return definition_in(connection, name)
+
+
+def definition_in(connection: Connection, name: str) -> Definition | None:
+    """As `stored_definition`, in a database that need not hold any tables yet."""
+    found = identify(connection, name)
     if found is None or not found.is_created:
         return None
-    attributes = database.optuna.get_study_user_attrs(found.ref.study_id)
-    definition: Definition = attributes[DEFINITION]
+    attributes = optuna_internals.study_user_attributes
+    query = select(attributes.c.value_json).where(
+        attributes.c.study_id == found.ref.study_id, attributes.c.key == DEFINITION
+    )
+    definition: Definition = json.loads(connection.execute(query).scalar_one())
     return definition
 
 

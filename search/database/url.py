@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
@@ -28,15 +28,20 @@ CONNECT_SECONDS = 10
 ROOM_BYTES = 1 << 20
 """A disk with less free space is full for SQLite's log."""
 
-Look = Callable[[Connection], object]
-"""Inspects a database; raises `UserError` if it is not acceptable."""
+T = TypeVar("T")
 
 
-def check(url: str, *, must_exist: bool = False, look: Look = lambda connection: None) -> None:
-    """Check that the database at `url` can be used; write nothing.
+def check(
+    url: str,
+    *,
+    must_exist: bool = False,
+    look: Callable[[Connection], T | None] = lambda connection: None,
+) -> T | None:
+    """Check that the database at `url` can be used, and return what `look` finds in it; write
+    nothing.
 
-    It must be empty or hold Optuna's tables, and pass `look`. A SQLite file need not exist unless
-    `must_exist`.
+    It must be empty or hold Optuna's tables; `look` may raise `UserError` too. A SQLite file need
+    not exist unless `must_exist`; None is returned if it does not.
 
     Raises:
         UserError: the URL is malformed, or the database cannot be reached or holds other tables.
@@ -49,7 +54,7 @@ def check(url: str, *, must_exist: bool = False, look: Look = lambda connection:
                 f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
                 "search, or make one with `python -m search.run`"
             )
-        return
+        return None
     options, readable = engine_options(parsed), parsed
     if is_sqlite:
         readable = make_url(f"sqlite:///file:{quote(str(parsed.database))}?mode=ro&uri=true")
@@ -58,7 +63,7 @@ def check(url: str, *, must_exist: bool = False, look: Look = lambda connection:
         engine = sqlalchemy.create_engine(readable, **options, poolclass=NullPool)
         with engine.connect() as connection:
             refuse_others(connection, shown(url))
-            look(connection)
+            return look(connection)
 
 
 def resolved(url: str) -> URL:

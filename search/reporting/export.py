@@ -13,6 +13,7 @@ from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
 from search.study.metrics import Epoch
+from search.study.study import Study
 from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
 COLUMNS = ("number", "variant", "state", "value", "epochs", "seconds", "reason", "told",
@@ -64,7 +65,7 @@ def as_json(findings: ReportData) -> str:
     """Return all data as one JSON object; non-finite numbers are null. Its keys are:
 
     - `study`, `metric`, `direction`, `final_metric`, `epochs`, `seed`: the study; `settings`: those
-      of its trainer, such as `dataset`, and `images` (null for all).
+      of its trainer, such as `dataset`, `images` (null for all), and `precision` if it is known.
     - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the
       numbers of the trials that the re-runs cannot tell from it.
     - `trials`: each with its params and epochs; `told` is the outcome from another program.
@@ -79,7 +80,7 @@ def as_json(findings: ReportData) -> str:
         "metric": study.metric,
         "direction": study.direction,
         "final_metric": study.final.metric,
-        "settings": dict(study.trainer.settings()),
+        "settings": _settings(study),
         "epochs": study.epochs,
         "seed": study.seed,
         "best": None if findings.answer.best is None else findings.answer.best.number,
@@ -92,7 +93,7 @@ def as_json(findings: ReportData) -> str:
                     repeat: [_epoch(epoch) for epoch in epochs]
                     for repeat, epochs in findings.reproduced[name].items()
                 },
-                "settings": dict(findings.trained[name].trainer.settings()),
+                "settings": _settings(findings.trained[name]),
                 "epochs": findings.trained[name].epochs,
                 "published": study.published_for(name),
                 "incomparable": findings.trained[name].incomparable,
@@ -104,6 +105,11 @@ def as_json(findings: ReportData) -> str:
         "savings": asdict(findings.savings),
     }
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    precision = getattr(study.trainer, "precision", None)
+    return {**study.trainer.settings(), **({"precision": precision} if precision else {})}
 
 
 def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def choose(device: torch.device, asked: Precision | None) -> Precision:
     if asked == "bfloat16" and not _is_native(device):
         raise UserError(
             f"--precision bfloat16: {_named(device)} has no such instructions and would emulate "
-            "them, many times slower; give --precision float32"
+            "them, many times slower; give --precision float32, for a new study"
         )
     return asked or ("bfloat16" if device.type == "cuda" else "float32")
 

@@ -101,6 +101,7 @@ class Worker:
                 given=given,
                 retry=retry,
             )
+            study = study.in_precision(machine.session.precision)  # as notes and tables say
             joined.sampler = RepeatableSampler(
                 study.sampler, study.seed, has_branches=study.space.has_branches
             )

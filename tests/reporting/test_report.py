@@ -236,7 +236,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
         "study = replace(digits.study, name='mine', epochs=1, published=published)\n"
         "study = study.changed({'images': 160})\n"
     )
-    ran = search("run", "--study", "mine.py", "--threads", 1, "--trials", 2)
+    ran = search("run", "--study", "mine.py", "--threads", 1, "--trials", 2, "--device", "cpu")
     assert ran.returncode == 0
     reason = "trained on the first 160 of 1438 images"
     assert f"Not comparable: ours are {reason}." in ran.stdout
@@ -260,6 +260,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
     found = json.loads(out)
     assert found["settings"]["images"] == 160
+    assert found["settings"]["precision"] == "float32"
     assert found["variants"]["question-1"]["settings"]["images"] == 1438
     assert found["variants"]["question-1"]["verdict"] == "one seed: no verdict"
 

@@ -1,6 +1,8 @@
 """The precision of trainings on images: chosen by the device, and a part of a study."""
 
 import shutil
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,15 @@ from search.analysis.rerun_metrics import trained_as
 from search.database.database import Database
 from search.database.studies import join, stored_definition
 from search.errors import UserError
+from search.run import parser, search
 from search.study.study import Study
 from search.study.study_file import load
 from search.vision import ImageClassification, precision
 from search.vision.images import load_dataset
-from search.vision.session import Splits
+from search.vision.session import ImageSession, Splits
 from studies.cifar import VARIANTS
 from tests.support.images import run_of, session_of
+from tests.support.process import Process
 
 CPU, CUDA, MPS = map(torch.device, ("cpu", "cuda", "mps"))
 
@@ -92,6 +96,32 @@ def test_a_study_is_joined_only_in_its_own_precision(database: Database, study: 
     assert isinstance(of_search.trainer, ImageClassification)
     assert of_search.trainer.precision == "bfloat16"  # so a replay opens its session in it
     assert study.in_precision("float32").trained_on == study.trained_on
+
+
+def test_a_search_is_resumed_in_its_own_precision_whatever_a_machine_would_choose(
+    processor: dict[str, str], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/search.db"
+    with closing(Database(url)) as database:
+        join(database, load("digits"), data_digest="x", precision="bfloat16")
+    arguments = ["--study", "digits", "--storage", url, "--artifacts", str(tmp_path), "--precision"]
+    with pytest.raises(UserError, match="--precision bfloat16: Some CPU has no such instructions"):
+        search(parser().parse_args([*arguments, "auto"]), load("digits"))
+    with pytest.raises(UserError, match="'bfloat16' in the database and 'float32' here"):
+        search(parser().parse_args([*arguments, "float32"]), load("digits"))
+
+
+def test_a_worker_says_the_precision_that_its_machine_has_chosen(
+    study: Study, tmp_path: Path
+) -> None:
+    with closing(Process(f"sqlite:///{tmp_path}/search.db", study, tmp_path)) as process:
+        assert process.worker.study.trained_on == study.trained_on
+        session = process.machine.session
+        assert isinstance(session, ImageSession)
+        other = replace(process.machine, session=replace(session, precision="bfloat16"))
+    url = f"sqlite:///{tmp_path}/other.db"
+    with closing(Process(url, study, tmp_path, machine=other)) as process:
+        assert process.worker.study.trained_on == f"{study.trained_on} in bfloat16"
 
 
 def test_reruns_in_another_precision_are_told_apart(tmp_path: Path) -> None:
