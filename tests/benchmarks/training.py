@@ -4,7 +4,8 @@ Each variant is trained by `search.vision.training` and, in turn with it, by the
 writes: a `DataLoader` with two workers, `ToTensor` and `Normalize` on PIL images, contiguous
 tensors, a plain optimizer, `loss.item()` at each step. Both are processes of their own, of which
 one waits while the other works. Printed are images per second, the ratio with its spread over the
-rounds, and the share of this machine's own rate of float32 matrix products.
+rounds, and the share of this machine's own rate of float32 matrix products,
+which training in bfloat16 can exceed.
 
 The Adamax variants train for an epoch before they are measured: by then a sixth of fc1's weights
 and of the optimizer's state are numbers too small to be normal, which `search.worker.device`
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -32,12 +34,16 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from search.study.training import Run
+from search.vision.image_classification import Precision
 from search.vision.images import load_dataset
 from search.vision.optimizers import BLOCKED, fastest
+from search.vision.precision import choose
 from search.vision.session import Splits
+from search.vision.training import ImageTraining
 from search.worker import device
 from studies.cifar import VARIANTS, Choices
-from tests.support.images import run_of, session_of, training_of
+from tests.support.images import run_of, session_of
 from tests.support.reference_network import Report
 
 BATCH = 32
@@ -54,8 +60,13 @@ def main() -> None:
     splits = _splits(options.data, BATCH)  # fetches the images before anything is measured
     del splits
     rate = _matrix_product_flops(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, {rate / 1e9:.0f} GFLOP/s float32")
-    print("variant        ours img/s  student's img/s  ratio: median, lowest to highest  of peak")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, ours in {options.precision}, "
+        f"{rate / 1e9:.0f} GFLOP/s in float32"
+    )
+    print(
+        "variant        ours img/s  student's img/s  ratio: median, lowest to highest  of the rate"
+    )
     stalled = 0
     for variant in options.variants:
         ours, students, ratios, repeated = _compare(variant, options)
@@ -82,8 +93,7 @@ def _compare(variant: str, options: argparse.Namespace) -> tuple[float, float, l
     loops = []
     for loop in (_ours, _students):
         here, there = context.Pipe()
-        arguments = (there, loop, variant, options.data, options.threads, options.batches, warm_up)
-        process = context.Process(target=_serve, args=arguments)
+        process = context.Process(target=_serve, args=(there, loop, variant, options, warm_up))
         process.start()
         here.recv()  # warm
         loops.append((process, here))
@@ -109,47 +119,48 @@ def _compare(variant: str, options: argparse.Namespace) -> tuple[float, float, l
 
 def _serve(
     connection: Connection,
-    loop: Callable[[Choices, Path, int, int], Iterator[list[float]]],
+    loop: Callable[[Choices, argparse.Namespace, int], Iterator[list[float]]],
     variant: str,
-    root: Path,
-    threads: int,
-    batches: int,
+    options: argparse.Namespace,
     warm_up: int,
 ) -> None:
     """Answer each request with the seconds of each of so many batches more."""
-    torch.set_num_threads(threads)
-    timed = loop(VARIANTS[variant], root, batches, warm_up)
+    torch.set_num_threads(options.threads)
+    timed = loop(VARIANTS[variant], options, warm_up)
     next(timed)
     connection.send("warm")
     while connection.recv():
         connection.send(next(timed))
 
 
-def _ours(choices: Choices, root: Path, batches: int, warm_up: int) -> Iterator[list[float]]:
-    device.prepare("cpu", torch.get_num_threads())
+def _ours(choices: Choices, options: argparse.Namespace, warm_up: int) -> Iterator[list[float]]:
+    device.prepare("cpu", options.threads)
     marks: list[float] = []
-    warming = run_of(choices, seed=0, epochs=1)
-    network = session_of(_splits(root, BATCH)).build(warming)
-    training = training_of(network, _splits(root, warm_up * BATCH), warming, batch_size=BATCH)
-    list(training.fit())
+
+    def started(batches: int, run: Run[Choices]) -> ImageTraining:
+        splits = _splits(options.data, batches * BATCH)
+        return session_of(splits, batch_size=BATCH, precision=options.precision).start(run)
+
+    warm = started(warm_up, run_of(choices, seed=0, epochs=1))
+    list(warm.fit())
     run = run_of(
         choices,
         seed=0,
         epochs=10**9,
         after_batch=lambda batches: marks.append(time.perf_counter()),
     )
-    measured = training_of(network, _splits(root, batches * BATCH), run, batch_size=BATCH)
-    measured.optimizer.load_state_dict(training.optimizer.state_dict())
+    measured = started(options.batches, run)
+    measured.load_state_dict(warm.state_dict())
     yield []
     epochs = measured.fit()
     while True:
         marks.clear()
         start = time.perf_counter()
         next(epochs)
-        yield [after - before for before, after in pairwise([start, *marks[:batches]])]
+        yield [after - before for before, after in pairwise([start, *marks[: options.batches]])]
 
 
-def _students(choices: Choices, root: Path, batches: int, warm_up: int) -> Iterator[list[float]]:
+def _students(choices: Choices, options: argparse.Namespace, warm_up: int) -> Iterator[list[float]]:
     network = Report(choices)
     momentum = {"momentum": 0.9} if choices.optimizer == "SGD" else {}
     optimizer = getattr(torch.optim, choices.optimizer)(
@@ -159,7 +170,7 @@ def _students(choices: Choices, root: Path, batches: int, warm_up: int) -> Itera
     running_loss = 0.0
     trained = 0
     marks = [0.0]
-    loader = DataLoader(PilImages(_splits(root, None)), BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(PilImages(_splits(options.data, None)), BATCH, shuffle=True, num_workers=2)
     while True:
         for images, labels in loader:
             optimizer.zero_grad()
@@ -169,7 +180,9 @@ def _students(choices: Choices, root: Path, batches: int, warm_up: int) -> Itera
             running_loss += loss.item()
             trained += 1
             marks.append(time.perf_counter())
-            if trained == warm_up or (trained > warm_up and (trained - warm_up) % batches == 0):
+            if trained == warm_up or (
+                trained > warm_up and (trained - warm_up) % options.batches == 0
+            ):
                 yield [after - before for before, after in pairwise(marks)]
                 marks = [time.perf_counter()]
 
@@ -277,6 +290,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="default: data/")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default=choose(torch.device("cpu"), None)
+    )
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--batches", type=int, default=60, help="in a round (default: 60)")
     parser.add_argument(
