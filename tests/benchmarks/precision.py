@@ -47,8 +47,6 @@ Runs = dict[Task, tuple[float, float]]
 
 def main() -> None:
     options = _options()
-    choose(torch.device("cpu"), "bfloat16")
-    load_dataset("cifar10", options.data)  # downloaded before the processes need it
     tasks = [
         Task(repeat, variant, precision)
         for repeat in range(options.repeats)
@@ -59,6 +57,9 @@ def main() -> None:
     missing = [
         (task, options.data, options.images, options.epochs) for task in tasks if task not in done
     ]
+    if missing:
+        choose(torch.device("cpu"), "bfloat16")
+        load_dataset("cifar10", options.data)  # downloaded before the processes need it
     with (
         multiprocessing.get_context("spawn").Pool(options.workers) as pool,
         options.out.open("a", newline="") as file,
@@ -139,7 +140,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     return parser.parse_args()
 
