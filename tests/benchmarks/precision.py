@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,8 @@ class Task:
     repeat: int
     variant: str
     precision: Precision
+    images: int
+    epochs: int
 
 
 Runs = dict[Task, tuple[float, float]]
@@ -48,15 +50,13 @@ Runs = dict[Task, tuple[float, float]]
 def main() -> None:
     options = _options()
     tasks = [
-        Task(repeat, variant, precision)
+        Task(repeat, variant, precision, options.images, options.epochs)
         for repeat in range(options.repeats)
         for variant in VARIANTS
         for precision in ("float32", "bfloat16")
     ]
     done = _read(options.out)
-    missing = [
-        (task, options.data, options.images, options.epochs) for task in tasks if task not in done
-    ]
+    missing = [(task, options.data) for task in tasks if task not in done]
     if missing:
         choose(torch.device("cpu"), "bfloat16")
         load_dataset("cifar10", options.data)  # downloaded before the processes need it
@@ -67,21 +67,23 @@ def main() -> None:
         for task, accuracy, seconds in pool.imap_unordered(_train, missing):
             csv.writer(file).writerow([*astuple(task), accuracy, f"{seconds:.1f}"])
             file.flush()
-    _tell(_read(options.out))
+    runs = _read(options.out)
+    _tell({task: runs[task] for task in tasks})
 
 
-def _train(job: tuple[Task, Path, int, int]) -> tuple[Task, float, float]:
-    task, data, images, epochs = job
+def _train(job: tuple[Task, Path]) -> tuple[Task, float, float]:
+    task, data = job
     device.prepare("cpu", 1)
     dataset = load_dataset("cifar10", data)
     splits = Splits(
-        train=dataset.train.between(0, images),
-        validation=dataset.train.between(images, images + 100),  # so test images only at the end
+        train=dataset.train.between(0, task.images),
+        # With a validation set, the test images are used only after the last epoch.
+        validation=dataset.train.between(task.images, task.images + 100),
         test=dataset.test,
         n_classes=10,
     )
     session = session_of(splits, precision=task.precision)
-    training = session.start(run_of(VARIANTS[task.variant], seed=task.repeat, epochs=epochs))
+    training = session.start(run_of(VARIANTS[task.variant], seed=task.repeat, epochs=task.epochs))
     start = time.perf_counter()
     *_, last = training.fit()
     return task, last["test_accuracy"], time.perf_counter() - start
@@ -92,11 +94,14 @@ def _read(file: Path) -> Runs:
         return {}
     with file.open(newline="") as lines:
         return {
-            Task(int(repeat), variant, "float32" if precision == "float32" else "bfloat16"): (
-                float(accuracy),
-                float(seconds),
-            )
-            for repeat, variant, precision, accuracy, seconds in csv.reader(lines)
+            Task(
+                int(repeat),
+                variant,
+                "float32" if precision == "float32" else "bfloat16",
+                int(images),
+                int(epochs),
+            ): (float(accuracy), float(seconds))
+            for repeat, variant, precision, images, epochs, accuracy, seconds in csv.reader(lines)
         }
 
 
@@ -105,11 +110,9 @@ def _tell(runs: Runs) -> None:
     ratios: list[float] = []
     for variant in VARIANTS:
         pairs = [
-            (runs[task], runs[other])
-            for task in sorted(runs)
-            if task.variant == variant
-            and task.precision == "bfloat16"
-            and (other := Task(task.repeat, variant, "float32")) in runs
+            (runs[task], runs[replace(task, precision="float32")])
+            for task in runs
+            if (task.variant, task.precision) == (variant, "bfloat16")
         ]
         differences = [ours - theirs for (ours, _), (theirs, _) in pairs]
         everything += differences

@@ -4,8 +4,8 @@ Each variant is trained by `search.vision.training` and, in turn with it, by the
 writes: a `DataLoader` with two workers, `ToTensor` and `Normalize` on PIL images, contiguous
 tensors, a plain optimizer, `loss.item()` at each step. Both are processes of their own, of which
 one waits while the other works. Printed are images per second, the ratio with its spread over the
-rounds, and the share of this machine's own rate of float32 matrix products,
-which training in bfloat16 can exceed.
+rounds, and the share of this machine's own rate of float32 matrix products, which training in
+bfloat16 can exceed.
 
 The Adamax variants train for an epoch before they are measured: by then a sixth of fc1's weights
 and of the optimizer's state are numbers too small to be normal, which `search.worker.device`
