@@ -52,6 +52,7 @@ class Crew:
         observer = Observer(here.database, here.joined)
         changes = {
             **here.config.changes,
+            **here.study.precision_setting,  # one for all, whatever their devices would choose
             "trials": budget.trials,
             "epochs_budget": budget.epochs,
         }

@@ -13,7 +13,6 @@ from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
 from search.study.metrics import Epoch
-from search.study.study import Study
 from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
 COLUMNS = ("number", "variant", "state", "value", "epochs", "seconds", "reason", "told",
@@ -80,7 +79,7 @@ def as_json(findings: ReportData) -> str:
         "metric": study.metric,
         "direction": study.direction,
         "final_metric": study.final.metric,
-        "settings": _settings(study),
+        "settings": {**study.trainer.settings(), **study.precision_setting},
         "epochs": study.epochs,
         "seed": study.seed,
         "best": None if findings.answer.best is None else findings.answer.best.number,
@@ -93,7 +92,10 @@ def as_json(findings: ReportData) -> str:
                     repeat: [_epoch(epoch) for epoch in epochs]
                     for repeat, epochs in findings.reproduced[name].items()
                 },
-                "settings": _settings(findings.trained[name]),
+                "settings": {
+                    **findings.trained[name].trainer.settings(),
+                    **findings.trained[name].precision_setting,
+                },
                 "epochs": findings.trained[name].epochs,
                 "published": study.published_for(name),
                 "incomparable": findings.trained[name].incomparable,
@@ -105,11 +107,6 @@ def as_json(findings: ReportData) -> str:
         "savings": asdict(findings.savings),
     }
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
-
-
-def _settings(study: Study) -> dict[str, Any]:
-    precision = getattr(study.trainer, "precision", None)
-    return {**study.trainer.settings(), **({"precision": precision} if precision else {})}
 
 
 def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:

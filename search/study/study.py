@@ -262,6 +262,12 @@ class Study(Generic[C]):
             return self
         return replace(self, train=self.trainer.in_precision(precision))
 
+    @property
+    def precision_setting(self) -> dict[str, str]:
+        """The precision as a change for `changed`; empty unless the trainer states one."""
+        precision = getattr(self.trainer, "precision", None)
+        return {} if precision is None else {"precision": precision}
+
     def select(self, split: str) -> Self:
         """Return the study that prunes and ranks trials by its metric on another split.
 

@@ -12,12 +12,16 @@ from search.analysis.rerun_metrics import trained_as
 from search.database.database import Database
 from search.database.studies import join, stored_definition
 from search.errors import UserError
+from search.launch.launcher import Crew
+from search.launch.supervisor import End, Fate, Place
 from search.run import parser, search
 from search.study.study import Study
 from search.study.study_file import load
 from search.vision import ImageClassification, precision
 from search.vision.images import load_dataset
 from search.vision.session import ImageSession, Splits
+from search.worker.config import WorkerConfig
+from search.worker.stop import Stop
 from studies.cifar import VARIANTS
 from tests.support.images import run_of, session_of
 from tests.support.process import Process
@@ -122,6 +126,28 @@ def test_a_worker_says_the_precision_that_its_machine_has_chosen(
     url = f"sqlite:///{tmp_path}/other.db"
     with closing(Process(url, study, tmp_path, machine=other)) as process:
         assert process.worker.study.trained_on == f"{study.trained_on} in bfloat16"
+
+
+def test_workers_elsewhere_get_the_precision_of_the_study(study: Study, tmp_path: Path) -> None:
+    started: list[WorkerConfig] = []
+
+    class Ended:
+        def __init__(self, config: WorkerConfig) -> None:
+            started.append(config)
+
+        def told(self) -> list[str]:
+            return []
+
+        def end(self) -> End:
+            return End(fate=Fate.DONE)
+
+        def ask_to_stop(self) -> None:
+            pass
+
+    crew = Crew(device="cpu", threads=1, places=[Place(device="cuda:0", threads=1)], start=Ended)
+    with closing(Process(f"sqlite:///{tmp_path}/search.db", study, tmp_path)) as process:
+        crew.work(process.worker, Stop(), budget=study.budget, say=print)
+    assert [config.changes["precision"] for config in started] == ["float32"]
 
 
 def test_reruns_in_another_precision_are_told_apart(tmp_path: Path) -> None:
