@@ -8,10 +8,11 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.cli.options import (
     PLACES,
@@ -22,17 +23,21 @@ from search.cli.options import (
     given,
     workers,
 )
-from search.cli.parser import Parser, command, whole
+from search.cli.parser import Parser, command, share, whole
 from search.errors import UserError
 from search.study.numerals import decimal_number
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from search.analysis.answer import Answer
     from search.database.database import Database
     from search.database.snapshot import Overview
     from search.study.budget import Budget
+    from search.study.space import Value
     from search.study.study import Study
     from search.worker.stop import Stop
+    from search.worker.worker import Worker
 
 EPILOG = """\
 examples:
@@ -112,6 +117,21 @@ def parser() -> Parser:
         "an epoch; those of variants are always measured (default: no)",
     )
     made.add_argument(
+        "--confirm",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="after the search, train its best trials again with fresh seeds, and the winner with "
+        "seeds that had no part in choosing it; of a budget in epochs, these are set aside "
+        "(default: the study's; yes for cifar)",
+    )
+    made.add_argument(
+        "--audit",
+        type=share,
+        metavar="SHARE",
+        help="after the search, run this share of the pruned trials to their last epoch, outside "
+        "the budget; the report then tells how often pruning was wrong (default: the study's; 0)",
+    )
+    made.add_argument(
         "--variants",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -163,21 +183,8 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             does.
     """
     started = time.monotonic()
-    from search.artifacts.store import open_artifacts
-
-    changed = changes(options, study)
-    if not options.variants:
-        changed["variants"] = {}
+    changed, enqueue = _checked(options, study)
     study = study.changed(changed)
-    try:
-        enqueue = [study.space.parse(text) for text in options.enqueue]
-    except UserError as error:
-        raise UserError(f"--enqueue: {error}") from error
-    definition = check_storage(options.storage, study.name, must_exist=False)
-    if definition is not None and getattr(study.trainer, "precision", "none") is None:
-        changed["precision"] = definition["precision"]  # whatever this machine would choose
-        study = study.changed(changed)
-    open_artifacts(options.artifacts).check()
 
     from search.analysis.answer import answer
     from search.database.snapshot import Observer
@@ -185,9 +192,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
     from search.launch.launcher import hired
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
-    from search.study.budget import Budget
     from search.worker.config import WorkerConfig
-    from search.worker.environment import last_with_another_file
     from search.worker.stop import Stop
     from search.worker.worker import Worker
 
@@ -204,26 +209,18 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         )
         machine = config.machine(study, out.print)
         worker = stack.enter_context(Worker.open(config, study, machine, given=enqueue))
-        database = worker.database
-        asked = Budget(trials=options.trials, epochs=options.epochs_budget)
-        budget = agree_on_budget(
-            database,
+        agreed = agree_on_budget(
+            worker.database,
             worker.joined,
             of_file=study.budget,
-            asked=asked if asked != Budget() else None,
+            asked=_asked(options),
             has_enqueued=bool(enqueue),
         )
+        budget = study.for_search(agreed)
         study = worker.study.with_budget(budget)
-        observer = Observer(database, worker.joined)
-        overview = observer.look()
-        out.print(f"Study {study.name} in {database}: {_spent(overview, budget)} done.")
-        other = last_with_another_file(overview.trials, machine.environment)
-        if other is not None:
-            say(
-                f"The study's file has changed since trial {other} was trained; a replay of "
-                "the earlier trials can differ. Give another --name to begin a new study."
-            )
-        say(f"View it with: {_dashboard(options, database)}")
+        observer = Observer(worker.database, worker.joined)
+        for line in _head(options, worker, observer.look(), budget, agreed):
+            say(line)
         if not worker.claims.is_spent(budget):
             out.print(f"On {crew.where or machine}.")
         stop = Stop(deadline=started + options.timeout if options.timeout else None)
@@ -231,15 +228,109 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             crew.work(worker, stop, budget=budget, say=say)
         overview = observer.look()
         is_done = worker.claims.is_spent(budget)
+        if is_done and study.confirm is not None and overview.ranked and not stop.is_asked():
+            out.print("Confirmation: the best trials with fresh seeds.")
+            _confirm(worker, overview, partial(crew.work, say=say), stop, out)
+            is_done = not stop.is_asked()
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
-        found = answer(database, overview)
+        found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
 
-def _spent(overview: "Overview", budget: "Budget") -> str:
-    return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
+def _checked(
+    options: argparse.Namespace, study: "Study"
+) -> tuple[dict[str, Any], list[dict[str, "Value"]]]:
+    """Return the fields of the study that the options change, and the values to enqueue.
+
+    Raises:
+        UserError: an option is invalid.
+    """
+    from search.artifacts.store import open_artifacts
+    from search.study.confirmation import Confirmation
+
+    changed = changes(options, study) | given(options, "audit")
+    if not options.variants:
+        changed["variants"] = {}
+    if options.confirm is not None:
+        changed["confirm"] = (study.confirm or Confirmation()) if options.confirm else None
+    study = study.changed(changed)
+    try:
+        enqueue = [study.space.parse(text) for text in options.enqueue]
+    except UserError as error:
+        raise UserError(f"--enqueue: {error}") from error
+    study.for_search(_asked(options) or study.budget)
+    definition = check_storage(options.storage, study.name, must_exist=False)
+    if definition is not None and getattr(study.trainer, "precision", "none") is None:
+        changed["precision"] = definition["precision"]  # whatever this machine would choose
+        study.changed(changed)
+    open_artifacts(options.artifacts).check()
+    return changed, enqueue
+
+
+def _asked(options: argparse.Namespace) -> "Budget | None":
+    """Return the budget that the options ask for; None for the study's."""
+    from search.study.budget import Budget
+
+    asked = Budget(trials=options.trials, epochs=options.epochs_budget)
+    return None if asked == Budget() else asked
+
+
+def _head(
+    options: argparse.Namespace,
+    worker: "Worker",
+    overview: "Overview",
+    budget: "Budget",
+    agreed: "Budget",
+) -> Iterator[str]:
+    """Yield the lines that a search begins with; `budget` is the part of the agreed one that the
+    confirmation leaves."""
+    from search.worker.environment import last_with_another_file
+
+    spent = budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
+    yield f"Study {worker.study.name} in {worker.database}: {spent} done."
+    if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
+        yield (
+            f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "
+            "aside for the confirmation."
+        )
+    other = last_with_another_file(overview.trials, worker.machine.environment)
+    if other is not None:
+        yield (
+            f"The study's file has changed since trial {other} was trained; a replay of the "
+            "earlier trials can differ. Give another --name to begin a new study."
+        )
+    yield f"View it with: {_dashboard(options, worker.database)}"
+
+
+def _confirm(
+    worker: "Worker",
+    overview: "Overview",
+    work: "Callable[[Worker, Stop, Collection[str]], None]",
+    stop: "Stop",
+    out: "Console",
+) -> None:
+    """Confirm the best trials of the search with the workers that `work` has."""
+    from search.database.outage import tolerating_outage
+    from search.reporting.notes import Notes
+    from search.worker.reruns import Reruns, rerun_name
+
+    study = worker.study
+    assert study.confirm is not None
+    name = rerun_name(worker.database, overview, study.name)
+    own: dict[str, Any] = {"name": name, "variants": {}, "confirm": None, "audit": 0.0}
+    reruns = Reruns(
+        study=study.changed(own),
+        config=replace(worker.config, changes={**worker.config.changes, **own}),
+        machine=worker.machine,
+        out=out,
+        origin=overview.study_key,
+        work=work,
+    )
+    reruns.confirm(overview, study.confirm, stop)
+    with tolerating_outage():
+        Notes.of(worker.database, study).update()
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:

@@ -5,15 +5,15 @@ paired by seed, so that effects of a seed on all trials cancel.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 from search.analysis.rerun_metrics import Repeats, Spread
+from search.study.confirmation import MIN_SEEDS
 from search.study.metrics import Direction, Objective
 
-MIN_SEEDS = 3
-"""Minimum number of seeds before a trial may be left out."""
 LEAVE_OUT = 0.01
 TIE = 0.05
 
@@ -28,9 +28,10 @@ def rule(final: Objective) -> str:
     if final.diverged_as is not None:
         diverged = f"{final.quantity} {final.diverged_as:g}"
     return (
-        f"Rule: trials are compared with the one with the {best} mean, by a one-sided t-test over "
-        f"paired seeds. From {MIN_SEEDS} seeds on, a trial that is worse at level {LEAVE_OUT} is "
-        f"left out of further seeds; at the end, a trial that is not worse at level {TIE} is a "
+        f"Rule: trials are compared with the one with the {best} mean over their common seeds, of "
+        f"those with {MIN_SEEDS} or more, by a one-sided t-test over paired seeds. From "
+        f"{MIN_SEEDS} seeds on, a trial that is worse at level {LEAVE_OUT} is left out of further "
+        f"seeds; at the end, a trial that is not worse at level {TIE} is a "
         f"tie. A diverged run counts as {diverged}."
     )
 
@@ -42,6 +43,8 @@ class Standing:
     trial: int
     honest: Spread
     """Spread of the final metric over the seeds."""
+    unused: Sequence[int]
+    """The repeats that had no part in choosing the best, since not all had them."""
     behind: float
     """Mean over common seeds of how much worse the trial is than the best; 0 for the best, NaN if
     the two have no common seed."""
@@ -92,8 +95,8 @@ def _remaining(found: Finals, repeat: int) -> list[int]:
 def standings(finals: Finals, direction: Direction) -> list[Standing]:
     """Return the standings of the trials with re-runs, best first.
 
-    The best trial has the best mean, among those that `rule` has not left out, over their common
-    seeds, or over each trial's seeds if there are no common ones.
+    The best trial has the best mean, among those that `rule` has not left out and that have enough
+    seeds, over their common seeds, or over each trial's seeds if there are no common ones.
     """
     finals = {number: of for number, of in finals.items() if of}
     found = _scores(finals, direction)
@@ -101,7 +104,11 @@ def standings(finals: Finals, direction: Direction) -> list[Standing]:
         return []
     rounds, most = 1 + max(map(max, found.values())), max(map(len, found.values()))
     left_out = {n for n, of in found.items() if len(of) < most} - set(_remaining(found, rounds))
-    left = {number: of for number, of in found.items() if number not in left_out}
+    left = {
+        number: of
+        for number, of in found.items()
+        if number not in left_out and len(of) >= min(MIN_SEEDS, most)
+    }
     common = set.intersection(*map(set, left.values()))
     best = _best({n: {k: of[k] for k in common or of} for n, of in left.items()})
     made = [
@@ -110,6 +117,7 @@ def standings(finals: Finals, direction: Direction) -> list[Standing]:
             Spread.of(list(finals[number].values())),
             of,
             found[best],
+            common or set(of),
             is_best=number == best,
             is_out=number in left_out,
         )
@@ -132,13 +140,15 @@ def _standing(
     honest: Spread,
     own: Mapping[int, float],
     of_best: Mapping[int, float],
+    chosen_by: Set[int],
     *,
     is_best: bool,
     is_out: bool,
 ) -> Standing:
+    made = partial(Standing, trial=number, honest=honest, unused=sorted(own.keys() - chosen_by))
     if is_best:
         verdict = "best" if len(own) > 1 else "one seed"
-        return Standing(trial=number, honest=honest, behind=0.0, p=math.nan, verdict=verdict)
+        return made(behind=0.0, p=math.nan, verdict=verdict)
     p = _p(own, of_best)
     if is_out:
         verdict = "worse, left out"
@@ -148,7 +158,7 @@ def _standing(
         verdict = "worse" if p < TIE else "tie"
     differences = _differences(own, of_best)
     behind = -sum(differences) / len(differences) if differences else math.nan
-    return Standing(trial=number, honest=honest, behind=behind, p=p, verdict=verdict)
+    return made(behind=behind, p=p, verdict=verdict)
 
 
 def _p(own: Mapping[int, float], of_best: Mapping[int, float]) -> float:

@@ -67,6 +67,16 @@ class Spread:
         )
         return f"{number(self.mean)} ± {sd} ({lowest} to {highest})"
 
+    def interval_of_mean(self, level: float) -> tuple[float, float]:
+        """Return the confidence interval of the mean at `level`, by Student's t distribution.
+
+        For one run, the interval is infinite.
+        """
+        if self.n < 2:
+            return -math.inf, math.inf
+        half = float(stdtrit(self.n - 1, (1 + level) / 2)) * self.sd / math.sqrt(self.n)
+        return self.mean - half, self.mean + half
+
     def prediction_interval(self, level: float) -> tuple[float, float]:
         """Return the interval that contains one more run with probability `level`.
 

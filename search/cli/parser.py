@@ -85,6 +85,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Parse a share from 0 to 1."""
+    number = decimal_number(text)
+    if number is None or not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"a share from 0 to 1 is needed, not {text!r}")
+    return number
+
+
 def command(parser: Parser, run: Callable[[argparse.Namespace], int]) -> Callable[[], int]:
     """Return the command's entry point, which reports an error in one line and an exit status.
 

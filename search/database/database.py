@@ -136,6 +136,7 @@ class Database:
                     metrics=dict(epoch.metrics),
                     seconds=epoch.seconds,
                     checkpoint_sha256=checkpoint_sha256,
+                    is_audit=claim.is_audit,
                 )
             )
             return [] if listed is None else artifact_lists.replace(connection, listed)

@@ -26,6 +26,8 @@ class Claim:
     worker: str
     until: int
     """The epoch after which the trial stops: its last one, or what the budget leaves for it."""
+    is_audit: bool = False
+    """Whether its further epochs are outside the budget; see `search.study.study.Study.audit`."""
 
 
 class LeaseLost(Exception):
@@ -43,6 +45,8 @@ class Lease:
     expired: bool
     batches_per_second: float | None
     """Training rate at the last renewal; None before the first batch."""
+    is_audit: bool = False
+    """As for `Claim`."""
 
 
 def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
@@ -55,6 +59,7 @@ def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
             worker=row["worker"],
             process=ProcessIdentity.parse(row["process"]),
             until=row["until"],
+            is_audit=row["is_audit"],
             expired=bool(row["expired"]),
             batches_per_second=row["batches_per_second"],
         )
@@ -75,6 +80,7 @@ def grant(
             worker=claim.worker,
             process=str(process),
             until=claim.until,
+            is_audit=claim.is_audit,
             expires_at=clock() + seconds,
         )
     )

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, not_, select
 
 from search.database import optuna_internals, tables
 from search.database.optuna_internals import FIXED_PARAMS
 from search.study.space import Value
 from search.study.trial_attributes import (
+    AUDITED,
     ENQUEUED,
     FINISHED,
     FIXED_TRIAL_ATTRIBUTES,
@@ -66,6 +67,8 @@ class Entry:
     """The epoch at which the budget cut it short."""
     reopened: int
     """The epoch after which it went on last, though it had been pruned; 0 if it never was."""
+    audited: int | None
+    """The epoch at which it was pruned, if an audit runs it to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +95,9 @@ def counts(connection: Connection, study: StudyRef) -> Counter[TrialState]:
 
 
 def n_epochs(connection: Connection, study: StudyRef, *, but: Collection[int] = ()) -> int:
-    """Return the number of recorded epochs of all trials except the numbers `but`."""
-    query = select(func.count()).where(_epochs.c.study_key == study.key)
+    """Return the number of recorded epochs of all trials except the numbers `but`, without those of
+    audits."""
+    query = select(func.count()).where(_epochs.c.study_key == study.key, not_(_epochs.c.is_audit))
     return connection.scalar(query.where(_epochs.c.trial.not_in(but))) or 0
 
 
@@ -105,7 +109,16 @@ def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
 
 def cut_short(connection: Connection, study: StudyRef) -> list[Entry]:
     """Return the trials that the budget has cut short, by number."""
-    having = select(_attributes.c.trial_id).where(_attributes.c.key == PAUSED)
+    return _pruned_with(connection, study, PAUSED)
+
+
+def stopped_at_a_rung(connection: Connection, study: StudyRef) -> list[Entry]:
+    """Return the trials that were pruned for their metric, by number."""
+    return _pruned_with(connection, study, RUNG)
+
+
+def _pruned_with(connection: Connection, study: StudyRef, attribute: str) -> list[Entry]:
+    having = select(_attributes.c.trial_id).where(_attributes.c.key == attribute)
     own = _trials.c.study_id == study.study_id
     pruned = _trials.c.state == TrialState.PRUNED
     return _entries(connection, own & pruned & _trials.c.trial_id.in_(having))
@@ -220,12 +233,12 @@ def _at(study: StudyRef, epoch: int) -> ColumnElement[bool]:
 
 
 def _competes(study: StudyRef) -> ColumnElement[bool]:
-    """Select the rows of sampled trials: neither fixed nor enqueued."""
+    """Select the rows of sampled trials, neither fixed nor enqueued, before an audit of them."""
     named = select(_attributes.c.trial_id).where(_attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES))
     given = select(_system_attributes.c.trial_id).where(_system_attributes.c.key == FIXED_PARAMS)
     spared = _trials.c.trial_id.in_(named) | _trials.c.trial_id.in_(given)
     numbers = select(_trials.c.number).where(_trials.c.study_id == study.study_id, spared)
-    return _epochs.c.trial.not_in(numbers)
+    return _epochs.c.trial.not_in(numbers) & not_(_epochs.c.is_audit)
 
 
 def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
@@ -237,7 +250,9 @@ def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
 
 
 def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
-    telling = _attributes.c.key.in_(FIXED_TRIAL_ATTRIBUTES | {ENQUEUED, RUNG, PAUSED, REOPENED})
+    telling = _attributes.c.key.in_(
+        FIXED_TRIAL_ATTRIBUTES | {ENQUEUED, RUNG, PAUSED, REOPENED, AUDITED}
+    )
     given = (
         select(_system_attributes.c.trial_id)
         .where(
@@ -275,6 +290,7 @@ def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
             rung=_epoch(attributes, RUNG),
             paused=_epoch(attributes, PAUSED),
             reopened=_epoch(attributes, REOPENED) or 0,
+            audited=_epoch(attributes, AUDITED),
         )
         for (trial_id, number, state, is_given), attributes in found.items()
     ]

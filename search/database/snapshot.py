@@ -14,7 +14,7 @@ from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
 from search.errors import UserError
 from search.study.metrics import Epoch, Objective, number
-from search.study.trial_attributes import FINISHED, REASON, VARIANT, rank, readable
+from search.study.trial_attributes import AUDITED, FINISHED, REASON, VARIANT, rank, readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,11 @@ class Overview:
 
     @property
     def n_recorded(self) -> int:
-        """The number of recorded epochs of all trials."""
-        return sum(map(len, self.epochs.values()))
+        """The number of recorded epochs of all trials, without those of audits."""
+        return sum(
+            min(len(self.of(trial)), trial.user_attrs.get(AUDITED, self.n_epochs))
+            for trial in self.trials
+        )
 
     @property
     def counts(self) -> Counter[TrialState]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Float,
     Index,
@@ -23,10 +24,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-VERSION = 4
+VERSION = 5
 """Version of these tables and of the definitions of studies. Version 1 had no table
 `search_schema`; version 2 had no metric and direction in a definition,
-version 3 no `until` in a lease."""
+version 3 no `until` in a lease, version 4 no `is_audit` in a lease and an epoch."""
 
 metadata = MetaData()
 
@@ -62,11 +63,13 @@ epochs = Table(
     Column("metrics", JSON, nullable=False),
     Column("seconds", Float(53), nullable=False),
     Column("checkpoint_sha256", String(64)),
+    Column("is_audit", Boolean, nullable=False),
     UniqueConstraint("study_key", "trial", "number"),
     Index("ix_search_epochs_rung", "study_key", "number", "score"),
 )
 """One row for each finished epoch, in recording order, never changed. `score` is the metric that
-prunes and ranks trials, negated if it is minimized: higher is better."""
+prunes and ranks trials, negated if it is minimized: higher is better. An epoch of an audit is one
+that a trial ran after it was pruned for good: outside the budget, and not compared on a rung."""
 
 leases = Table(
     "search_leases",
@@ -77,6 +80,7 @@ leases = Table(
     Column("process", String(200), nullable=False),  # see `search.database.liveness`
     Column("expires_at", Float(53), nullable=False),  # in the database's time, see `clock`
     Column("until", Integer, nullable=False),
+    Column("is_audit", Boolean, nullable=False),
     Column("batches_per_second", Float(53)),
 )
 """Which worker runs which trial, until which epoch and which moment, and how fast."""

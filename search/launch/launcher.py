@@ -1,7 +1,7 @@
 """Starts the workers of a search: this process, other processes, or a Ray cluster."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,32 +34,34 @@ class Crew:
         self,
         here: worker.Worker,
         stop: Stop,
+        wanted: Collection[str] | None = None,
         *,
-        budget: Budget,
+        budget: Budget | None = None,
         say: Callable[[str], None],
     ) -> None:
         """Run trials until the budget is spent, `stop` asks for an end, or all workers have failed.
 
         `here` is the worker of this process; workers elsewhere get its settings, and their places.
+        `budget` and `wanted` are as for `search.worker.worker.Worker.work`.
 
         Raises:
             KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
             KeepsDying: as `search.launch.supervisor.supervise` does.
         """
         if not self.places:
-            here.work(stop, budget=budget)
+            here.work(stop, budget=budget, wanted=wanted)
             return
         observer = Observer(here.database, here.joined)
         changes = {
             **here.config.changes,
             **here.study.precision_setting,  # one for all, whatever their devices would choose
-            "trials": budget.trials,
-            "epochs_budget": budget.epochs,
         }
-        configs = [
-            replace(here.config, changes=changes, device=one.device, threads=one.threads)
-            for one in self.places
-        ]
+        if budget is not None:
+            changes |= {"trials": budget.trials, "epochs_budget": budget.epochs}
+        config = replace(
+            here.config, changes=changes, wanted=None if wanted is None else tuple(wanted)
+        )
+        configs = [replace(config, device=one.device, threads=one.threads) for one in self.places]
         failed = supervise(
             [partial(self.start, one) for one in configs],
             stop,

@@ -30,6 +30,7 @@ def markdown(findings: ReportData) -> str:
         ("The variants", tables.compared(findings), tables.variants(findings)),
         ("Parameter importances", "", _importances(findings)),
         ("What pruning saved", "", tables.savings(findings)),
+        ("How often pruning was wrong", tables.AUDIT, tables.audits(findings)),
         ("Failed and diverged trials", "", tables.failures(findings)),
         ("Finished outside the service", "", tables.told(findings)),
         ("Environments", "", tables.environments(findings)),
@@ -68,10 +69,12 @@ def as_json(findings: ReportData) -> str:
     - `best`: a trial's number or null, by the mean of re-runs once there are any; `ties`: the
       numbers of the trials that the re-runs cannot tell from it.
     - `trials`: each with its params and epochs; `told` is the outcome from another program.
-    - `honest`: the final metric with fresh seeds, by trial number.
+    - `honest`: the final metric with fresh seeds, by trial number; `confirmed`: that of the best
+      trial with seeds that had no part in choosing it, null if it has none.
     - `variants`: by name, our runs, their settings and epochs, the published epochs, why the two
       cannot be compared (null if they can) and the verdict.
     - `importances`, `savings`.
+    - `audits`: how pruned trials ended that were run to their end, by rung.
     """
     study = findings.study
     found = {
@@ -86,6 +89,9 @@ def as_json(findings: ReportData) -> str:
         "ties": findings.answer.tied,
         "trials": [_trial(findings, trial) for trial in findings.overview.trials],
         "honest": {n: asdict(standing) for n, standing in findings.answer.standings.items()},
+        "confirmed": (
+            None if findings.answer.confirmed is None else asdict(findings.answer.confirmed)
+        ),
         "variants": {
             name: {
                 "runs": {
@@ -105,6 +111,7 @@ def as_json(findings: ReportData) -> str:
         },
         "importances": dict(findings.importances),
         "savings": asdict(findings.savings),
+        "audits": [asdict(one) for one in findings.audits],
     }
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
 

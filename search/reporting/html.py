@@ -84,6 +84,9 @@ def _sections(findings: ReportData) -> Sequence[Section]:
             charts=[("", charts.learning_curves(findings))],
         ),
         Section(title="What pruning saved", table=tables.savings(findings)),
+        Section(
+            title="How often pruning was wrong", text=tables.AUDIT, table=tables.audits(findings)
+        ),
         Section(title="Failed and diverged trials", table=tables.failures(findings)),
         Section(
             title="Finished outside the service",

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from search.database.identity import study_ref
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of, stored_budget
+from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
@@ -142,6 +144,8 @@ class Notes:
         """Return the notes of a study in the database, with its stored budget."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
         budget = stored_budget(joined) or study.budget
+        with suppress(UserError):  # too small to confirm: the search was told not to
+            budget = study.for_search(budget)
         return cls(database=database, study=study.with_budget(budget), joined=joined)
 
     def update(self) -> None:

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from search.analysis.answer import Answer, answer
+from search.analysis.audit import RungAudit, audits
 from search.analysis.published import Verdict, verdict
 from search.analysis.rerun_metrics import REPRODUCED, Repeats, repeats
 from search.analysis.savings import Savings
@@ -98,6 +99,10 @@ class ReportData:
     @cached_property
     def savings(self) -> Savings:
         return Savings.of(self.overview)
+
+    @cached_property
+    def audits(self) -> list[RungAudit]:
+        return audits(self.overview)
 
     @property
     def caution(self) -> str:

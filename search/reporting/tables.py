@@ -1,5 +1,6 @@
 """The text and tables of a report, in any format."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
@@ -7,6 +8,7 @@ from statistics import fmean
 
 from optuna.trial import FrozenTrial, TrialState
 
+from search.analysis.answer import COLLAPSED, LEVEL
 from search.analysis.published import rule
 from search.reporting.fitted_table import FittedTable
 from search.reporting.report_data import ReportData
@@ -20,6 +22,12 @@ from search.study.metrics import number
 from search.study.space import params_text
 from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, REASON, label
 
+AUDIT = (
+    "A random share of the trials that were pruned for their metric, run to their last epoch after "
+    "the search, against the sampled trials that pruning let through. The rank correlation is "
+    "Spearman's, between the metric at the rung and at the end, over both."
+)
+"""Explains the table of audits."""
 BEST = 10
 """Maximum number of best trials listed."""
 NOT_RERUN = "not yet trained again with fresh seeds"
@@ -43,8 +51,19 @@ def answer(findings: ReportData) -> list[tuple[str, str]]:
         (f"{study.final.words.capitalize()} of re-runs", honest),
         ("Choices", params_text(best.params)),
     ]
-    if tied := findings.answer.tied:
-        found.append(("Tied with", f"trial {', '.join(map(str, tied))}, with fresh seeds"))
+    if (confirmed := findings.answer.confirmed) is not None:
+        spread = confirmed.unused
+        found[2:3] = [
+            (
+                f"{study.final.words.capitalize()} of {spread.n} unused seeds",
+                f"{spread}; {LEVEL:.0%} interval of the mean {confirmed.interval_text}",
+            ),
+            ("Worst of these", number(confirmed.worst, beside=spread.mean)),
+            ("Collapsed of these", f"{confirmed.collapsed} of {spread.n}. {COLLAPSED}"),
+            ("Won with", confirmed.won_text),
+        ]
+    if findings.answer.tied:
+        found.append(("Tied with", f"trial {findings.answer.tied_text}"))
     if first is not None and first is not best:
         top = "Highest" if study.direction == "maximize" else "Lowest"
         value = number(first.values[0])
@@ -142,6 +161,27 @@ def savings(findings: ReportData) -> FittedTable:
     ]
     return FittedTable(
         rows=[{"": what, "epochs": str(n), "time, all workers": time} for what, n, time in rows]
+    )
+
+
+def audits(findings: ReportData) -> FittedTable:
+    """Return how often pruning was wrong, a row for each rung."""
+    return FittedTable(
+        rows=[
+            {
+                "rung": f"epoch {one.rung}",
+                "pruned": str(one.pruned),
+                "audited": str(one.audited),
+                "diverged": str(one.diverged),
+                "let through": str(one.let_through),
+                "better than their median": f"{one.above_median} of {one.audited}",
+                "better than their best": f"{one.above_best} of {one.audited}",
+                "rank correlation": (
+                    "" if math.isnan(one.correlation) else f"{one.correlation:.2f}"
+                ),
+            }
+            for one in findings.audits
+        ]
     )
 
 

@@ -77,6 +77,8 @@ def _counts(overview: Overview, study: Study) -> str:
     begun, waiting, budget = count[TrialState.RUNNING], count[TrialState.WAITING], study.budget
     is_spent = budget.is_spent(trials=n_ended, epochs=overview.n_recorded)
     of_trials = "" if budget.trials is None else f" of {budget.trials}"
+    n_audit = sum(map(len, overview.epochs.values())) - overview.n_recorded
+    of_audit = f", {n_audit} of them for the audit" if n_audit else ""
     of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
@@ -84,5 +86,5 @@ def _counts(overview: Overview, study: Study) -> str:
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a larger budget" if waiting + begun and is_spent else "")
-        + f".\nEpochs: {Savings.of(overview)}{of_epochs}."
+        + f".\nEpochs: {Savings.of(overview)}{of_audit}{of_epochs}."
     )

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.study.confirmation import Confirmation
     from search.study.metrics import Epoch, Metrics
     from search.study.pruners import Promotion, SuccessiveHalving
     from search.study.samplers import TPE
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from search.study.training import Run, Trainer, Training
 
 __all__ = [
-    "TPE", "Epoch", "Metrics", "Promotion", "Run", "Study", "SuccessiveHalving", "Trainer",
-    "Training", "load",
+    "TPE", "Confirmation", "Epoch", "Metrics", "Promotion", "Run", "Study", "SuccessiveHalving",
+    "Trainer", "Training", "load",
 ]  # fmt: skip
 
 _HOMES = {
     "TPE": "samplers",
+    "Confirmation": "confirmation",
     "Epoch": "metrics",
     "Metrics": "metrics",
     "Promotion": "pruners",

@@ -6,9 +6,12 @@ seed, the trial's number and the epoch, so no generator state has to be stored.
 
 import hashlib
 
+SEEDS = 2**32
+"""The number of different seeds."""
+
 
 def derive_seed(*path: int | str) -> int:
-    """Return the seed for `path`, from 0 to 2**32 - 1 (NumPy's maximum).
+    """Return the seed for `path`, from 0 to `SEEDS` - 1 (NumPy's maximum).
 
     The seed is the first four bytes of the path's SHA-256. It is the same on every machine and
     release, without the correlations of consecutive seeds such as `seed + number`.

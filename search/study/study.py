@@ -20,6 +20,7 @@ from typing_extensions import TypeVar
 from search.errors import UserError
 from search.study import metrics
 from search.study.budget import Budget
+from search.study.confirmation import Confirmation
 from search.study.definition import RANGE, Definition, described
 from search.study.metrics import Direction, Epoch, Metrics, Objective
 from search.study.pruners import SuccessiveHalving, check_pruner
@@ -85,6 +86,12 @@ class Study(Generic[C]):
     as one of the two is spent."""
     epochs: int = 10
     """Number of epochs of a trial that is not pruned."""
+    confirm: Confirmation | None = None
+    """Re-runs of the best trials at the end of the search, within a budget in epochs; None for
+    none."""
+    audit: float = 0.0
+    """The share of the pruned trials that are run to their last epoch after the search, outside the
+    budget, to tell how often pruning was wrong. They are drawn from the study's seed."""
     seed: int = 0
     """All random draws of a trial depend only on this seed and the trial's number."""
     sampler: SamplerFactory = field(default_factory=TPE)
@@ -119,6 +126,11 @@ class Study(Generic[C]):
         check_sampler(self.sampler, self.space)
         check_pruner(self.pruner)
         _ = self.published_figures  # read now, so that an invalid file is an error immediately
+
+        if not isinstance(self.confirm, Confirmation | None):
+            raise UserError(f"confirm must be a Confirmation or None, not {self.confirm!r}")
+        if not isinstance(self.audit, int | float) or not 0 <= self.audit <= 1:
+            raise UserError(f"audit must be a share from 0 to 1, not {self.audit!r}")
 
     def _check_objective(self) -> None:
         if not callable(self.train) and not isinstance(self.train, Trainer):
@@ -162,6 +174,16 @@ class Study(Generic[C]):
         if self.trials is None and self.epochs_budget is None:
             return Budget(trials=TRIALS)
         return Budget(trials=self.trials, epochs=self.epochs_budget)
+
+    def for_search(self, budget: Budget) -> Budget:
+        """Return the part of `budget` that the confirmation leaves for the search.
+
+        Raises:
+            UserError: nothing.
+        """
+        if self.confirm is None:
+            return budget
+        return self.confirm.left_for_search(budget, self.epochs)
 
     def with_budget(self, budget: Budget) -> Self:
         return replace(self, trials=budget.trials, epochs_budget=budget.epochs)

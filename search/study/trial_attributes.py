@@ -35,6 +35,9 @@ larger budget."""
 REOPENED = "reopened"
 """User attribute of a trial that was pruned or paused and goes on: the epoch after which it did so
 last."""
+AUDITED = "audited"
+"""User attribute of a trial that was pruned, and that an audit runs to its end: the epoch at which
+it was pruned."""
 CUTOFF = "cutoff"
 """User attribute of a trial that was pruned on a rung: the value that it needed."""
 DIVERGED = "diverged"
@@ -54,8 +57,8 @@ CRASH = "crash"
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
-    PAUSED: int, REOPENED: int, CUTOFF: (int, float), DIVERGED: int, SECONDS: (int, float),
-    TRACEBACK: str, ENVIRONMENTS: list, MEASURED_TRAIN: bool, CRASH: str,
+    PAUSED: int, REOPENED: int, AUDITED: int, CUTOFF: (int, float), DIVERGED: int,
+    SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list, MEASURED_TRAIN: bool, CRASH: str,
 }  # fmt: skip
 
 

@@ -34,8 +34,10 @@ from search.database.queries import Entry
 from search.database.rungs import Ladder
 from search.study.budget import Budget
 from search.study.pruners import Promotion
+from search.study.seeds import SEEDS, derive_seed
 from search.study.study import Study
 from search.study.trial_attributes import (
+    AUDITED,
     CRASH,
     CUTOFF,
     FINISHED,
@@ -87,9 +89,8 @@ class Claims:
         default."""
         self._database = database
         self._joined = joined
+        self._study = study
         self._ref = study_ref(joined)
-        self._space = study.space
-        self._epochs = study.epochs
         self._promotion = study.pruner if isinstance(study.pruner, Promotion) else None
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
@@ -110,9 +111,10 @@ class Claims:
         """Return the trial to run, or why there is none.
 
         It is an interrupted one, else a waiting fixed one, else another waiting one, else one that
-        the budget had cut short or that has earned a promotion, else a new one. A fixed trial that
-        failed is enqueued again. A waiting trial with values outside the study's ranges, which
-        other tools can enqueue, is ended as FAIL.
+        the budget had cut short or that has earned a promotion, else a new one. Once the budget is
+        spent, it is a pruned one that is drawn for the audit. A fixed trial that failed is enqueued
+        again. A waiting trial with values outside the study's ranges, which other tools can
+        enqueue, is ended as FAIL.
 
         Raises:
             StudyGone: the study no longer exists.
@@ -134,6 +136,7 @@ class Claims:
                 number=chosen.number,
                 worker=self._worker,
                 until=self._until(connection, chosen, leased),
+                is_audit=chosen.audited is not None,
             )
             leases.grant(connection, claim, process=self._process, seconds=self._lease_seconds)
             return claim
@@ -156,9 +159,11 @@ class Claims:
             epochs = queries.n_epochs(connection, self._ref)
             if not budget.is_spent(trials=finished, epochs=epochs):
                 return False
-            if finished != budget.trials or epochs >= (budget.epochs or math.inf):
-                return True
-            return self._resumable(connection) is None
+            left = math.inf if budget.epochs is None else budget.epochs - epochs
+            if finished == budget.trials and left > 0 and self._resumable(connection, left):
+                return False
+            running = counts[TrialState.RUNNING]
+            return not self._drawn(connection) and not (running and self._audits(connection))
 
     def finish(self, claim: Claim, outcome: Outcome, kept: Retention | None = None) -> list[str]:
         """End the trial and its lease in one transaction; with `kept`, enter its weights.
@@ -170,9 +175,10 @@ class Claims:
         """
         with self._database.lock(self._ref.key) as connection:
             leases.check(connection, claim)
-            if not end_trial(
-                connection, claim.trial_id, outcome.state, outcome.value, outcome.attributes
-            ):
+            state = outcome.state
+            if claim.is_audit and state == TrialState.FAIL:
+                state = TrialState.PRUNED  # as it was, so that the budget stays spent
+            if not end_trial(connection, claim.trial_id, state, outcome.value, outcome.attributes):
                 raise LeaseLost(f"trial {claim.number} was ended by another worker")
             surplus = []
             if kept is not None:
@@ -237,8 +243,8 @@ class Claims:
                     running.remove(trial)  # another tool's trial
                 elif self._until(connection, trial, leased) > 0:
                     return trial
-        may_begin = self._epochs_left(connection, leased) > 0
-        if room > 0 and may_begin:
+        left = self._epochs_left(connection, leased)
+        if room > 0 and left > 0:
             waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
             if any(t.state == TrialState.FAIL and t.name is not None for t in unfinished):
                 waiting += self._enqueue_failed(connection)
@@ -253,10 +259,15 @@ class Claims:
                 return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT
-        if room >= 0 and may_begin and (again := self._reopened(connection)):
-            return again
-        if room > 0 and may_begin:
+        if room >= 0 and left > 0 and (found := self._resumable(connection, left)):
+            return self._reopened(connection, found, {REOPENED: found.paused or found.rung})
+        if room > 0 and left > 0:
             return queries.entry(connection, storage.create_new_trial(self._ref.study_id))
+        n_audits = sum(trial.audited is not None for trial in running)
+        if n_held == n_audits and (drawn := self._drawn(connection)):
+            return self._reopened(
+                connection, drawn[0], {REOPENED: drawn[0].rung, AUDITED: drawn[0].rung}
+            )
         return Standing.WAIT if n_held and room >= 0 else Standing.SPENT
 
     def _room(self, connection: Connection, n_held: int) -> float:
@@ -278,7 +289,7 @@ class Claims:
             number: lease.until
             for number, lease in leased.items()
             # A worker whose lease has expired can still record epochs, until another has its trial.
-            if lease.worker != self._worker and not lease.process.is_dead()
+            if lease.worker != self._worker and not lease.process.is_dead() and not lease.is_audit
         }
         if but is not None:
             granted[but] = 0
@@ -289,37 +300,52 @@ class Claims:
         self, connection: Connection, trial: Entry, leased: Mapping[int, leases.Lease]
     ) -> int:
         """Return the epoch after which the trial stops."""
-        stop = self._epochs
+        stop = self._study.epochs
+        if trial.audited is not None:
+            return stop
         if self._promotion is not None and trial.is_competing:
-            stop = self._promotion.next_stop(trial.reopened, self._epochs)
+            stop = self._promotion.next_stop(trial.reopened, stop)
         return int(min(stop, self._epochs_left(connection, leased, but=trial.number)))
 
-    def _reopened(self, connection: Connection) -> Entry | None:
-        """Return a pruned trial that goes on, in state RUNNING; None if there is none."""
-        found = self._resumable(connection)
-        if found is None:
-            return None
-        after = found.paused or found.rung
+    def _reopened(
+        self, connection: Connection, found: Entry, attributes: Mapping[str, int | None]
+    ) -> Entry:
+        """Return a pruned trial in state RUNNING, to go on with."""
         dropped = (RUNG, PAUSED, CUTOFF, REASON, SECONDS)
-        if not reopen_trial(connection, found.trial_id, {REOPENED: after}, dropped):
+        if not reopen_trial(connection, found.trial_id, attributes, dropped):
             raise LeaseLost(f"trial {found.number} was changed by another worker")  # lock lost
         return queries.entry(connection, found.trial_id)
 
-    def _resumable(self, connection: Connection) -> Entry | None:
+    def _resumable(self, connection: Connection, left: float) -> Entry | None:
         """Return a pruned trial that the budget had cut short, or else one that has earned a
-        promotion; None if there is none."""
+        promotion; None if there is none. `left` is the number of epochs in the budget."""
         cut_short = queries.cut_short(connection, self._ref)
         if cut_short or self._promotion is None:
             return min(cut_short, key=_fixed_first, default=None)
-        ladder = Ladder(ref=self._ref, promotion=self._promotion, epochs=self._epochs)
-        return ladder.promotable(connection)
+        ladder = Ladder(ref=self._ref, promotion=self._promotion, epochs=self._study.epochs)
+        return ladder.promotable(connection, left)
+
+    def _drawn(self, connection: Connection) -> list[Entry]:
+        """Return the pruned trials that are drawn for the audit and have not begun it."""
+        if self._study.audit == 0:
+            return []
+        return [
+            trial
+            for trial in queries.stopped_at_a_rung(connection, self._ref)
+            if derive_seed(self._study.seed, "audit", trial.number) < self._study.audit * SEEDS
+        ]
+
+    def _audits(self, connection: Connection) -> list[Entry]:
+        """Return the unfinished trials of the audit."""
+        found = queries.unfinished(connection, self._ref)
+        return [trial for trial in found if trial.audited is not None]
 
     def _fault(self, connection: Connection, trial: Entry) -> str | None:
         """Return why the trial's values do not fit the study; None if they do."""
         try:
             values, distributions = queries.given_values(connection, trial.trial_id)
-            self._space.check(values)
-            ranges = self._space.ranges
+            self._study.space.check(values)
+            ranges = self._study.space.ranges
             for name, distribution in distributions.items():
                 check_distribution_compatibility(distribution, ranges[name])
         except ValueError as error:

@@ -1,6 +1,6 @@
 """The settings of a worker, as a value that can be sent to another process or machine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class WorkerConfig:
     threads: int | None = None
     measure_train: bool = False
     """Measure the train metrics of sampled trials too, if they begin here."""
+    wanted: Sequence[str] | None = None
+    """The names of the enqueued trials to run; None for all trials until the budget is spent."""
     lease_seconds: float = LEASE_SECONDS
 
     def load(self) -> Study:

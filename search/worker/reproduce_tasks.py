@@ -15,11 +15,11 @@ from rich.console import Console
 
 from search.analysis.answer import answer
 from search.analysis.paired_test import finals, standings
-from search.analysis.rerun_metrics import REPRODUCED, RERUN, repeats, write
+from search.analysis.rerun_metrics import REPRODUCED, repeats, write
 from search.database.database import Database
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Overview
-from search.database.studies import rerun_study, stored_definition
+from search.database.studies import stored_definition
 from search.errors import UserError
 from search.reporting.notes import Notes
 from search.reporting.seed_tables import comparison, rerun_table
@@ -28,7 +28,7 @@ from search.study.trial_attributes import VARIANT
 from search.worker import replay
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
-from search.worker.reruns import Reruns
+from search.worker.reruns import Reruns, rerun_name
 from search.worker.stop import Stop, Stopped
 
 
@@ -102,7 +102,7 @@ class Reproduction:
                     f"--trial {trial.number}: it is {trial.state.name}, and only a completed trial "
                     "has a metric to compare; without --repeats it is compared with itself"
                 )
-        name = rerun_study(self.database, search.study_key) or study.name + RERUN
+        name = rerun_name(self.database, search, study.name)
         reruns = self._reruns(study, name, digest, origin=search.study_key)
         overview = reruns.train_best(best, n_repeats, self.stop)
         with tolerating_outage():

@@ -4,21 +4,24 @@ The original study is not changed. Repeat k has the same seed for every trial, s
 compared in pairs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from search.analysis.answer import answer_from_reruns
 from search.analysis.paired_test import finals, remaining_trials
 from search.analysis.rerun_metrics import RERUN, repeats
+from search.database.database import Database
 from search.database.snapshot import Observer, Overview
-from search.database.studies import ORIGIN_KEY, enqueue
+from search.database.studies import ORIGIN_KEY, enqueue, rerun_study
 from search.errors import UserError
 from search.reporting.progress import show_progress
 from search.study.budget import Budget
+from search.study.confirmation import Confirmation
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
@@ -26,6 +29,17 @@ from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.stop import Stop
 from search.worker.worker import Worker
+
+
+def rerun_name(database: Database, search: Overview, name: str) -> str:
+    """Return the name of the study with the re-runs of the best trials of `search`, a study called
+    `name`; it need not exist yet."""
+    return rerun_study(database, search.study_key) or name + RERUN
+
+
+def alone(worker: Worker, stop: Stop, wanted: Collection[str]) -> None:
+    """Train the enqueued trials of the names `wanted` in this process."""
+    worker.work(stop, wanted=wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,8 @@ class Reruns:
     out: Console
     origin: str | None = None
     """The key of the study whose trials are run again; None for a study's variants."""
+    work: Callable[[Worker, Stop, Collection[str]], None] = alone
+    """Trains enqueued trials, by their names, in whichever processes."""
 
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
         """Return re-run number `repeat` of the variant or trial that `origin` names."""
@@ -65,6 +81,38 @@ class Reruns:
                     break
         return overview
 
+    def confirm(self, search: Overview, how: Confirmation, stop: Stop) -> None:
+        """Train the best trials of `search`, and then the best of those with unused seeds.
+
+        Raises:
+            UserError: the study of the re-runs has another definition.
+            KeepsFailing, KeepsDying, DatabaseGone, StudyGone: as `search.launch.launcher.Crew.work`
+                does.
+        """
+        if not search.ranked:
+            return
+        with self._opened() as worker:
+            overview = self._train(
+                worker,
+                [
+                    self.fixed({ORIGIN: trial.number}, trial.params, repeat)
+                    for repeat in range(how.seeds)
+                    for trial in search.ranked[: how.trials]
+                ],
+                stop,
+            )
+            best = answer_from_reruns(search, repeats(overview)).best
+            if stop.is_asked() or best is None:
+                return
+            self._train(
+                worker,
+                [
+                    self.fixed({ORIGIN: best.number}, best.params, repeat)
+                    for repeat in range(how.seeds, how.seeds + how.unused)
+                ],
+                stop,
+            )
+
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
         """Train those of `wanted` that have not finished, and return the study's new state.
 
@@ -85,11 +133,12 @@ class Reruns:
     def _train(self, worker: Worker, wanted: list[Fixed], stop: Stop) -> Overview:
         enqueue(worker.database, worker.joined, wanted)
         observer = Observer(worker.database, worker.joined)
+        all_of_them = observer.look().counts.total() - observer.look().counts[TrialState.FAIL]
         with (
-            show_progress(observer, self.out, self.study, budget=Budget(trials=len(wanted))),
+            show_progress(observer, self.out, self.study, budget=Budget(trials=all_of_them)),
             stop.on_signals(),
         ):
-            worker.work(stop, wanted={one.name for one in wanted})
+            self.work(worker, stop, {one.name for one in wanted})
         return observer.look()
 
     def _adopt(self, joined: optuna.Study, origin: str) -> None:

@@ -33,7 +33,8 @@ def serve(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> bool:
 
 
 def _work(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> None:
-    """Run trials until the study's budget is spent or `stop` asks for an end.
+    """Run trials until the study's budget is spent, or those that are wanted have been run, or
+    `stop` asks for an end.
 
     A database that does not answer at the start is waited for too, since the process that made
     `config` has reached it.
@@ -46,7 +47,8 @@ def _work(config: WorkerConfig, stop: Stop, say: Callable[[str], None]) -> None:
         try:
             # Only the command itself tries variants again that have failed too often.
             with Worker.open(config, study, machine, retry=False) as worker:
-                worker.work(stop, budget=study.budget)
+                budget = study.budget if config.wanted is None else None
+                worker.work(stop, budget=budget, wanted=config.wanted)
                 return
         except Exception as error:
             outage.note(error)

@@ -33,7 +33,7 @@ from search.study.metrics import Epoch
 from search.study.pruners import ExemptingPruner, Promotion
 from search.study.space import Value
 from search.study.study import Study
-from search.study.trial_attributes import is_fixed
+from search.study.trial_attributes import AUDITED, is_fixed, readable
 from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
@@ -258,8 +258,13 @@ class Worker:
 
 
 def _is_never_pruned(trial: FrozenTrial) -> bool:
-    """Return whether the trial is never pruned, since somebody asked for just these values."""
-    return is_fixed(trial) or FIXED_PARAMS in trial.system_attrs
+    """Return whether the trial is never pruned, since somebody asked for just these values, or
+    since an audit runs it to its end."""
+    return (
+        is_fixed(trial)
+        or FIXED_PARAMS in trial.system_attrs
+        or AUDITED in readable(trial).user_attrs
+    )
 
 
 @contextmanager

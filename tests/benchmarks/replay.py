@@ -173,7 +173,7 @@ class Search:
                 epoch: Rung(epoch, self._rungs[epoch])
                 for epoch in self._pruner.rungs(self._last - 1)
             }
-            found: Trial | None = self._pruner.promotable(rungs)
+            found: Trial | None = self._pruner.promotable(rungs, epochs=self._last, left=math.inf)
             if found is not None:
                 found.is_waiting = False
                 return found

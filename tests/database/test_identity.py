@@ -256,7 +256,7 @@ def test_tables_of_another_version_are_refused_and_left_alone(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE search_schema SET version = 99"))
     before = _state(url)
-    with pytest.raises(UserError, match="of version 99 of this service, and version 4 is needed"):
+    with pytest.raises(UserError, match="of version 99 of this service, and version 5 is needed"):
         Database(url)
     assert _state(url) == before
     with engine.begin() as connection:

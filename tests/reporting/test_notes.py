@@ -46,7 +46,14 @@ def _nothing() -> Progress:
     none = Overview.of_trials(
         [], study_key="", epochs={}, n_epochs=5, objective=cifar.objective, final=cifar.final
     )
-    answer = Answer(best=None, standings={}, not_rerun=None, metric=cifar.final.words)
+    answer = Answer(
+        best=None,
+        standings={},
+        confirmed=None,
+        seconds={},
+        not_rerun=None,
+        metric=cifar.final.words,
+    )
     return Progress(counts=Counter(), n_epochs=0, some=none, answer=answer)
 
 

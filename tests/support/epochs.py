@@ -10,10 +10,12 @@ def epoch(number: int, *, seconds: float = 1.0, **metrics: float) -> Epoch:
 
 
 def columns(of: Epoch, metric: str = "test_accuracy") -> dict[str, Any]:
-    """Return an epoch as columns of `search.database.tables.epochs`, `metric` maximized."""
+    """Return an epoch as columns of `search.database.tables.epochs`, `metric` maximized, of no
+    audit."""
     return {
         "number": of.number,
         "score": of.metrics[metric],
         "metrics": dict(of.metrics),
         "seconds": of.seconds,
+        "is_audit": False,
     }
