@@ -44,7 +44,7 @@ examples:
   python -m search.run --study digits                     quick start: 20 trials, a minute or two
   python -m search.run --study cifar                      run or resume
   python -m search.run --study cifar --workers auto       a trial on each core, or each GPU
-  python -m search.run --study cifar --trials 120         extend a finished study
+  python -m search.run --study cifar --epochs-budget 800  extend a finished study
   python -m search.run --study cifar --enqueue "optimizer=SGD lr=0.02"
   python -m search.run --study my/flowers.py              a custom study
   python -m search.run --study cifar --storage postgresql://me:secret@host/db
@@ -58,7 +58,8 @@ def parser() -> Parser:
     made = Parser(
         "search.run",
         "Run or resume a study: the fixed variants first, then sampled trials, pruned on accuracy, "
-        "until the study has as many finished trials as its budget.",
+        "until the budget is spent; then, if the study says so, its best trials again with fresh "
+        "seeds.",
     )
     made.epilog = EPILOG
     add_search(made)
@@ -67,8 +68,8 @@ def parser() -> Parser:
         type=whole(1),
         metavar="N",
         help="budget: the total number of finished trials, including pruned ones and variants; "
-        "stored with the study (default: the stored one, at first that of the study's file; 60 for "
-        "cifar, 20 for digits)",
+        "stored with the study (default: the stored one, at first that of the study's file; 20 for "
+        "digits, none for cifar)",
     )
     made.add_argument(
         "--epochs-budget",
@@ -76,7 +77,7 @@ def parser() -> Parser:
         metavar="N",
         help="budget: the total number of epochs of all trials; the last trials are cut short, and "
         "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
-        "spent (default: as for --trials)",
+        "spent (default: as for --trials; 400 for cifar)",
     )
     made.add_argument(
         "--enqueue",

@@ -117,9 +117,7 @@ class Answer:
             return tied
         if cheapest == self.best.number:
             return f"{tied}, none of which has faster epochs"
-        rate = (
-            f"{self.seconds[cheapest]:.3g} s an epoch against {self.seconds[self.best.number]:.3g}"
-        )
+        rate = f"{self.seconds[cheapest]:.3g} s against {self.seconds[self.best.number]:.3g}"
         return f"{tied}, of which {cheapest} has the fastest epochs, {rate}"
 
 

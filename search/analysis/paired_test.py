@@ -44,7 +44,7 @@ class Standing:
     honest: Spread
     """Spread of the final metric over the seeds."""
     unused: Sequence[int]
-    """The repeats that had no part in choosing the best, since not all had them."""
+    """The repeats that had no part in choosing the best, since not all trials had them."""
     behind: float
     """Mean over common seeds of how much worse the trial is than the best; 0 for the best, NaN if
     the two have no common seed."""
@@ -111,13 +111,15 @@ def standings(finals: Finals, direction: Direction) -> list[Standing]:
     }
     common = set.intersection(*map(set, left.values()))
     best = _best({n: {k: of[k] for k in common or of} for n, of in left.items()})
+    others = [of.keys() for number, of in found.items() if number != best]
+    chosen_by = common if len(left) > 1 or not others else set().union(*others)
     made = [
         _standing(
             number,
             Spread.of(list(finals[number].values())),
             of,
             found[best],
-            common or set(of),
+            chosen_by or set(of),
             is_best=number == best,
             is_out=number in left_out,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from search.study import Epoch, Study
+from search.study import Confirmation, Epoch, Study
 from search.study.space import Ranges, Value
 from search.vision import ImageClassification, ImageShape
 from studies.cifar.choices import Choices, learning_rate
@@ -120,7 +120,8 @@ study = course_study(
     "cifar",
     dataset="cifar10",
     variants=VARIANTS,
-    trials=60,
+    epochs_budget=400,
     epochs=10,
+    confirm=Confirmation(),
     published=Path(__file__).with_name("published.csv"),
 )

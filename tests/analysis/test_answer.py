@@ -7,10 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
+from sqlalchemy import update
 
 from search.analysis.answer import Answer, answer
+from search.database import tables
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.snapshot import Overview
@@ -170,3 +172,35 @@ def test_renamed_studies_keep_their_re_runs(
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_has_collapsed_if_it_lost_a_tenth_of_its_best_or_diverged(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    _run_again(database, small, {2: (0.60, 0.61, 0.62), 1: (0.50, 0.51, 0.52)})
+    joined = optuna.load_study(study_name="small-rerun", storage=database.optuna)
+    for repeat, curve in enumerate(((0.50, 0.46), (0.50, 0.44), (0.60,), (0.70, 0.72)), start=3):
+        attributes = {"trial": 2, "repeat": repeat, "seed": repeat, "reason": ""}
+        state = TrialState.COMPLETE if len(curve) == 2 else TrialState.PRUNED
+        add(database, joined, curve, state=state, user_attrs=attributes)
+    found = _answer(database)
+    assert found.confirmed is not None
+    assert found.confirmed.collapsed == 2
+    assert (found.confirmed.worst, found.confirmed.unused.n) == (0.0, 4)
+    assert found.confirmed.won_with.mean == pytest.approx(0.61)
+    assert found.text is not None
+    assert "2 of 4 collapsed; it won with 0.6100 over 3 other seeds, after 0.9000" in found.text
+
+
+def test_the_trial_with_the_fastest_epochs_is_named_among_those_that_are_tied(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    rerun = _run_again(database, small, {2: (0.60, 0.62, 0.64), 1: (0.59, 0.63, 0.62)})
+    assert _answer(database).tied_text == "1, none of which has faster epochs"
+    key = _key(database, dataclasses.replace(small, name=rerun.study_name))
+    of_1 = [t.number for t in rerun.get_trials() if t.user_attrs["trial"] == 1]
+    rows = tables.epochs
+    with database.engine.begin() as connection:
+        its = (rows.c.study_key == key) & rows.c.trial.in_(of_1)
+        connection.execute(update(rows).where(its).values(seconds=0.5))
+    assert _answer(database).tied_text == "1, of which 1 has the fastest epochs, 0.5 s against 2"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database.database import Database
-from tests.support.commands import Run
+from search.database.snapshot import Overview
+from tests.support.commands import Command, Run
 from tests.support.databases import PASSWORD, leased_pids
 
 pytestmark = pytest.mark.slow
@@ -148,3 +150,15 @@ def test_no_password_is_in_a_command_line(
     assert len(lines) >= 4
     assert PASSWORD in url
     assert PASSWORD not in str(lines)
+
+
+def test_several_workers_confirm_the_best_trials(tmp_path: Path, search: Command) -> None:
+    quick = ("--study", "digits", "--images", 160, "--epochs", 1, "--no-variants")
+    done = search("run", *quick, "--trials", 4, "--workers", 2, "--confirm")
+    assert done.returncode == 0, done.stderr
+    url = f"sqlite:///{tmp_path / 'search.db'}"
+    with closing(Database(url)) as database:
+        reruns = Overview.of_study(database, "digits-rerun").trials
+    assert {trial.state for trial in reruns} == {TrialState.COMPLETE}
+    assert len(reruns) == 3 * 3 + 5
+    assert "Best over 5 unused seeds: trial " in done.stdout

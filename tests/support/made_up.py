@@ -53,14 +53,17 @@ def add(
     accuracies: Sequence[float],
     *,
     value: float | None = None,
+    state: TrialState = TrialState.COMPLETE,
     user_attrs: dict[str, Any] | None = None,
 ) -> None:
-    """Add a completed trial of these accuracies, by epoch; `value` is what Optuna is told, None for
+    """Add an ended trial of these accuracies, by epoch; `value` is what Optuna is told, None for
     the last of them."""
     before = len(joined.get_trials(deepcopy=False))
     values = dict(enumerate(accuracies, start=1))
     told = accuracies[-1] if value is None else value
-    joined.add_trial(create_trial(value=told, intermediate_values=values, user_attrs=user_attrs))
+    joined.add_trial(
+        create_trial(state=state, value=told, intermediate_values=values, user_attrs=user_attrs)
+    )
     _record(database, joined, before)
 
 
