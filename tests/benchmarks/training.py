@@ -31,8 +31,7 @@ from typing import get_args
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
 
 from search.study.training import Run
 from search.vision.image_classification import Precision
@@ -43,10 +42,10 @@ from search.vision.session import Splits
 from search.vision.training import ImageTraining
 from search.worker import device
 from studies.cifar import VARIANTS, Choices
+from tests.benchmarks.student import BATCH, LOADERS, PilImages, optimizer_of
 from tests.support.images import run_of, session_of
 from tests.support.reference_network import Report
 
-BATCH = 32
 STALL = 4
 """A batch that takes this many times the median batch was disturbed."""
 FLOPS_PER_IMAGE = 6 * (
@@ -162,15 +161,14 @@ def _ours(choices: Choices, options: argparse.Namespace, warm_up: int) -> Iterat
 
 def _students(choices: Choices, options: argparse.Namespace, warm_up: int) -> Iterator[list[float]]:
     network = Report(choices)
-    momentum = {"momentum": 0.9} if choices.optimizer == "SGD" else {}
-    optimizer = getattr(torch.optim, choices.optimizer)(
-        network.parameters(), lr=choices.lr, weight_decay=choices.weight_decay, **momentum
-    )
+    optimizer = optimizer_of(choices, network)
     criterion = nn.CrossEntropyLoss()
     running_loss = 0.0
     trained = 0
     marks = [0.0]
-    loader = DataLoader(PilImages(_splits(options.data, None)), BATCH, shuffle=True, num_workers=2)
+    loader = DataLoader(
+        PilImages(_splits(options.data, None).train), BATCH, shuffle=True, num_workers=LOADERS
+    )
     while True:
         for images, labels in loader:
             optimizer.zero_grad()
@@ -185,25 +183,6 @@ def _students(choices: Choices, options: argparse.Namespace, warm_up: int) -> It
             ):
                 yield [after - before for before, after in pairwise(marks)]
                 marks = [time.perf_counter()]
-
-
-class PilImages(Dataset[tuple[torch.Tensor, int]]):
-    """The training images as torchvision's CIFAR10 gives them: one PIL image at a time."""
-
-    def __init__(self, splits: Splits) -> None:
-        self.pixels = torch.cat(splits.train.parts).permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = splits.train.labels.tolist()
-        self.transform = transforms.Compose(
-            [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
 def _splits(root: Path, images: int | None) -> Splits:
