@@ -71,9 +71,9 @@ class Ladder:
     promotion: Promotion
     epochs: int
 
-    def promotable(self, connection: Connection, left: float) -> Entry | None:
+    def promotable(self, connection: Connection) -> Entry | None:
         """See `search.study.pruners.Promotion`."""
-        return self.promotion.promotable(self._rungs(connection), epochs=self.epochs, left=left)
+        return self.promotion.promotable(self._rungs(connection))
 
     def contenders(self, connection: Connection) -> set[int]:
         """Return the numbers of the trials that may yet be promoted, of which checkpoints are kept.

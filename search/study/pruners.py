@@ -146,9 +146,8 @@ class Promotion(Halving):
     A worker first continues the best trial that has earned it, on the highest rung, and samples a
     new trial only if there is none. So an early decision is never final: a trial that was passed
     over goes on when later ones turn out worse, even after the end of the search, under a larger
-    budget. Near the end of a budget in epochs, where no new trial can be completed, the best one
-    that can be goes on, whether it has earned it or not. `search.database.rungs` finds the trials;
-    in a study that other programs run, none is promoted.
+    budget. `search.database.rungs` finds the trials; in a study that other programs run, none is
+    promoted.
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -161,29 +160,18 @@ class Promotion(Halving):
         """Return how many of `n` trials that have reached a rung go on."""
         return n // self.factor
 
-    def promotable(self, rungs: Mapping[int, Rung[T]], *, epochs: int, left: float) -> T | None:
-        """Return the trial to go on with: the best that has earned it, on the highest rung.
-
-        `epochs` is the number of a complete trial, `left` the number that is left of the budget.
-        """
-        order = sorted(rungs.items(), reverse=True)
-        for _, rung in order:
-            if found := _waiting(rung, self.places(len(rung))):
-                return found
-        if left < epochs:
-            for epoch, rung in order:
-                if epochs - epoch <= left and (found := _waiting(rung, len(rung))):
-                    return found
+    def promotable(self, rungs: Mapping[int, Rung[T]]) -> T | None:
+        """Return the trial to go on with: the best that has earned it, on the highest rung."""
+        for epoch in sorted(rungs, reverse=True):
+            rung = rungs[epoch]
+            for trial in rung.best(self.places(len(rung))):
+                if rung.is_waiting(trial):
+                    return trial
         return None
 
     def next_stop(self, after: int, epochs: int) -> int:
         """Return the first rung after the epoch `after`, or `epochs` if there is none."""
         return next((rung for rung in self.rungs(epochs) if rung > after), epochs)
-
-
-def _waiting(rung: Rung[T], places: int) -> T | None:
-    """Return the best waiting one of the first `places` trials."""
-    return next((trial for trial in rung.best(places) if rung.is_waiting(trial)), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,8 +159,8 @@ class Claims:
             epochs = queries.n_epochs(connection, self._ref)
             if not budget.is_spent(trials=finished, epochs=epochs):
                 return False
-            left = math.inf if budget.epochs is None else budget.epochs - epochs
-            if finished == budget.trials and left > 0 and self._resumable(connection, left):
+            is_within = epochs < (budget.epochs or math.inf)
+            if finished == budget.trials and is_within and self._resumable(connection):
                 return False
             running = counts[TrialState.RUNNING]
             return not self._drawn(connection) and not (running and self._audits(connection))
@@ -243,8 +243,8 @@ class Claims:
                     running.remove(trial)  # another tool's trial
                 elif self._until(connection, trial, leased) > 0:
                     return trial
-        left = self._epochs_left(connection, leased)
-        if room > 0 and left > 0:
+        may_begin = self._epochs_left(connection, leased) > 0
+        if room > 0 and may_begin:
             waiting = [trial for trial in unfinished if trial.state == TrialState.WAITING]
             if any(t.state == TrialState.FAIL and t.name is not None for t in unfinished):
                 waiting += self._enqueue_failed(connection)
@@ -259,9 +259,9 @@ class Claims:
                 return trial
         if self._budget is None:
             return Standing.WAIT if running else Standing.SPENT
-        if room >= 0 and left > 0 and (found := self._resumable(connection, left)):
+        if room >= 0 and may_begin and (found := self._resumable(connection)):
             return self._reopened(connection, found, {REOPENED: found.paused or found.rung})
-        if room > 0 and left > 0:
+        if room > 0 and may_begin:
             return queries.entry(connection, storage.create_new_trial(self._ref.study_id))
         n_audits = sum(trial.audited is not None for trial in running)
         if n_held == n_audits and (drawn := self._drawn(connection)):
@@ -316,14 +316,14 @@ class Claims:
             raise LeaseLost(f"trial {found.number} was changed by another worker")  # lock lost
         return queries.entry(connection, found.trial_id)
 
-    def _resumable(self, connection: Connection, left: float) -> Entry | None:
+    def _resumable(self, connection: Connection) -> Entry | None:
         """Return a pruned trial that the budget had cut short, or else one that has earned a
-        promotion; None if there is none. `left` is the number of epochs in the budget."""
+        promotion; None if there is none."""
         cut_short = queries.cut_short(connection, self._ref)
         if cut_short or self._promotion is None:
             return min(cut_short, key=_fixed_first, default=None)
         ladder = Ladder(ref=self._ref, promotion=self._promotion, epochs=self._study.epochs)
-        return ladder.promotable(connection, left)
+        return ladder.promotable(connection)
 
     def _drawn(self, connection: Connection) -> list[Entry]:
         """Return the pruned trials that are drawn for the audit and have not begun it."""

@@ -1,8 +1,9 @@
-"""The recorded learning curves as a file, `curves.jsonl`: one line for each finished training.
+"""The recorded learning curves as a file: one line for each finished training.
 
     python -m studies.curves.table --storage sqlite:///search.db
 
-writes the file from the study that `random_choices.py` recorded.
+writes `cifar10.jsonl` from the study that `cifar10.py` recorded. Re-runs with other seeds are
+curves of the trial that they are re-runs of.
 """
 
 import argparse
@@ -12,12 +13,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.analysis.answer import reruns_of
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.study.metrics import Epoch
 from search.study.space import Value
 
-FILE = Path(__file__).with_name("curves.jsonl")
+FILE = Path(__file__).with_name("cifar10.jsonl")
 DIGITS = 5
 """Significant digits of the stored values; accuracies on 4,000 images have four."""
 
@@ -27,6 +29,8 @@ class Curve:
     """A training from its first epoch to its last; of one that diverged, to the epoch before."""
 
     trial: int
+    repeat: int | None
+    """The number of a re-run with another seed; None for the trial itself."""
     choices: Mapping[str, Value]
     seconds: tuple[float, ...]
     """Wall time of each epoch."""
@@ -38,11 +42,19 @@ class Curve:
         return len(self.seconds)
 
     @classmethod
-    def of(cls, trial: int, choices: Mapping[str, Value], epochs: Iterable[Epoch]) -> "Curve":
+    def of(
+        cls,
+        trial: int,
+        choices: Mapping[str, Value],
+        epochs: Iterable[Epoch],
+        *,
+        repeat: int | None = None,
+    ) -> "Curve":
         ran = list(epochs)
         names = ran[0].metrics if ran else ()
         return cls(
             trial=trial,
+            repeat=repeat,
             choices=choices,
             seconds=tuple(epoch.seconds for epoch in ran),
             metrics={
@@ -53,11 +65,15 @@ class Curve:
 
 
 def recorded(storage: str, name: str) -> Iterator[Curve]:
-    """Yield the curves of the finished trials of the study called `name`."""
+    """Yield the curves of the finished trials of the study called `name`, each followed by those of
+    its re-runs."""
     with closing(Database(storage)) as database:
         overview = Overview.of_study(database, name)
+        reruns = reruns_of(database, overview.study_key)
     for trial in overview.finished:
         yield Curve.of(trial.number, trial.params, overview.of(trial))
+        for repeat, epochs in sorted(reruns.get(f"trial {trial.number}", {}).items()):
+            yield Curve.of(trial.number, trial.params, epochs, repeat=repeat)
 
 
 def write(path: Path, curves: Iterable[Curve]) -> None:
@@ -66,6 +82,7 @@ def write(path: Path, curves: Iterable[Curve]) -> None:
             metrics = {name: _rounded(values) for name, values in curve.metrics.items()}
             line = {
                 "trial": curve.trial,
+                "repeat": curve.repeat,
                 "choices": dict(curve.choices),
                 "seconds": _rounded(curve.seconds),
                 "metrics": metrics,
@@ -85,6 +102,7 @@ def _curve(line: dict[str, object]) -> Curve:
     assert isinstance(seconds, list)
     return Curve(
         trial=int(str(line["trial"])),
+        repeat=None if line["repeat"] is None else int(str(line["repeat"])),
         choices=choices,
         seconds=tuple(seconds),
         metrics={name: tuple(values) for name, values in metrics.items()},

@@ -1,15 +1,25 @@
-"""How many epochs a pruner needs to find a good trial: `python -m tests.benchmarks.replay`.
+"""How many epochs a search needs to find a good trial: `python -m tests.benchmarks.replay`.
 
-Searches over the recorded learning curves of `studies/curves`, with a clock that only counts. A
-search draws curves at random, without repetition, and reads their metrics instead of training;
-which trial stops and which goes on is decided by the pruners of `search.study.pruners`. All pruners
-are given the same draws. Printed is, for each pruner, the median over the searches, with the range
-of the middle 80 %, of the epochs and of the seconds until the best completed trial is within 0.5
-points of the best of the table; and the share of the searches that never got there. With "loss",
-the first rung compares the mean training loss over the epoch and not the test accuracy.
+Searches over the recorded learning curves of `studies/curves`, with a clock that only counts: a
+search reads metrics instead of training. Which trial stops and which goes on is decided by the
+pruners of `search.study.pruners`. There are two kinds of searches.
 
-The rules of the pruners are the service's own. Claims, the database and samplers are left out,
-since they take seconds for each search.
+- At random: a search draws recorded curves without repetition. It ends once its best completed
+  trial is within 0.5 points of the best of the table. All pruners are given the same draws. The
+  table is divided in two halves, of the even and of the odd trials, and there is a second task, so
+  that what is chosen on one can be judged on another.
+- `--samplers`: a sampler of Optuna suggests the choices, as in the service, and its curve is
+  predicted from the recorded ones, see `tests.benchmarks.surrogate`. The search ends once the
+  expected accuracy of its best completed trial is within 0.5 points of the best expected.
+
+Printed is, for each pruner, the median over the searches, with the range of the middle 80 %, of the
+epochs and of the seconds, and the share of the searches that never got there. With "loss", the
+first rung compares the mean training loss over the epoch and not the test accuracy. `tpe lifted`
+is given pruned trials as if they had completed, with what those that did complete gained on
+average from there.
+
+The rules of the pruners, the samplers and the views that they have of other trials are the
+service's own. Claims and the database are left out, since they take seconds for each search.
 """
 
 import argparse
@@ -18,22 +28,27 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import GPSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.database.optuna_internals import StudyView
 from search.study.pruners import Halving, Promotion, SuccessiveHalving
+from search.study.samplers import TPE, SamplerFactory
+from search.study.space import Ranges, Space, Value
+from search.worker.repeatable_sampler import RepeatableSampler
+from studies.cifar import Choices
 from studies.curves.table import FILE, Curve, read
+from tests.benchmarks.surrogate import LOSS, METRIC, Surrogate
 
-METRIC = "test_accuracy"
-LOSS = "batch_loss"
-"""The mean training loss over an epoch's batches."""
 WITHIN = 0.005
 PRUNERS: Mapping[str, BasePruner] = {
     "none": NopPruner(),
@@ -47,6 +62,14 @@ PRUNERS: Mapping[str, BasePruner] = {
     "promotion 1, 3, 9": Promotion(factor=3),
     "promotion 2, 6": Promotion(min_epochs=2, factor=3),
 }
+LIFTED = "tpe lifted"
+SAMPLERS: Mapping[str, SamplerFactory] = {
+    "random": RandomSampler,
+    "tpe": TPE(),
+    LIFTED: TPE(),
+    "gp": lambda seed: GPSampler(seed=seed),
+}
+SPACE = Space(Choices)
 
 
 @dataclass
@@ -56,24 +79,95 @@ class Trial:
     epoch: int = 0
     """The last one that it was trained for."""
     is_waiting: bool = False
+    is_ended: bool = False
     by_loss: int = 0
     """The last epoch after which trials are compared by their training loss."""
+
+    def accuracy(self, epoch: int) -> float:
+        return self.curve.metrics[METRIC][epoch - 1]
 
     def value(self, epoch: int) -> float:
         """Return what is compared after `epoch`; higher is better."""
         if epoch <= self.by_loss:
             return -self.curve.metrics[LOSS][epoch - 1]
-        return self.curve.metrics[METRIC][epoch - 1]
+        return self.accuracy(epoch)
 
-    def frozen(self, state: TrialState = TrialState.RUNNING) -> FrozenTrial:
-        """Return the trial as Optuna hands it to a pruner."""
-        values = {epoch: self.value(epoch) for epoch in range(1, self.epoch + 1)}
-        complete = state == TrialState.COMPLETE
-        return create_trial(
+    def frozen(self, *, last: int, ranges: Ranges | None = None) -> FrozenTrial:
+        """Return the trial as Optuna hands it to a pruner, or with `ranges` to a sampler; `last` is
+        the last epoch of a complete one."""
+        state = TrialState.RUNNING
+        if self.is_ended or self.is_waiting:
+            state = TrialState.COMPLETE if self.epoch == last else TrialState.PRUNED
+        found = create_trial(
             state=state,
-            value=values[self.epoch] if complete else None,
-            intermediate_values=values,
+            value=self.accuracy(self.epoch) if state == TrialState.COMPLETE else None,
+            params=dict(self.curve.choices) if ranges else {},
+            distributions=dict(ranges or {}),
+            intermediate_values={e: self.accuracy(e) for e in range(1, self.epoch + 1)},
         )
+        found.number = self.number
+        return found
+
+
+Draw = Callable[[Sequence[Trial]], Curve | None]
+"""Returns the curve of a new trial, from the trials so far; None if there is none."""
+
+
+def drawn_from(curves: Sequence[Curve]) -> Draw:
+    """Return a draw of the curves, one after the other."""
+    left = iter(curves)
+    return lambda trials: next(left, None)
+
+
+class Suggested:
+    """A draw of what a sampler suggests, with the curve that `surrogate` predicts."""
+
+    def __init__(self, name: str, surrogate: Surrogate, *, seed: int, last: int) -> None:
+        self._sampler = RepeatableSampler(SAMPLERS[name], seed)
+        self._is_lifted = name == LIFTED
+        self._surrogate = surrogate
+        self._random = random.Random(seed)
+        self._last = last
+        self._study = optuna.create_study(direction="maximize")
+
+    def __call__(self, trials: Sequence[Trial]) -> Curve:
+        frozen = [trial.frozen(last=self._last, ranges=SPACE.ranges) for trial in trials]
+        if self._is_lifted:
+            frozen = lifted(frozen, last=self._last)
+        study = StudyView(self._study, lambda _: frozen)
+        self._study.ask()  # TPE keeps what it suggests with the trial
+        trial = self._study.get_trials(deepcopy=False)[-1]
+        space = self._sampler.infer_relative_search_space(study, trial)
+        params: dict[str, Value] = self._sampler.sample_relative(study, trial, space)
+        for name, range_ in SPACE.ranges.items():
+            if name not in params:
+                params[name] = self._sampler.sample_independent(study, trial, name, range_)
+        return self._surrogate.drawn(params, trial.number, self._random)
+
+
+def lifted(trials: Sequence[FrozenTrial], *, last: int) -> list[FrozenTrial]:
+    """Return the trials with the pruned ones completed: their last value, and what the complete
+    ones gained on average from there to the end."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    found = []
+    for trial in trials:
+        step = trial.last_step
+        if trial.state == TrialState.PRUNED and step is not None and complete:
+            gains = [
+                one.intermediate_values[last] - one.intermediate_values[step] for one in complete
+            ]
+            value = trial.intermediate_values[step] + statistics.fmean(gains)
+            number = trial.number
+            trial = create_trial(
+                state=TrialState.COMPLETE,
+                value=value,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values={last: value},
+            )
+            trial.number = number
+        found.append(trial)
+    return found
 
 
 @dataclass(frozen=True)
@@ -107,17 +201,16 @@ class Rung:
 
 
 class Search:
-    """A search over `draws`, the curves of its trials in the order in which they are begun."""
+    """A search whose trials are begun as `draw` says."""
 
     direction = StudyDirection.MAXIMIZE
 
-    def __init__(
-        self, draws: Sequence[Curve], pruner: BasePruner, *, epochs: int, by_loss: int = 0
-    ) -> None:
-        self._draws = enumerate(draws)
+    def __init__(self, draw: Draw, pruner: BasePruner, *, epochs: int, by_loss: int = 0) -> None:
+        self._draw = draw
         self._by_loss = by_loss
         self._pruner = pruner
         self._last = epochs
+        self._trials: list[Trial] = []
         self._rungs: dict[int, list[Trial]] = {epoch: [] for epoch in range(1, epochs + 1)}
         self._complete: list[FrozenTrial] = []
         self.epochs = 0
@@ -141,9 +234,9 @@ class Search:
             self.epochs += 1
             trial.epoch += 1
             self._rungs[trial.epoch].append(trial)
-            is_complete = trial.epoch == self._last
-            if is_complete:
-                self._complete.append(trial.frozen(TrialState.COMPLETE))
+            if trial.epoch == self._last:
+                trial.is_ended = True
+                self._complete.append(trial.frozen(last=self._last))
                 yield self.epochs, clock, trial
             elif not self._is_stopped(trial):
                 self._begin(at_work, clock, next(order), trial)
@@ -154,17 +247,22 @@ class Search:
         """Begin the trial's next epoch, unless it diverges in it."""
         if trial.epoch < len(trial.curve):
             heapq.heappush(at_work, (clock + trial.curve.seconds[trial.epoch], order, trial))
+        else:
+            trial.is_ended = True
 
     def _is_stopped(self, trial: Trial) -> bool:
         pruner = self._pruner
         if isinstance(pruner, Promotion):
             trial.is_waiting = trial.epoch in pruner.rungs(self._last - 1)
             return trial.is_waiting
-        study, frozen = cast(optuna.Study, self), trial.frozen()
+        study, frozen = cast(optuna.Study, self), trial.frozen(last=self._last)
         if isinstance(pruner, SuccessiveHalving):
             rung = Rung(trial.epoch, self._rungs[trial.epoch], trial)
-            return pruner.cut(study, frozen, lambda *_: rung) is not None
-        return pruner.prune(study, frozen)
+            frozen.intermediate_values[trial.epoch] = trial.value(trial.epoch)
+            trial.is_ended = pruner.cut(study, frozen, lambda *_: rung) is not None
+        else:
+            trial.is_ended = pruner.prune(study, frozen)
+        return trial.is_ended
 
     def _claimed(self) -> Trial | None:
         """Return the trial to go on with, else a new one; None if there is none."""
@@ -173,59 +271,105 @@ class Search:
                 epoch: Rung(epoch, self._rungs[epoch])
                 for epoch in self._pruner.rungs(self._last - 1)
             }
-            found: Trial | None = self._pruner.promotable(rungs, epochs=self._last, left=math.inf)
+            found: Trial | None = self._pruner.promotable(rungs)
             if found is not None:
                 found.is_waiting = False
                 return found
-        number, curve = next(self._draws, (0, None))
-        return None if curve is None else Trial(number, curve, by_loss=self._by_loss)
+        curve = self._draw(self._trials)
+        if curve is None:
+            return None
+        self._trials.append(Trial(len(self._trials), curve, by_loss=self._by_loss))
+        return self._trials[-1]
 
 
-def reached(search: Search, workers: int, target: float) -> tuple[float, float]:
-    """Return the epochs and the seconds until the best completed trial reaches `target`; infinite
-    if none does."""
+def reached(
+    search: Search, workers: int, is_good: Callable[[Trial], bool], most: float = math.inf
+) -> tuple[float, float]:
+    """Return the epochs and the seconds until the best completed trial is good; infinite if none
+    is within `most` epochs."""
+    best = -math.inf
     for epochs, seconds, trial in search.run(workers):
-        if trial.value(trial.epoch) >= target:
-            return epochs, seconds
+        if epochs > most:
+            break
+        if trial.accuracy(trial.epoch) > best:
+            best = trial.accuracy(trial.epoch)
+            if is_good(trial):
+                return epochs, seconds
     return math.inf, math.inf
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.replay",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--table", type=Path, default=FILE, help="default: the shipped one")
-    parser.add_argument("--searches", type=int, default=200, help="of each pruner (default: 200)")
-    parser.add_argument(
-        "--trials", type=int, default=60, help="curves a search draws (default: 60)"
-    )
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 8])
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    curves = [curve for curve in read(options.table) if len(curve)]
+    options = _options()
+    for table in options.table:
+        curves = [curve for curve in read(table) if len(curve) and curve.repeat is None]
+        if options.samplers:
+            _suggested(table.stem, curves, options)
+            continue
+        halves = {"even trials": 0, "odd trials": 1}
+        for name, remainder in halves.items():
+            half = [curve for curve in curves if curve.trial % 2 == remainder]
+            _at_random(f"{table.stem}, {name}", half, options)
+
+
+def _at_random(title: str, curves: list[Curve], options: argparse.Namespace) -> None:
     epochs = max(map(len, curves))
-    finals = [curve.metrics[METRIC][-1] for curve in curves if len(curve) == epochs]
-    target = max(finals) - WITHIN
+    target = max(curve.metrics[METRIC][-1] for curve in curves if len(curve) == epochs) - WITHIN
     n = min(options.trials, len(curves))
+    print(f"{title}: {len(curves)} curves, target {target:.4f}; searches of {n} trials")
+    _head()
+    for workers, (name, pruner, by_loss) in itertools.product(options.workers, _pruners(options)):
+        draw = random.Random(options.seed)
+        found = []
+        for _ in range(options.searches):
+            drawn = drawn_from(draw.sample(curves, n))
+            search = Search(drawn, pruner, epochs=epochs, by_loss=by_loss)
+            found.append(reached(search, workers, lambda trial: trial.accuracy(epochs) >= target))
+        _row(workers, name, found)
+
+
+def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> None:
+    epochs = max(map(len, curves))
+    surrogate = Surrogate(curves, SPACE.ranges, epochs=epochs)
+    overall, top = surrogate.agreement()
     print(
-        f"{len(curves)} curves, best {max(finals):.4f}; {options.searches} searches of {n} trials"
+        f"{title}: {len(curves)} curves; Kendall's tau of predictions {overall:.2f}, {top:.2f} in "
+        "the best quarter"
     )
-    print("workers  pruner                     epochs (80 %)         seconds (80 %)        never")
-    for workers, (name, pruner) in itertools.product(options.workers, PRUNERS.items()):
-        halving = pruner if isinstance(pruner, Halving) else None
-        for by_loss in (0, halving.min_epochs) if halving else (0,):
-            draw = random.Random(options.seed)
-            found = []
-            for _ in range(options.searches):
-                draws = draw.sample(curves, n)
-                search = Search(draws, pruner, epochs=epochs, by_loss=by_loss)
-                found.append(reached(search, workers, target))
-            never = statistics.fmean(epochs == math.inf for epochs, _ in found)
-            texts = [_middle(sorted(values)) for values in zip(*found, strict=True)]
-            title = f"{name}, loss" if by_loss else name
-            print(f"{workers:7}  {title:25}  {texts[0]:20}  {texts[1]:20}  {never:.0%}", flush=True)
+    best = max(surrogate.mean(curve.choices) for curve in curves)
+    print(f"target {best - WITHIN:.4f}, within {options.most} epochs")
+    _head()
+
+    def is_good(trial: Trial) -> bool:
+        return surrogate.mean(trial.curve.choices) >= best - WITHIN
+
+    for workers, sampler, (name, pruner, by_loss) in itertools.product(
+        options.workers, options.samplers, _pruners(options)
+    ):
+        found = []
+        for seed in range(options.seed, options.seed + options.searches):
+            draw = Suggested(sampler, surrogate, seed=seed, last=epochs)
+            search = Search(draw, pruner, epochs=epochs, by_loss=by_loss)
+            found.append(reached(search, workers, is_good, options.most))
+        _row(workers, f"{sampler}, {name}", found)
+
+
+def _pruners(options: argparse.Namespace) -> Iterator[tuple[str, BasePruner, int]]:
+    """Yield the name, the pruner, and the last epoch that compares training losses."""
+    for name in options.pruners:
+        pruner = PRUNERS[name]
+        yield name, pruner, 0
+        if isinstance(pruner, Halving):
+            yield f"{name}, loss", pruner, pruner.min_epochs
+
+
+def _head() -> None:
+    print("workers  search                             epochs (80 %)         seconds (80 %)  never")
+
+
+def _row(workers: int, name: str, found: Sequence[tuple[float, float]]) -> None:
+    never = statistics.fmean(epochs == math.inf for epochs, _ in found)
+    texts = [_middle(sorted(values)) for values in zip(*found, strict=True)]
+    print(f"{workers:7}  {name:32}  {texts[0]:>16}  {texts[1]:>21}  {never:.0%}", flush=True)
 
 
 def _middle(values: Sequence[float]) -> str:
@@ -233,6 +377,35 @@ def _middle(values: Sequence[float]) -> str:
     places = (len(values) // 2, len(values) // 10, len(values) - 1 - len(values) // 10)
     median, low, high = (f"{values[place]:.0f}" for place in places)
     return f"{median} ({low} to {high})"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.replay",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = partial(", ".join)
+    parser.add_argument(
+        "--table", type=Path, nargs="+", default=[FILE], help="default: the shipped one of CIFAR-10"
+    )
+    parser.add_argument("--searches", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument(
+        "--trials", type=int, default=60, help="curves that a random search draws (default: 60)"
+    )
+    parser.add_argument(
+        "--samplers", nargs="+", choices=SAMPLERS, metavar="NAME", help=known(SAMPLERS)
+    )
+    parser.add_argument(
+        "--pruners", nargs="+", choices=PRUNERS, default=list(PRUNERS), metavar="NAME",
+        help=f"{known(PRUNERS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--most", type=int, default=1000, help="epochs of a search by a sampler (default: 1000)"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="default: 2")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from search.study.budget import Budget
 from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.study import Study
 from studies.curves.table import Curve
-from tests.benchmarks.replay import METRIC, Search
+from tests.benchmarks.replay import Search, drawn_from
+from tests.benchmarks.surrogate import METRIC
 from tests.support.curves import Choices, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start
@@ -123,13 +124,14 @@ def _replayed(xs: Sequence[float]) -> tuple[int, list[int]]:
     draws = [
         Curve(
             trial=trial,
+            repeat=None,
             choices={"x": x},
             seconds=(1.0,) * 10,
             metrics={METRIC: tuple(value(x, epoch) for epoch in range(1, 11))},
         )
         for trial, x in enumerate(xs)
     ]
-    search = Search(draws, Promotion(), epochs=10)
+    search = Search(drawn_from(draws), Promotion(), epochs=10)
     complete = [trial.number for _, _, trial in search.run(workers=1)]
     return search.epochs, complete
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 import studies
 from search.errors import UserError
+from search.study.confirmation import Confirmation
 from search.study.definition import differences
 from search.study.shipped import known
 from search.study.study import Study
@@ -24,7 +25,8 @@ from search.vision import ImageClassification
 def test_the_shipped_studies_are_found_by_name() -> None:
     assert known() == ["cifar", "digits"]
     cifar = load("cifar")
-    assert (cifar.dataset, cifar.trials, cifar.epochs) == ("cifar10", 60, 10)
+    assert (cifar.dataset, cifar.epochs_budget, cifar.epochs) == ("cifar10", 400, 10)
+    assert (cifar.trials, cifar.confirm) == (None, Confirmation())
     assert _trainer(cifar).batch_size == 32
     assert (cifar.metric, cifar.direction, cifar.diverged_as) == ("test_accuracy", "maximize", 0.0)
     assert load("digits").dataset == "digits"

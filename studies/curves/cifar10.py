@@ -1,0 +1,15 @@
+"""Learning curves of the course's network on 4,000 images of CIFAR-10: 200 random choices, and 60
+near the best of them.
+
+    python -m search.run --study studies/curves/cifar10.py --workers auto
+
+The recording so far is `cifar10.db`, which resumes:
+
+    cp studies/curves/cifar10.db search.db
+
+`python -m studies.curves.table` writes it to `cifar10.jsonl`.
+"""
+
+from studies.curves.recording import recording
+
+study = recording("curves", dataset="cifar10", images=4000, at_random=200, near_the_best=60)
