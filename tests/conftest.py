@@ -26,6 +26,7 @@ from search.vision.datasets import cifar10
 from search.worker.device import prepare
 from studies.cifar import VARIANTS, Choices, course_study
 from tests.support.commands import Command, run_command
+from tests.support.curves import HALVING
 from tests.support.databases import PASSWORD, empty_database, postgresql_server
 from tests.support.process import Process, Start, Workers
 from tests.support.s3 import S3
@@ -173,10 +174,16 @@ def base() -> Choices:
 
 @pytest.fixture
 def study() -> Study:
-    """Digits with two variants and four epochs."""
+    """Digits with two variants and four epochs, pruned for good."""
     variants = {name: VARIANTS[name] for name in ("question-1", "question-3")}
     return course_study(
-        "small", dataset="digits", variants=variants, trials=6, epochs=4, images=160
+        "small",
+        dataset="digits",
+        variants=variants,
+        trials=6,
+        epochs=4,
+        images=160,
+        pruner=HALVING,
     )
 
 

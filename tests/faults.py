@@ -42,7 +42,7 @@ from search.database.studies import join
 from search.launch.processes import Process
 from search.launch.supervisor import KeepsDying, supervise
 from search.study.metrics import Epoch
-from search.study.pruners import Halving, Promotion
+from search.study.pruners import Halving, SuccessiveHalving
 from search.study.study_file import load
 from search.study.trial_attributes import FINISHED, REOPENED, RUNG, VARIANT
 from search.worker.config import WorkerConfig
@@ -424,7 +424,9 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=60.0, help="seconds without the server")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--promotion", action="store_true", help="let pruned trials go on")
+    parser.add_argument(
+        "--halving", action="store_true", help="prune for good (default: as digits does)"
+    )
     parser.add_argument("--folder", type=Path, help="an empty one, on a small disk to fill it")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -445,7 +447,7 @@ def main() -> None:
         kills=options.kills,
         workers=options.workers,
         away_seconds=options.away,
-        pruner=Promotion() if options.promotion else None,
+        pruner=SuccessiveHalving() if options.halving else None,
         server=server,
     )
     began = time.monotonic()

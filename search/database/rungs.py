@@ -17,6 +17,9 @@ from search.database.database import Database
 from search.database.queries import Entry, StudyRef
 from search.study.pruners import Promotion
 
+FEWEST = 4
+"""The number of waiting trials at a rung that keep their checkpoints, however few places it has."""
+
 
 class Recorded:
     """The metrics of the other trials that recorded `epoch` before this one, see
@@ -78,13 +81,13 @@ class Ladder:
     def contenders(self, connection: Connection) -> set[int]:
         """Return the numbers of the trials that may yet be promoted, of which checkpoints are kept.
 
-        They are within twice the places of their rung. One that comes from further behind is
-        trained again from its start, with the same metrics.
+        They are within twice the places of their rung, or the `FEWEST` best. One that comes from
+        further behind is trained again from its start, with the same metrics.
         """
         return {
             trial.number
             for rung in self._rungs(connection).values()
-            for trial in rung.best(max(2 * self.promotion.places(len(rung)), self.promotion.factor))
+            for trial in rung.best(max(2 * self.promotion.places(len(rung)), FEWEST))
             if rung.is_waiting(trial)
         }
 

@@ -256,7 +256,7 @@ def text(study: Study, progress: Progress) -> str:
         variants=variant_tables.variants(some, study),
         compared=variant_tables.caption(study),
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
-        factor=halving and halving.factor,
+        kept=halving and f"{halving.keep:.0%}",
         is_promoting=isinstance(study.pruner, Promotion),
         pruner=type(study.pruner).__name__,
         data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],

@@ -6,6 +6,7 @@ the same decisions from the reported values alone, so repeating a check gives th
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -33,7 +34,7 @@ class PruneReason:
 
     def __str__(self) -> str:
         if self.pruner == Promotion.__name__:
-            return f"{number(self.value)} at epoch {self.epoch}, not promoted"
+            return f"{number(self.value)} at epoch {self.epoch}, where it waits to be promoted"
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
         return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"
@@ -121,8 +122,11 @@ class Halving(BasePruner):
 
     min_epochs: int = 1
     """The first rung, in epochs."""
-    factor: int = 4
-    """Each rung has this many times the epochs of the last one; 1 in `factor` trials continues."""
+    factor: int = 8
+    """Each rung has this many times the epochs of the last one."""
+    keep: float = 0.5
+    """The share of the trials that go on from a rung; the source has `1 / factor`, which loses good
+    trials that begin slowly, see `tests.benchmarks.replay`."""
 
     def __post_init__(self) -> None:
         if self.min_epochs < 1 or self.factor < 2:
@@ -130,6 +134,8 @@ class Halving(BasePruner):
                 "min_epochs must be at least 1 and factor at least 2, "
                 f"not {self.min_epochs} and {self.factor}"
             )
+        if not 0 < self.keep < 1:
+            raise ValueError(f"keep must be a share between 0 and 1, not {self.keep}")
 
     def rungs(self, epochs: int) -> list[int]:
         """Return the rungs up to `epochs`."""
@@ -138,10 +144,14 @@ class Halving(BasePruner):
             found.append(found[-1] * self.factor)
         return [rung for rung in found if rung <= epochs]
 
+    def places(self, n: int) -> int:
+        """Return how many of `n` trials that have reached a rung go on."""
+        return math.floor(n * self.keep + 1e-9)  # a third of 3 is 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion(Halving):
-    """Each trial stops at each rung, and goes on once it is among the best `1 / factor` there.
+    """Each trial stops at each rung, and goes on once it is in the best share there.
 
     A worker first continues the best trial that has earned it, on the highest rung, and samples a
     new trial only if there is none. So an early decision is never final: a trial that was passed
@@ -155,10 +165,6 @@ class Promotion(Halving):
         if epoch is None or epoch not in self.rungs(epoch):
             return False
         return bool(epoch > readable(trial).user_attrs.get(REOPENED, 0))
-
-    def places(self, n: int) -> int:
-        """Return how many of `n` trials that have reached a rung go on."""
-        return n // self.factor
 
     def promotable(self, rungs: Mapping[int, Rung[T]]) -> T | None:
         """Return the trial to go on with: the best that has earned it, on the highest rung."""
@@ -177,7 +183,7 @@ class Promotion(Halving):
 @dataclass(frozen=True, kw_only=True)
 class SuccessiveHalving(Halving):
     """At each rung, a trial is compared with all trials that have reported there, and stopped for
-    good unless it is among the best `1 / factor` of them, or the best of fewer than `factor`."""
+    good unless it is in the best share of them, or the best of a few."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         return self.cut(study, trial) is not None
@@ -192,7 +198,7 @@ class SuccessiveHalving(Halving):
         value = trial.intermediate_values[epoch]
         rivals = find(study, trial, epoch)
         n_rivals, n_better = rivals.standing(value)
-        places = max((n_rivals + 1) // self.factor, 1)
+        places = max(self.places(n_rivals + 1), 1)
         if n_better < places:
             return None
         return PruneReason(

@@ -23,7 +23,7 @@ from search.study.budget import Budget
 from search.study.confirmation import Confirmation
 from search.study.definition import RANGE, Definition, described
 from search.study.metrics import Direction, Epoch, Metrics, Objective
-from search.study.pruners import SuccessiveHalving, check_pruner
+from search.study.pruners import Promotion, check_pruner
 from search.study.samplers import TPE, SamplerFactory, check_sampler
 from search.study.seeds import derive_seed
 from search.study.space import Ranges, Space
@@ -95,7 +95,7 @@ class Study(Generic[C]):
     seed: int = 0
     """All random draws of a trial depend only on this seed and the trial's number."""
     sampler: SamplerFactory = field(default_factory=TPE)
-    pruner: BasePruner = field(default_factory=SuccessiveHalving)
+    pruner: BasePruner = field(default_factory=Promotion)
     published: Path | None = None
     """A CSV file of published metrics of the variants, trained on all of the data; None for none.
     Its columns are variant, epoch, the metrics and, optionally, `dataset`: without it, the metrics

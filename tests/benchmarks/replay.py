@@ -4,19 +4,20 @@ Searches over the recorded learning curves of `studies/curves`, with a clock tha
 search reads metrics instead of training. Which trial stops and which goes on is decided by the
 pruners of `search.study.pruners`. There are two kinds of searches.
 
-- At random: a search draws recorded curves without repetition. It ends once its best completed
-  trial is within 0.5 points of the best of the table. All pruners are given the same draws. The
-  table is divided in two halves, of the even and of the odd trials, and there is a second task, so
-  that what is chosen on one can be judged on another.
+- At random: a search draws recorded curves. Its incumbent, the best completed trial, is good enough
+  within 0.5 points of the best of the table. All pruners are given the same draws. The table is
+  divided in two halves, of the even and of the odd trials, and there is a second task, so that what
+  is chosen on one can be judged on another.
 - `--samplers`: a sampler of Optuna suggests the choices, as in the service, and its curve is
-  predicted from the recorded ones, see `tests.benchmarks.surrogate`. The search ends once the
-  expected accuracy of its best completed trial is within 0.5 points of the best expected.
+  predicted from the recorded ones, see `tests.benchmarks.surrogate`. What counts of the incumbent
+  is its expected accuracy, which is good enough within 0.5 points of the best expected.
 
 Printed is, for each pruner, the median over the searches, with the range of the middle 80 %, of the
-epochs and of the seconds, and the share of the searches that never got there. With "loss", the
-first rung compares the mean training loss over the epoch and not the test accuracy. `tpe lifted`
-is given pruned trials as if they had completed, with what those that did complete gained on
-average from there.
+epochs and of the seconds until the incumbent is good enough, the share of the searches in which it
+never is, and the mean accuracy of the incumbents after so many epochs. With "loss", the first rung
+compares the mean training loss over the epoch and not the test accuracy. `tpe lifted` is given
+pruned trials as if they had completed, with what those that did complete gained on average from
+there.
 
 The rules of the pruners, the samplers and the views that they have of other trials are the
 service's own. Claims and the database are left out, since they take seconds for each search.
@@ -50,17 +51,23 @@ from studies.curves.table import FILE, Curve, read
 from tests.benchmarks.surrogate import LOSS, METRIC, Surrogate
 
 WITHIN = 0.005
+MOMENTS = (60, 120, 200, 300, 400)
+"""The epochs after which incumbents are compared."""
 PRUNERS: Mapping[str, BasePruner] = {
     "none": NopPruner(),
     "median": MedianPruner(),
-    "halving 1": SuccessiveHalving(factor=11),  # whose second rung is beyond the last epoch
-    "halving 1, 4": SuccessiveHalving(),
-    "halving 1, 3, 9": SuccessiveHalving(factor=3),
-    "halving 2, 6": SuccessiveHalving(min_epochs=2, factor=3),
-    "promotion 1": Promotion(factor=11),
-    "promotion 1, 4": Promotion(),
-    "promotion 1, 3, 9": Promotion(factor=3),
-    "promotion 2, 6": Promotion(min_epochs=2, factor=3),
+    **{
+        f"{kind.__name__} {rungs}, {share}": kind(min_epochs=first, factor=factor, keep=keep)
+        for rungs, first, factor in (
+            ("1", 1, 11),  # whose second rung is beyond the last epoch
+            ("1, 4", 1, 4),
+            ("1, 3, 9", 1, 3),
+            ("1, 8", 1, 8),
+            ("2, 6", 2, 3),
+        )
+        for share, keep in (("1/2", 1 / 2), ("1/3", 1 / 3), ("1/4", 1 / 4))
+        for kind in (SuccessiveHalving, Promotion)
+    },
 }
 LIFTED = "tpe lifted"
 SAMPLERS: Mapping[str, SamplerFactory] = {
@@ -113,10 +120,10 @@ Draw = Callable[[Sequence[Trial]], Curve | None]
 """Returns the curve of a new trial, from the trials so far; None if there is none."""
 
 
-def drawn_from(curves: Sequence[Curve]) -> Draw:
-    """Return a draw of the curves, one after the other."""
-    left = iter(curves)
-    return lambda trials: next(left, None)
+def drawn_from(curves: Sequence[Curve], seed: float) -> Draw:
+    """Return a draw of the curves at random, with repetition."""
+    draw = random.Random(seed)
+    return lambda trials: draw.choice(curves)
 
 
 class Suggested:
@@ -282,20 +289,40 @@ class Search:
         return self._trials[-1]
 
 
-def reached(
-    search: Search, workers: int, is_good: Callable[[Trial], bool], most: float = math.inf
-) -> tuple[float, float]:
-    """Return the epochs and the seconds until the best completed trial is good; infinite if none
-    is within `most` epochs."""
-    best = -math.inf
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found."""
+
+    epochs: float
+    """Until its incumbent was good enough; infinite if it never was."""
+    seconds: float
+    after: Sequence[float]
+    """The goodness of the incumbent after so many epochs as in `MOMENTS`; 0 without one."""
+
+
+def followed(
+    search: Search,
+    workers: int,
+    *,
+    goodness: Callable[[Trial], float],
+    target: float,
+    most: int,
+) -> Found:
+    """Follow the incumbent of a search, its best completed trial, for `most` epochs."""
+    incumbent = (-math.inf, 0.0)
+    reached = math.inf, math.inf
+    after: list[float] = []
     for epochs, seconds, trial in search.run(workers):
+        after += [incumbent[1]] * (sum(moment < epochs for moment in MOMENTS) - len(after))
         if epochs > most:
             break
-        if trial.accuracy(trial.epoch) > best:
-            best = trial.accuracy(trial.epoch)
-            if is_good(trial):
-                return epochs, seconds
-    return math.inf, math.inf
+        accuracy = trial.accuracy(trial.epoch)
+        if accuracy > incumbent[0]:
+            incumbent = accuracy, goodness(trial)
+            if incumbent[1] >= target and reached[0] == math.inf:
+                reached = epochs, seconds
+    after += [incumbent[1]] * (len(MOMENTS) - len(after))
+    return Found(epochs=reached[0], seconds=reached[1], after=after)
 
 
 def main() -> None:
@@ -314,16 +341,23 @@ def main() -> None:
 def _at_random(title: str, curves: list[Curve], options: argparse.Namespace) -> None:
     epochs = max(map(len, curves))
     target = max(curve.metrics[METRIC][-1] for curve in curves if len(curve) == epochs) - WITHIN
-    n = min(options.trials, len(curves))
-    print(f"{title}: {len(curves)} curves, target {target:.4f}; searches of {n} trials")
+    print(f"{title}: {len(curves)} curves, target {target:.4f}, within {options.most} epochs")
     _head()
     for workers, (name, pruner, by_loss) in itertools.product(options.workers, _pruners(options)):
         draw = random.Random(options.seed)
         found = []
         for _ in range(options.searches):
-            drawn = drawn_from(draw.sample(curves, n))
-            search = Search(drawn, pruner, epochs=epochs, by_loss=by_loss)
-            found.append(reached(search, workers, lambda trial: trial.accuracy(epochs) >= target))
+            seed = draw.random()
+            search = Search(drawn_from(curves, seed), pruner, epochs=epochs, by_loss=by_loss)
+            found.append(
+                followed(
+                    search,
+                    workers,
+                    goodness=lambda trial: trial.accuracy(epochs),
+                    target=target,
+                    most=options.most,
+                )
+            )
         _row(workers, name, found)
 
 
@@ -339,9 +373,6 @@ def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> 
     print(f"target {best - WITHIN:.4f}, within {options.most} epochs")
     _head()
 
-    def is_good(trial: Trial) -> bool:
-        return surrogate.mean(trial.curve.choices) >= best - WITHIN
-
     for workers, sampler, (name, pruner, by_loss) in itertools.product(
         options.workers, options.samplers, _pruners(options)
     ):
@@ -349,7 +380,15 @@ def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> 
         for seed in range(options.seed, options.seed + options.searches):
             draw = Suggested(sampler, surrogate, seed=seed, last=epochs)
             search = Search(draw, pruner, epochs=epochs, by_loss=by_loss)
-            found.append(reached(search, workers, is_good, options.most))
+            found.append(
+                followed(
+                    search,
+                    workers,
+                    goodness=lambda trial: surrogate.mean(trial.curve.choices),
+                    target=best - WITHIN,
+                    most=options.most,
+                )
+            )
         _row(workers, f"{sampler}, {name}", found)
 
 
@@ -363,13 +402,22 @@ def _pruners(options: argparse.Namespace) -> Iterator[tuple[str, BasePruner, int
 
 
 def _head() -> None:
-    print("workers  search                             epochs (80 %)         seconds (80 %)  never")
+    moments = "  ".join(f"{moment:>6}" for moment in MOMENTS)
+    titles = f"{'epochs (80 %)':>16}  {'seconds (80 %)':>21}  never"
+    print(f"workers  {'search':32}  {titles}  {moments}")
 
 
-def _row(workers: int, name: str, found: Sequence[tuple[float, float]]) -> None:
-    never = statistics.fmean(epochs == math.inf for epochs, _ in found)
-    texts = [_middle(sorted(values)) for values in zip(*found, strict=True)]
-    print(f"{workers:7}  {name:32}  {texts[0]:>16}  {texts[1]:>21}  {never:.0%}", flush=True)
+def _row(workers: int, name: str, found: Sequence[Found]) -> None:
+    never = statistics.fmean(one.epochs == math.inf for one in found)
+    epochs, seconds = (
+        _middle(sorted(values))
+        for values in ([one.epochs for one in found], [one.seconds for one in found])
+    )
+    after = "  ".join(
+        f"{statistics.fmean(values):.4f}"
+        for values in zip(*(one.after for one in found), strict=True)
+    )
+    print(f"{workers:7}  {name:32}  {epochs:>16}  {seconds:>21}  {never:5.0%}  {after}", flush=True)
 
 
 def _middle(values: Sequence[float]) -> str:
@@ -391,18 +439,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--searches", type=int, default=200, help="of each kind (default: 200)")
     parser.add_argument(
-        "--trials", type=int, default=60, help="curves that a random search draws (default: 60)"
-    )
-    parser.add_argument(
         "--samplers", nargs="+", choices=SAMPLERS, metavar="NAME", help=known(SAMPLERS)
     )
     parser.add_argument(
         "--pruners", nargs="+", choices=PRUNERS, default=list(PRUNERS), metavar="NAME",
         help=f"{known(PRUNERS)} (default: all)",
     )  # fmt: skip
-    parser.add_argument(
-        "--most", type=int, default=1000, help="epochs of a search by a sampler (default: 1000)"
-    )
+    parser.add_argument("--most", type=int, default=1000, help="epochs of a search (default: 1000)")
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="default: 2")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()

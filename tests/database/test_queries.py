@@ -15,9 +15,9 @@ from search.database.identity import study_ref
 from search.database.optuna_internals import trial_id
 from search.database.rungs import Recorded
 from search.database.studies import join
-from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from search.study.trial_attributes import fixed_name
+from tests.support.curves import HALVING
 from tests.support.made_up import made_up
 
 FINAL = 5
@@ -81,7 +81,7 @@ def test_the_best_trials_are_those_that_are_ranked_first(
 def test_trials_are_cut_as_by_going_through_all_that_came_before(
     database: Database, joined: optuna.Study, trials: list[optuna.trial.FrozenTrial]
 ) -> None:
-    halving = SuccessiveHalving()
+    halving = HALVING
     before = optuna.create_study(direction="maximize")
     cuts = []
     for trial in trials:

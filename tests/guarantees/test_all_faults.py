@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.study.pruners import Promotion
+from search.study.pruners import SuccessiveHalving
 from tests.faults import Ordeal
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def test_many_workers_lose_nothing_by_any_fault(
     seed = random.randrange(10**6)
     print(f"random seed {seed}")  # shown if the test fails
     (tmp_path / "artifacts").mkdir()
-    pruner = Promotion() if server is not None else None
+    pruner = None if server is not None else SuccessiveHalving()
     ordeal = Ordeal(url, tmp_path, seed=seed, kills=8, away_seconds=3, pruner=pruner, server=server)
     with closing(ordeal):
         ordeal.search()

@@ -15,12 +15,11 @@ from search.database import queries, tables
 from search.database.snapshot import Observer
 from search.study.budget import Budget
 from search.study.metrics import Epoch
-from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.study import Study
 from search.worker.claims import Standing
 from search.worker.result import Outcome
+from tests.support.curves import HALVING, PROMOTION, value
 from tests.support.curves import study as curves
-from tests.support.curves import value
 from tests.support.process import Killed, Process, Start, killed_at
 
 N = 16
@@ -57,7 +56,7 @@ def _audited(process: Process) -> dict[int, int]:
 
 @pytest.mark.parametrize(
     ("pruner", "budget"),
-    [(Promotion(), EPOCHS), (SuccessiveHalving(), TRIALS)],
+    [(PROMOTION, EPOCHS), (HALVING, TRIALS)],
     ids=["promotion", "halving"],
 )
 def test_a_share_of_the_pruned_trials_is_run_to_the_end_after_the_search(
@@ -97,7 +96,7 @@ def _stopped(trials: Sequence[FrozenTrial]) -> dict[int, int]:
 
 
 def test_a_larger_budget_goes_on_as_if_there_had_been_no_audit(start: Start) -> None:
-    study = replace(curves, pruner=SuccessiveHalving(), trials=N, seed=5)
+    study = replace(curves, pruner=HALVING, trials=N, seed=5)
     process = start(study)
     process.work()
     expected = _ended(process)
@@ -112,7 +111,7 @@ def test_a_larger_budget_goes_on_as_if_there_had_been_no_audit(start: Start) -> 
 
 @pytest.mark.parametrize("budget", [TRIALS, EPOCHS], ids=["trials", "epochs"])
 def test_an_audit_that_is_killed_goes_on(start: Start, budget: Budget) -> None:
-    study = replace(curves, audit=0.4, pruner=SuccessiveHalving()).with_budget(budget)
+    study = replace(curves, audit=0.4, pruner=HALVING).with_budget(budget)
     process = start(study)
     process.work()
     expected, rows = _ended(process), sorted(_rows(process))

@@ -250,8 +250,7 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
 
 CURVES = """
 from dataclasses import replace
-from search.study.pruners import Promotion, SuccessiveHalving
-from tests.support.curves import study
+from tests.support.curves import HALVING, PROMOTION, study
 study = replace(study, pruner={pruner})
 """
 
@@ -259,7 +258,7 @@ study = replace(study, pruner={pruner})
 def test_processes_started_together_meet_a_budget_of_epochs(
     search: Command, url: str, tmp_path: Path
 ) -> None:
-    pruner = "SuccessiveHalving()" if url.startswith("sqlite") else "Promotion()"
+    pruner = "HALVING" if url.startswith("sqlite") else "PROMOTION"
     file = tmp_path / "curves.py"
     file.write_text(CURVES.format(pruner=pruner))
     options = ("--study", file, "--storage", url, "--workers", 2)
@@ -277,7 +276,7 @@ def test_processes_started_together_meet_a_budget_of_epochs(
     assert {row["state"] for row in found} <= {"COMPLETE", "PRUNED"}
 
 
-@pytest.mark.parametrize("pruner", ["SuccessiveHalving()", "Promotion()"])
+@pytest.mark.parametrize("pruner", ["HALVING", "PROMOTION"])
 def test_a_larger_budget_of_epochs_goes_on_as_if_there_had_been_no_end(
     pruner: str, search: Command, tmp_path: Path
 ) -> None:

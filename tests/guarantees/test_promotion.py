@@ -17,12 +17,11 @@ from search.database import tables
 from search.database.database import Database
 from search.database.snapshot import Observer
 from search.study.budget import Budget
-from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.study import Study
 from studies.curves.table import Curve
-from tests.benchmarks.replay import Search, drawn_from
+from tests.benchmarks.replay import Search
 from tests.benchmarks.surrogate import METRIC
-from tests.support.curves import Choices, value
+from tests.support.curves import HALVING, PROMOTION, Choices, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start
 
@@ -131,7 +130,8 @@ def _replayed(xs: Sequence[float]) -> tuple[int, list[int]]:
         )
         for trial, x in enumerate(xs)
     ]
-    search = Search(drawn_from(draws), Promotion(), epochs=10)
+    left = iter(draws)
+    search = Search(lambda trials: next(left, None), PROMOTION, epochs=10)
     complete = [trial.number for _, _, trial in search.run(workers=1)]
     return search.epochs, complete
 
@@ -177,7 +177,7 @@ def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:
 
 def test_they_take_none_under_successive_halving_either(start: Start) -> None:
     best = {f"best {n}": Choices(x=1 - n / 1000) for n in range(4)}
-    process = start(replace(curves, variants=best, pruner=SuccessiveHalving(), trials=N))
+    process = start(replace(curves, variants=best, pruner=HALVING, trials=N))
     process.work()
     there: dict[int, list[float]] = {1: [], 4: []}
     for trial in process.trials[4:]:

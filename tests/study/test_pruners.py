@@ -24,6 +24,7 @@ from search.errors import UserError
 from search.study.definition import described
 from search.study.pruners import ExemptingPruner, Promotion, SuccessiveHalving, check_pruner
 from search.study.study import Study
+from tests.support.curves import HALVING
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ExperimentalWarning)
@@ -63,7 +64,7 @@ def _decisions(pruner: BasePruner, direction: Direction, seed: int) -> list[tupl
 def test_decisions_are_those_of_optunas_successive_halving(
     direction: Direction, min_epochs: int, factor: int
 ) -> None:
-    ours = SuccessiveHalving(min_epochs=min_epochs, factor=factor)
+    ours = SuccessiveHalving(min_epochs=min_epochs, factor=factor, keep=1 / factor)
     optunas = SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=factor)
     decisions = [_decisions(pruner, direction, seed=0) for pruner in (ours, optunas)]
     assert decisions[0] == decisions[1]
@@ -80,12 +81,12 @@ def _study_with(accuracies: list[float], pruner: BasePruner) -> optuna.Trial:
 
 
 def test_a_trial_that_is_asked_about_again_gets_the_same_answer() -> None:
-    trial = _study_with([0.5, 0.6, 0.7, 0.4], SuccessiveHalving())
+    trial = _study_with([0.5, 0.6, 0.7, 0.4], HALVING)
     assert [trial.should_prune() for _ in range(3)] == [True] * 3
 
 
 def test_between_the_rungs_nothing_is_pruned() -> None:
-    trial = _study_with([0.5, 0.9, 0.9, 0.1], SuccessiveHalving())
+    trial = _study_with([0.5, 0.9, 0.9, 0.1], HALVING)
     for step in (2, 3):
         trial.report(0.0, step=step)
         assert not trial.should_prune()
@@ -96,18 +97,16 @@ def test_a_spared_trial_counts_on_its_rung_and_goes_on() -> None:
         return trial.number == 3
 
     accuracies = [0.5, 0.6, 0.7, 0.4]
-    assert _study_with(accuracies, SuccessiveHalving()).should_prune()
-    assert not _study_with(
-        accuracies, ExemptingPruner(SuccessiveHalving(), is_fourth)
-    ).should_prune()
+    assert _study_with(accuracies, HALVING).should_prune()
+    assert not _study_with(accuracies, ExemptingPruner(HALVING, is_fourth)).should_prune()
     better = [0.5, 0.6, 0.4, 0.9, 0.7]  # the spared fourth is the best so far
-    assert _study_with(better, ExemptingPruner(SuccessiveHalving(), is_fourth)).should_prune()
+    assert _study_with(better, ExemptingPruner(HALVING, is_fourth)).should_prune()
 
 
 def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
-    trial = _study_with([0.5, 0.6, 0.7, 0.4], SuccessiveHalving())
+    trial = _study_with([0.5, 0.6, 0.7, 0.4], HALVING)
     frozen = trial.study.trials[-1]
-    cut = SuccessiveHalving().cut(trial.study, frozen)
+    cut = HALVING.cut(trial.study, frozen)
     assert str(cut) == "0.4000 at epoch 1, cut-off 0.7000"
     for finished in trial.study.trials[:3]:
         trial.study.tell(finished.number, 0.9)
@@ -168,7 +167,7 @@ def test_rungs_that_cannot_be_are_refused() -> None:
 
 
 def test_promotion_stops_each_trial_at_each_rung_once() -> None:
-    study = optuna.create_study(direction="maximize", pruner=Promotion(factor=3))
+    study = optuna.create_study(direction="maximize", pruner=Promotion(factor=3, keep=1 / 3))
     trial = study.ask()
     stops = []
     for epoch in range(1, 10):
@@ -178,6 +177,6 @@ def test_promotion_stops_each_trial_at_each_rung_once() -> None:
             trial.set_user_attr("reopened", epoch)
             assert not trial.should_prune()
     assert stops == [1, 3, 9]
-    promotion = Promotion(min_epochs=2, factor=3)
+    promotion = Promotion(min_epochs=2, factor=3, keep=1 / 3)
     assert [promotion.next_stop(after, 10) for after in (0, 2, 3, 6, 9)] == [2, 6, 6, 10, 10]
     assert [promotion.places(n) for n in (0, 2, 3, 8)] == [0, 0, 1, 2]

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 
 from search.study.metrics import Metrics
-from search.study.pruners import Promotion
+from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.study import Study
 from search.study.training import Run
 
@@ -43,6 +43,10 @@ class Curve:
         self.epoch = state["epoch"]
 
 
+HALVING = SuccessiveHalving(factor=4, keep=0.25)
+PROMOTION = Promotion(factor=4, keep=0.25)
+"""Of the four best trials at a rung, one goes on, as in the source of both."""
+
 study = Study(
     name="curves",
     choices=Choices,
@@ -51,5 +55,5 @@ study = Study(
     trials=16,
     epochs=10,
     sampler=RandomSampler,
-    pruner=Promotion(),
+    pruner=PROMOTION,
 )
