@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,13 @@ from typing import Any
 import optuna
 import sqlalchemy
 
-from search.study.seeds import derive_seed
 from search.vision.images import load_dataset
-from search.vision.session import Splits
-from search.worker import device
-from studies.cifar import Choices
 from tests.benchmarks.search import optuna_script
-from tests.support.images import run_of, session_of
+from tests.benchmarks.search.fresh_seed import Key, train
 
 FILE = Path(__file__).parent / "search.jsonl"
+GRACE_SECONDS = 5.0
+"""Between the request to stop and the kill."""
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """The moments that are printed, as shares of the time."""
 
@@ -75,10 +74,6 @@ class Search:
     trained: int
     """The number of epochs of all trials."""
     marks: list[Mark]
-
-
-Key = tuple[str, int, int, int]
-"""Choices as JSON, images, epochs and the seed's number: a training with a fresh seed."""
 
 
 class Results:
@@ -155,6 +150,8 @@ def _plain(
     tool: str, more: Sequence[str], repeat: int, folder: Path, options: argparse.Namespace
 ) -> Search:
     url = f"sqlite:///{folder}/plain.db"
+    # Before the processes, as the documentation says: they fail if they make the tables at once.
+    optuna.create_study(study_name=optuna_script.STUDY, storage=url, direction="maximize")
     commands = [
         [
             *("-m", optuna_script.__name__, "--storage", url, "--seed", str(2 * repeat + worker)),
@@ -213,15 +210,17 @@ def _run(commands: Sequence[Sequence[str]], seconds: float) -> float:
         )
         for command in commands
     ]
-    time.sleep(seconds)
+    while time.time() < start + seconds:
+        time.sleep(1)
+        for process, command in zip(processes, commands, strict=True):
+            if process.poll() is not None:
+                errors = process.communicate()[1].decode()
+                raise SystemExit(f"{' '.join(command)} ended early: {errors}")
     for process in processes:
-        if process.poll() is not None:
-            errors = process.communicate()[1].decode()
-            raise SystemExit(f"{' '.join(process.args)} ended early: {errors}")  # type: ignore[arg-type]
         os.killpg(process.pid, signal.SIGTERM)
-    time.sleep(10)
+    time.sleep(GRACE_SECONDS)
     for process in processes:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):  # nothing is left of it
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     return start
@@ -270,7 +269,7 @@ def _confirm(searches: Iterable[Search], results: Results, options: argparse.Nam
     )
     missing = [(key, options.data) for key in wanted if key not in results.trained]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for key, accuracy in pool.imap_unordered(_train, missing):
+        for key, accuracy in pool.imap_unordered(train, missing):
             results.add_training(key, accuracy)
 
 
@@ -278,26 +277,6 @@ def _keys(mark: Mark, options: argparse.Namespace) -> Iterator[Key]:
     choices = json.dumps(mark.choices, sort_keys=True)
     for seed in range(options.seeds):
         yield choices, options.images, options.epochs, seed
-
-
-def _train(job: tuple[Key, Path]) -> tuple[Key, float]:
-    key, data = job
-    choices, images, epochs, seed = key
-    device.prepare("cpu", 1)
-    dataset = load_dataset("cifar10", data)
-    splits = Splits(
-        train=dataset.train.between(0, images),
-        validation=None,
-        test=dataset.test.between(0, min(images, len(dataset.test))),
-        n_classes=10,
-    )
-    run = run_of(Choices(**json.loads(choices)), seed=derive_seed("benchmark", seed), epochs=epochs)
-    accuracy = 0.0
-    for metrics in session_of(splits).start(run).fit():
-        accuracy = metrics["test_accuracy"]
-        if not math.isfinite(metrics["test_loss"]):
-            return key, 0.0  # diverged
-    return key, accuracy
 
 
 def _tell(searches: Sequence[Search], results: Results, options: argparse.Namespace) -> None:
