@@ -145,8 +145,9 @@ class Halving(BasePruner):
         return [rung for rung in found if rung <= epochs]
 
     def places(self, n: int) -> int:
-        """Return how many of `n` trials that have reached a rung go on."""
-        return math.floor(n * self.keep + 1e-9)  # a third of 3 is 1
+        """Return how many of `n` trials that have reached a rung go on: one at least, so that a
+        small study has a complete trial."""
+        return max(math.floor(n * self.keep + 1e-9), 1)  # a third of 3 is 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +199,7 @@ class SuccessiveHalving(Halving):
         value = trial.intermediate_values[epoch]
         rivals = find(study, trial, epoch)
         n_rivals, n_better = rivals.standing(value)
-        places = max(self.places(n_rivals + 1), 1)
+        places = self.places(n_rivals + 1)
         if n_better < places:
             return None
         return PruneReason(

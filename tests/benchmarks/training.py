@@ -243,6 +243,7 @@ def _memory(options: argparse.Namespace) -> float:
         search = [
             *(sys.executable, "-m", "search.run", "--study", "cifar", "--epochs", "1"),
             *("--trials", "6", "--images", "3200", "--threads", str(options.threads)),
+            "--no-confirm",
             *("--data", str(options.data.resolve())),
             *("--storage", f"sqlite:///{folder}/search.db", "--artifacts", folder),
         ]

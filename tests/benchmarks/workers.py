@@ -24,7 +24,7 @@ study = replace(study, name="bench", variants={{}}, pruner=NopPruner())
 """
 SIZES = {
     "digits": ("--trials", "32", "--epochs", "4"),
-    "cifar": ("--trials", "12", "--epochs", "1", "--images", "1500"),
+    "cifar": ("--trials", "12", "--epochs", "1", "--images", "1500", "--no-confirm"),
 }
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, ThresholdPruner
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import rankdata
 from sqlalchemy import select
@@ -23,6 +23,8 @@ from tests.support.curves import study as curves
 from tests.support.process import Killed, Process, Start, killed_at
 
 N = 16
+ALL = ThresholdPruner(lower=10.0)
+"""Prunes every trial after its first epoch."""
 TRIALS, EPOCHS = Budget(trials=N), Budget(epochs=40)
 
 
@@ -109,6 +111,7 @@ def test_a_larger_budget_goes_on_as_if_there_had_been_no_audit(start: Start) -> 
     assert _ended(more) == expected | dict.fromkeys(_audited(more), ("COMPLETE", 10))
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("budget", [TRIALS, EPOCHS], ids=["trials", "epochs"])
 def test_an_audit_that_is_killed_goes_on(start: Start, budget: Budget) -> None:
     study = replace(curves, audit=0.4, pruner=HALVING).with_budget(budget)
@@ -135,9 +138,9 @@ def test_an_audit_that_is_killed_goes_on(start: Start, budget: Budget) -> None:
     assert (_ended(last), sorted(_rows(last))) == (expected, rows)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_an_audit_waits_for_the_last_trials_of_the_search(start: Start) -> None:
-    """A paused trial may yet be promoted by what the others find."""
-    study = replace(curves, trials=2, audit=1.0)
+    study = replace(curves, trials=2, audit=1.0, pruner=ALL)
     process, other = start(study), start(study)
     process.run(process.claim())
     held = process.claim()
@@ -150,7 +153,7 @@ def test_an_audit_waits_for_the_last_trials_of_the_search(start: Start) -> None:
 
 
 def test_a_failed_audit_leaves_the_trial_pruned(start: Start) -> None:
-    study = replace(curves, trials=1, audit=1.0)
+    study = replace(curves, trials=1, audit=1.0, pruner=ALL)
     process = start(study)
     process.run(process.claim())
     process.claims.finish(process.claim(), Outcome(state=TrialState.FAIL, reason="out of memory"))
@@ -160,6 +163,7 @@ def test_a_failed_audit_leaves_the_trial_pruned(start: Start) -> None:
     assert process.claims.is_spent(Budget(trials=1))
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_the_report_counts_how_often_pruning_was_wrong(start: Start) -> None:
     process = start(replace(curves, trials=40, audit=0.5, seed=5))
     process.work()

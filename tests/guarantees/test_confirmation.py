@@ -145,6 +145,7 @@ def test_a_confirmation_that_is_killed_goes_on(
     assert _reruns(url) == _reruns(other)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_larger_budget_is_confirmed_anew_and_earlier_re_runs_still_count(
     url: str, tmp_path: Path
 ) -> None:
@@ -163,12 +164,14 @@ def test_a_larger_budget_is_confirmed_anew_and_earlier_re_runs_still_count(
     assert confirmed.unused.n == 4
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_without_it_the_whole_budget_is_searched(url: str, tmp_path: Path) -> None:
     found = _search(url, tmp_path, confirm=False)
     assert found.ended.overview.n_recorded == _rows(url) == noisy.epochs_budget
     assert found.ended.answer.confirmed is None
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_budget_in_trials_counts_no_re_runs(url: str, tmp_path: Path) -> None:
     found = _search(url, tmp_path, replace(noisy, epochs_budget=None), trials=4)
     assert len(found.ended.overview.finished) == 4

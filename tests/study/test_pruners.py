@@ -179,4 +179,4 @@ def test_promotion_stops_each_trial_at_each_rung_once() -> None:
     assert stops == [1, 3, 9]
     promotion = Promotion(min_epochs=2, factor=3, keep=1 / 3)
     assert [promotion.next_stop(after, 10) for after in (0, 2, 3, 6, 9)] == [2, 6, 6, 10, 10]
-    assert [promotion.places(n) for n in (0, 2, 3, 8)] == [0, 0, 1, 2]
+    assert [promotion.places(n) for n in (1, 2, 3, 8)] == [1, 1, 1, 2]
