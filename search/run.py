@@ -265,7 +265,6 @@ def _checked(
     definition = check_storage(options.storage, study.name, must_exist=False)
     if definition is not None and getattr(study.trainer, "precision", "none") is None:
         changed["precision"] = definition["precision"]  # whatever this machine would choose
-        study.changed(changed)
     open_artifacts(options.artifacts).check()
     return changed, enqueue
 

@@ -6,7 +6,8 @@ The mean that chose the best is biased too, though less: a winner that has more 
 others is judged by those.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -67,7 +68,8 @@ class Answer:
     confirmed: Confirmed | None
     """None if the best trial has no seeds but those that chose it."""
     seconds: Mapping[int, float]
-    """The median time of an epoch in seconds over all re-runs, by the number of the trial."""
+    """The median time of an epoch in seconds over all re-runs, by the number of the trial; infinite
+    if all of them diverged in their first epoch."""
     not_rerun: FrozenTrial | None
     """The search's top trial, if it was not re-run."""
     metric: str
@@ -154,13 +156,15 @@ def answer_from_reruns(overview: Overview, runs: Repeats) -> Answer:
             if best is not None and best.number in found and found[best.number].unused
             else None
         ),
-        seconds={
-            number: median(e.seconds for epochs in runs[f"trial {number}"].values() for e in epochs)
-            for number in found
-        },
+        seconds={number: _seconds(runs[f"trial {number}"].values()) for number in found},
         not_rerun=None if is_proven else first,
         metric=final.words,
     )
+
+
+def _seconds(runs: Iterable[Sequence[Epoch]]) -> float:
+    found = [epoch.seconds for recorded in runs for epoch in recorded]
+    return median(found) if found else math.inf
 
 
 def _confirmed(best: Standing, reached: Finals, runs: Repeats, overview: Overview) -> Confirmed:

@@ -44,7 +44,7 @@ class Confirmation:
         A budget in trials counts no re-runs.
 
         Raises:
-            UserError: nothing.
+            UserError: the re-runs would use it up.
         """
         if budget.epochs is None:
             return budget

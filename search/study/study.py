@@ -125,12 +125,11 @@ class Study(Generic[C]):
         self._check_objective()
         check_sampler(self.sampler, self.space)
         check_pruner(self.pruner)
-        _ = self.published_figures  # read now, so that an invalid file is an error immediately
-
         if not isinstance(self.confirm, Confirmation | None):
             raise UserError(f"confirm must be a Confirmation or None, not {self.confirm!r}")
         if not isinstance(self.audit, int | float) or not 0 <= self.audit <= 1:
             raise UserError(f"audit must be a share from 0 to 1, not {self.audit!r}")
+        _ = self.published_figures  # read now, so that an invalid file is an error immediately
 
     def _check_objective(self) -> None:
         if not callable(self.train) and not isinstance(self.train, Trainer):
@@ -179,7 +178,7 @@ class Study(Generic[C]):
         """Return the part of `budget` that the confirmation leaves for the search.
 
         Raises:
-            UserError: nothing.
+            UserError: the confirmation would use it up.
         """
         if self.confirm is None:
             return budget

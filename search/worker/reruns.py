@@ -133,9 +133,10 @@ class Reruns:
     def _train(self, worker: Worker, wanted: list[Fixed], stop: Stop) -> Overview:
         enqueue(worker.database, worker.joined, wanted)
         observer = Observer(worker.database, worker.joined)
-        all_of_them = observer.look().counts.total() - observer.look().counts[TrialState.FAIL]
+        counts = observer.look().counts
+        budget = Budget(trials=counts.total() - counts[TrialState.FAIL])
         with (
-            show_progress(observer, self.out, self.study, budget=Budget(trials=all_of_them)),
+            show_progress(observer, self.out, self.study, budget=budget),
             stop.on_signals(),
         ):
             self.work(worker, stop, {one.name for one in wanted})

@@ -1,6 +1,7 @@
 """Which trial a study answers with, and whose re-runs it listens to; trials are made up."""
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,18 @@ def test_a_run_has_collapsed_if_it_lost_a_tenth_of_its_best_or_diverged(
     assert found.confirmed.won_with.mean == pytest.approx(0.61)
     assert found.text is not None
     assert "2 of 4 collapsed; it won with 0.6100 over 3 other seeds, after 0.9000" in found.text
+
+
+def test_re_runs_that_diverged_in_their_first_epoch_have_no_time(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    rerun = _run_again(database, small, {2: (0.60, 0.62, 0.64)})
+    for repeat in range(3):
+        attributes = {"trial": 1, "repeat": repeat, "seed": repeat, "reason": "diverged"}
+        pruned = create_trial(state=TrialState.PRUNED, user_attrs=attributes)
+        rerun.add_trial(pruned)
+    found = _answer(database)
+    assert (_number(found.best), found.seconds) == (2, {2: 2.0, 1: math.inf})
 
 
 def test_the_trial_with_the_fastest_epochs_is_named_among_those_that_are_tied(
