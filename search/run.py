@@ -231,8 +231,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         is_done = worker.claims.is_spent(budget)
         if is_done and study.confirm is not None and overview.ranked and not stop.is_asked():
             out.print("Confirmation: the best trials with fresh seeds.")
-            _confirm(worker, overview, partial(crew.work, say=say), stop, out)
-            is_done = not stop.is_asked()
+            is_done = _confirm(worker, overview, partial(crew.work, say=say), stop, out)
         if stop.is_asked() and not is_done:
             out.print(f"Stopped by {stop}; run the same command to resume.")
         found = answer(worker.database, overview)
@@ -310,8 +309,9 @@ def _confirm(
     work: "Callable[[Worker, Stop, Collection[str]], None]",
     stop: "Stop",
     out: "Console",
-) -> None:
-    """Confirm the best trials of the search with the workers that `work` has."""
+) -> bool:
+    """Confirm the best trials of the search with the workers that `work` has; return whether all
+    re-runs have finished."""
     from search.database.outage import tolerating_outage
     from search.reporting.notes import Notes
     from search.worker.reruns import Reruns, rerun_name
@@ -328,9 +328,10 @@ def _confirm(
         origin=overview.study_key,
         work=work,
     )
-    reruns.confirm(overview, study.confirm, stop)
+    is_done = reruns.confirm(overview, study.confirm, stop)
     with tolerating_outage():
         Notes.of(worker.database, study).update()
+    return is_done
 
 
 def _dashboard(options: argparse.Namespace, database: "Database") -> str:

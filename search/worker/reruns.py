@@ -24,7 +24,7 @@ from search.study.budget import Budget
 from search.study.confirmation import Confirmation
 from search.study.space import Value
 from search.study.study import Study
-from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed
+from search.study.trial_attributes import ORIGIN, REPEAT, SEED, Fixed, fixed_name
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.stop import Stop
@@ -81,37 +81,30 @@ class Reruns:
                     break
         return overview
 
-    def confirm(self, search: Overview, how: Confirmation, stop: Stop) -> None:
-        """Train the best trials of `search`, and then the best of those with unused seeds.
+    def confirm(self, search: Overview, how: Confirmation, stop: Stop) -> bool:
+        """Train the best trials of `search`, and then the best of those with unused seeds; return
+        whether all re-runs have finished.
 
         Raises:
             UserError: the study of the re-runs has another definition.
             KeepsFailing, KeepsDying, DatabaseGone, StudyGone: as `search.launch.launcher.Crew.work`
                 does.
         """
-        if not search.ranked:
-            return
         with self._opened() as worker:
-            overview = self._train(
-                worker,
-                [
-                    self.fixed({ORIGIN: trial.number}, trial.params, repeat)
-                    for repeat in range(how.seeds)
-                    for trial in search.ranked[: how.trials]
-                ],
-                stop,
-            )
+            wanted = [
+                self.fixed({ORIGIN: trial.number}, trial.params, repeat)
+                for repeat in range(how.seeds)
+                for trial in search.ranked[: how.trials]
+            ]
+            overview = self._train(worker, wanted, stop)
             best = answer_from_reruns(search, repeats(overview)).best
-            if stop.is_asked() or best is None:
-                return
-            self._train(
-                worker,
-                [
-                    self.fixed({ORIGIN: best.number}, best.params, repeat)
-                    for repeat in range(how.seeds, how.seeds + how.unused)
-                ],
-                stop,
-            )
+            if best is None or not _have_finished(overview, wanted):
+                return False
+            wanted = [
+                self.fixed({ORIGIN: best.number}, best.params, repeat)
+                for repeat in range(how.seeds, how.seeds + how.unused)
+            ]
+            return _have_finished(self._train(worker, wanted, stop), wanted)
 
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
         """Train those of `wanted` that have not finished, and return the study's new state.
@@ -159,3 +152,8 @@ class Reruns:
                 f"which has {what}; rename or delete {name} in the dashboard"
             )
         joined.set_user_attr(ORIGIN_KEY, origin)
+
+
+def _have_finished(overview: Overview, wanted: Sequence[Fixed]) -> bool:
+    finished = {fixed_name(trial) for trial in overview.ended_here}
+    return all(one.name in finished for one in wanted)

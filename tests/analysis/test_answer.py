@@ -19,6 +19,7 @@ from search.database.identity import study_ref
 from search.database.snapshot import Overview
 from search.database.studies import join, rerun_study
 from search.errors import UserError
+from search.study.confirmation import Confirmation
 from search.study.study import Study
 from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
@@ -191,6 +192,18 @@ def test_a_run_has_collapsed_if_it_lost_a_tenth_of_its_best_or_diverged(
     assert found.confirmed.won_with.mean == pytest.approx(0.61)
     assert found.text is not None
     assert "2 of 4 collapsed; it won with 0.6100 over 3 other seeds, after 0.9000" in found.text
+
+
+def test_no_winner_is_chosen_before_all_re_runs_have_finished(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    reruns = dataclasses.replace(
+        _reruns(database, small, "small-rerun"), work=lambda worker, stop, wanted: None
+    )
+    search = Overview.of_study(database, "small")
+    assert not reruns.confirm(search, Confirmation(), Stop())
+    waiting = optuna.load_study(study_name="small-rerun", storage=database.optuna).get_trials()
+    assert [trial.user_attrs["repeat"] for trial in waiting] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_re_runs_that_diverged_in_their_first_epoch_have_no_time(
