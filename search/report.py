@@ -1,6 +1,6 @@
 """Write a report on a study: `python -m search.report --study cifar`.
 
-The report is a self-contained HTML page, Markdown, CSV or JSON, made from the database alone.
+The report is a self-contained HTML page, Markdown or JSON, made from the database alone.
 """
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
@@ -20,7 +20,7 @@ from search.files import write_out
 if TYPE_CHECKING:
     from search.reporting.report_data import ReportData
 
-FORMATS = {"html": "html", "markdown": "md", "csv": "csv", "json": "json"}
+FORMATS = {"html": "html", "markdown": "md", "json": "json"}
 """The file name extension of each format."""
 
 EPILOG = """\
@@ -45,13 +45,13 @@ def parser() -> Parser:
         "--format",
         choices=FORMATS,
         default="html",
-        help="html, a page with charts, which needs the extra `report`; markdown; csv, with a line "
-        "for each trial; or json, with everything (default: html)",
+        help="html, a page with charts, which needs the extra `report`; markdown; or json, with "
+        "everything; `python -m search export` writes the trials alone (default: html)",
     )
     made.add_argument(
         "--out",
         metavar="FILE",
-        help="file to write, or - for standard output (default: report-NAME.html, .md, .csv or "
+        help="file to write, or - for standard output (default: report-NAME.html, .md or "
         ".json, with the study's name)",
     )
     return made
@@ -90,9 +90,9 @@ def _written(findings: "ReportData", form: str) -> str:
         from search.reporting.html import html
 
         return html(findings)
-    from search.reporting.export import as_json, comma_separated, markdown
+    from search.reporting.export import as_json, markdown
 
-    return {"markdown": markdown, "csv": comma_separated, "json": as_json}[form](findings)
+    return {"markdown": markdown, "json": as_json}[form](findings)
 
 
 def _named(options: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from search.cli.options import (
     given,
     workers,
 )
-from search.cli.parser import Parser, command, share, whole
+from search.cli.parser import Parser, command, decimal, or_none, share, whole
 from search.errors import UserError
 from search.study.numerals import decimal_number
 
@@ -54,6 +54,10 @@ exit status: 0 done, 1 the search failed, 2 invalid request,
 """
 
 
+KEPT = object()
+"""Stands for an option that is not given and has None as a value."""
+
+
 def parser() -> Parser:
     made = Parser(
         "search.run",
@@ -78,6 +82,23 @@ def parser() -> Parser:
         help="budget: the total number of epochs of all trials; the last trials are cut short, and "
         "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
         "spent (default: as for --trials; 400 for cifar)",
+    )
+    made.add_argument(
+        "--target",
+        type=or_none(decimal),
+        default=argparse.SUPPRESS,
+        metavar="VALUE",
+        help="end the search once a completed trial has reached this value of the study's metric, "
+        "such as 0.80; stored with the study; `none` takes it back (default: the stored one, at "
+        "first the study's; none)",
+    )
+    made.add_argument(
+        "--patience",
+        type=or_none(whole(1)),
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="end the search once N trials, pruned ones included, have finished without a better "
+        "one; stored with the study; `none` takes it back (default: as for --target)",
     )
     made.add_argument(
         "--enqueue",
@@ -184,12 +205,13 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             does.
     """
     started = time.monotonic()
-    changed, enqueue = _checked(options, study)
+    asked = _asked(options)
+    changed, enqueue = _checked(options, study, asked)
     study = study.changed(changed)
 
     from search.analysis.answer import answer
+    from search.database.budgets import agree_on_budget
     from search.database.snapshot import Observer
-    from search.database.studies import agree_on_budget
     from search.launch.launcher import hired
     from search.reporting.progress import show_progress
     from search.reporting.terminal import console, summary
@@ -214,7 +236,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             worker.database,
             worker.joined,
             of_file=study.budget,
-            asked=_asked(options),
+            asked=asked,
             has_enqueued=bool(enqueue),
         )
         budget = study.for_search(agreed)
@@ -233,14 +255,18 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             out.print("Confirmation: the best trials with fresh seeds.")
             is_done = _confirm(worker, overview, partial(crew.work, say=say), stop, out)
         if stop.is_asked() and not is_done:
-            out.print(f"Stopped by {stop}; run the same command to resume.")
+            say(f"Stopped by {stop}; run the same command to resume.")
+        elif (early := worker.claims.early_end(budget)) is not None:
+            say(f"Ended early: {early}.")
+        elif is_done:
+            say(f"Ended: {_spent(budget, overview)} are done.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
 
 def _checked(
-    options: argparse.Namespace, study: "Study"
+    options: argparse.Namespace, study: "Study", asked: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, "Value"]]]:
     """Return the fields of the study that the options change, and the values to enqueue.
 
@@ -260,7 +286,7 @@ def _checked(
         enqueue = [study.space.parse(text) for text in options.enqueue]
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
-    study.for_search(_asked(options) or study.budget)
+    study.for_search(study.budget.changed(asked))
     definition = check_storage(options.storage, study.name, must_exist=False)
     if definition is not None and getattr(study.trainer, "precision", "none") is None:
         changed["precision"] = definition["precision"]  # whatever this machine would choose
@@ -268,12 +294,12 @@ def _checked(
     return changed, enqueue
 
 
-def _asked(options: argparse.Namespace) -> "Budget | None":
-    """Return the budget that the options ask for; None for the study's."""
-    from search.study.budget import Budget
-
-    asked = Budget(trials=options.trials, epochs=options.epochs_budget)
-    return None if asked == Budget() else asked
+def _asked(options: argparse.Namespace) -> Mapping[str, Any]:
+    """Return the fields of the budget that the options give."""
+    limits = {"trials": options.trials, "epochs": options.epochs_budget}
+    found: dict[str, Any] = {name: n for name, n in limits.items() if n is not None}
+    ends = {name: getattr(options, name, KEPT) for name in ("target", "patience")}
+    return found | {name: end for name, end in ends.items() if end is not KEPT}
 
 
 def _head(
@@ -287,8 +313,14 @@ def _head(
     confirmation leaves."""
     from search.worker.environment import last_with_another_file
 
-    spent = budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
-    yield f"Study {worker.study.name} in {worker.database}: {spent} done."
+    yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
+    if budget.early_end:
+        yield f"It ends early with {budget.early_end}."
+    if worker.claims.asked() is not None:
+        yield (
+            "It is paused: its workers wait until it is resumed by `python -m search resume "
+            f"{shlex.quote(worker.study.name)}`."
+        )
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
             f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "
@@ -301,6 +333,10 @@ def _head(
             "earlier trials can differ. Give another --name to begin a new study."
         )
     yield f"View it with: {_dashboard(options, worker.database)}"
+
+
+def _spent(budget: "Budget", overview: "Overview") -> str:
+    return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
 def _confirm(

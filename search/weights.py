@@ -24,7 +24,7 @@ from search.artifacts.store import Artifacts, open_artifacts
 from search.database import url as storage_url
 from search.database.database import Database
 from search.database.snapshot import Overview
-from search.database.studies import stored_definition
+from search.database.studies import study_called
 from search.database.tables import weights as table
 from search.errors import UserError
 from search.files import file_sha256
@@ -65,11 +65,7 @@ def find(
     """
     storage_url.check(storage, must_exist=True)
     with closing(Database(storage, may_create=False)) as database:
-        if stored_definition(database, study) is None:
-            known = sorted(one.study_name for one in database.optuna.get_all_studies())
-            raise UserError(
-                f"study {study}: {database} has no such study; it has {', '.join(known) or 'none'}"
-            )
+        study_called(database, study)
         overview = Overview.of_study(database, study)
         found = _find(overview, trial, answer(database, overview).best)
         rows = _rows(database, overview.study_key)

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from search import output, signals
 from search.errors import UserError
@@ -64,6 +64,13 @@ class Parser(argparse.ArgumentParser):
         return "; --help explains every option"
 
 
+class CommandParser(Parser):
+    """The parser of one of the commands of another parser, made by argparse."""
+
+    def __init__(self, *, prog: str, description: str, **unused: Any) -> None:
+        super().__init__(prog.removeprefix("python -m "), description)
+
+
 def whole(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     """Return a parser of whole numbers from `lowest` to `highest`."""
     rule = f"of {lowest} or more" if highest is None else f"from {lowest} to {highest}"
@@ -83,6 +90,31 @@ def seconds(text: str) -> float:
     if number is None or number <= 0:
         raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, not {text!r}")
     return number
+
+
+def decimal(text: str) -> float:
+    """Parse a finite number."""
+    number = decimal_number(text)
+    if number is None:
+        raise argparse.ArgumentTypeError(f"a number is needed, not {text!r}")
+    return number
+
+
+T = TypeVar("T")
+
+
+def or_none(convert: Callable[[str], T]) -> Callable[[str], T | None]:
+    """Return a parser of what `convert` parses, and of `none`."""
+
+    def converted(text: str) -> T | None:
+        if text == "none":
+            return None
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"none, or {error}") from None
+
+    return converted
 
 
 def share(text: str) -> float:

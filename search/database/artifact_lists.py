@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from search.database import optuna_internals
 from search.database.optuna_internals import ARTIFACT, artifact_meta
@@ -69,6 +69,30 @@ def remove(connection: Connection, trial_id: int, artifact_ids: Collection[str])
     connection.execute(
         delete(_attributes).where(_attributes.c.trial_id == trial_id, _attributes.c.key.in_(keys))
     )
+
+
+def rename(connection: Connection, study: StudyRef, before: str, after: str) -> None:
+    """Give the files of the study's trials, and its kept weights, ids with the prefix `after`
+    instead of `before`."""
+    of_study = select(_trials.c.trial_id).where(_trials.c.study_id == study.study_id)
+    own = _attributes.c.trial_system_attribute_id
+    query = select(_attributes).where(
+        _attributes.c.trial_id.in_(of_study), _attributes.c.key.startswith(ARTIFACT + before)
+    )
+    for row_id, _, key, value in connection.execute(query).all():
+        renamed = {
+            "key": key.replace(before, after, 1),
+            "value_json": value.replace(before, after, 1),  # which holds the id too
+        }
+        connection.execute(update(_attributes).where(own == row_id).values(renamed))
+    mine = weights.c.study_key == study.key
+    kept = select(weights.c.trial, weights.c.artifact_id).where(mine)
+    for trial, artifact_id in connection.execute(kept).all():
+        connection.execute(
+            update(weights)
+            .where(mine, weights.c.trial == trial)
+            .values(artifact_id=artifact_id.replace(before, after, 1))
+        )
 
 
 def n_listing(connection: Connection, artifact_id: str) -> int:

@@ -24,7 +24,7 @@ from optuna.samplers import QMCSampler
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
 from search.errors import UserError
 from search.study.trial_attributes import REOPENED
@@ -164,6 +164,52 @@ def reopen_trial(
     return True
 
 
+def begin_trial(connection: Connection, trial_id: int) -> None:
+    """Let a waiting trial run, in the caller's transaction, as its first `ask` does."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    waiting = trials.c.trial_id == trial_id, trials.c.state == TrialState.WAITING
+    connection.execute(
+        update(trials).where(*waiting).values(state=TrialState.RUNNING, datetime_start=now)
+    )
+
+
+def delete_study(connection: Connection, study_id: int) -> None:
+    """Delete a study and its trials, in the caller's transaction."""
+    own = select(trials.c.trial_id).where(trials.c.study_id == study_id)
+    for table in reversed(models.BaseModel.metadata.sorted_tables):
+        if "study_id" in table.c:
+            connection.execute(delete(table).where(table.c.study_id == study_id))
+        elif "trial_id" in table.c:
+            connection.execute(delete(table).where(table.c.trial_id.in_(own)))
+
+
+def copy_study(connection: Connection, study_id: int, name: str) -> int:
+    """Copy a study and its trials under another name, in the caller's transaction; return the id of
+    the copy. Its trials have the numbers of the original's."""
+    copied = insert(studies).values(study_name=name).returning(studies.c.study_id)
+    copy_id = connection.execute(copied).scalar_one()
+    before, after = trials.alias(), trials.alias()
+    for table in models.BaseModel.metadata.sorted_tables:
+        columns = [column for column in table.c if not column.primary_key]
+        names = [column.name for column in columns]
+        if "study_id" in names:
+            mine = [literal(copy_id) if c.name == "study_id" else c for c in columns]
+            query = select(*mine).where(table.c.study_id == study_id)
+        elif "trial_id" in names:
+            mine = [after.c.trial_id if c.name == "trial_id" else c for c in columns]
+            query = (
+                select(*mine)
+                .join_from(table, before, before.c.trial_id == table.c.trial_id)
+                .join(after, after.c.number == before.c.number)
+                .where(before.c.study_id == study_id, after.c.study_id == copy_id)
+            )
+        else:
+            continue  # the tables of studies and of versions
+        own = next(iter(table.primary_key))
+        connection.execute(insert(table).from_select(names, query.order_by(own)))
+    return int(copy_id)
+
+
 def set_user_attributes(
     connection: Connection, trial_id: int, attributes: Mapping[str, object]
 ) -> None:
@@ -178,6 +224,15 @@ def set_user_attributes(
     ]
     if rows:
         connection.execute(insert(table), rows)
+
+
+def set_study_user_attribute(
+    connection: Connection, study_id: int, name: str, value: object
+) -> None:
+    """Replace a user attribute of a study in the caller's transaction."""
+    table = study_user_attributes
+    mine = table.c.study_id == study_id, table.c.key == name
+    connection.execute(update(table).where(*mine).values(value_json=json.dumps(value)))
 
 
 def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_TYPE) -> str:

@@ -192,6 +192,25 @@ def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> lis
     return [Place(trial_id=row[0], number=row[1], score=row[2]) for row in rows]
 
 
+def n_finished_since(connection: Connection, study: StudyRef, place: Place) -> int:
+    """Return the number of other finished trials that recorded an epoch after the last one of the
+    completed trial at `place`."""
+    mine = _epochs.c.study_key == study.key, _epochs.c.trial == place.number
+    end = select(func.max(_epochs.c.id)).where(*mine).scalar_subquery()
+    query = (
+        select(func.count(_epochs.c.trial.distinct()))
+        .join_from(_epochs, _trials, _trials.c.number == _epochs.c.trial)
+        .where(
+            _epochs.c.study_key == study.key,
+            _epochs.c.id > end,
+            not_(_epochs.c.is_audit),
+            _trials.c.study_id == study.study_id,
+            _trials.c.state.in_(FINISHED),
+        )
+    )
+    return connection.scalar(query) or 0
+
+
 def n_on_rung(connection: Connection, study: StudyRef, epoch: int) -> int:
     """Return the number of competing trials that recorded `epoch`."""
     query = select(func.count()).where(_at(study, epoch), _competes(study))

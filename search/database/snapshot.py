@@ -9,6 +9,7 @@ from functools import cached_property
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.database import steering
 from search.database.database import Database
 from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
@@ -30,6 +31,8 @@ class Overview:
     """By trial number; trials without a finished epoch are missing."""
     leases: dict[int, Lease]
     """By trial number."""
+    is_paused: bool
+    """Whether a user has paused the study."""
     n_epochs: int
     """Number of epochs of a complete trial."""
     objective: Objective
@@ -55,6 +58,7 @@ class Overview:
         objective: Objective,
         final: Objective,
         leases: dict[int, Lease] | None = None,
+        is_paused: bool = False,
     ) -> "Overview":
         """Return `trials` of a study, read through Optuna, with their recorded epochs."""
         return cls(
@@ -70,6 +74,7 @@ class Overview:
             },
             epochs=epochs,
             leases=leases or {},
+            is_paused=is_paused,
             n_epochs=n_epochs,
             objective=objective,
             final=final,
@@ -224,6 +229,7 @@ class Observer:
         trials = self._database.optuna.get_all_trials(self._ref.study_id, deepcopy=False)
         with self._database.engine.connect() as connection:
             held = leases(connection, self._ref.key)
+            is_paused = steering.read(connection, self._ref.key).is_paused
         changed = None
         if self._settled is not None:
             changed = [
@@ -243,6 +249,7 @@ class Observer:
             study_key=self._ref.key,
             epochs=dict(self._epochs),
             leases=held,
+            is_paused=is_paused,
             n_epochs=self._n_epochs,
             objective=self._objective,
             final=self._final,

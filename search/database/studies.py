@@ -8,23 +8,21 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
-from search.database import optuna_internals, queries, tables
+from search.database import artifact_lists, leases, optuna_internals, tables
 from search.database.database import Database, new_key
 from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
-from search.study.budget import Budget
 from search.study.definition import Definition, differences
 from search.study.space import Value, written
-from search.study.study import Study, is_whole
+from search.study.study import Study
 from search.study.trial_attributes import (
     ENQUEUED,
     VARIANT,
@@ -32,9 +30,6 @@ from search.study.trial_attributes import (
     fixed_name,
     readable,
 )
-
-BUDGET = "budget"
-"""User attribute of a study: its budget, and the study file's budget at that time."""
 
 ORIGIN_KEY = "origin"
 """User attribute of a study of re-runs: the key of the study whose trials they are."""
@@ -108,66 +103,6 @@ def enqueue(
             joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
 
 
-def agree_on_budget(
-    database: Database,
-    joined: optuna.Study,
-    *,
-    of_file: Budget,
-    asked: Budget | None,
-    has_enqueued: bool,
-) -> Budget:
-    """Return the study's budget, and store it for later commands.
-
-    `asked` is what the user gives. Without it the budget stays the same, unless that of the study
-    file, `of_file`, has changed. If the user `has_enqueued` trials, the budget is raised to make
-    room for all existing trials.
-    """
-    ref = study_ref(joined)
-    with database.lock(ref.key) as connection:
-        stored = joined.user_attrs.get(BUDGET)
-        kept = stored_budget(joined)
-        if not isinstance(stored, dict) or _parsed(stored.get("of_file")) != of_file:
-            kept = None
-        budget = asked or kept or of_file
-        if has_enqueued:
-            budget = _with_room(connection, joined, budget)
-        now = {**asdict(budget), "of_file": asdict(of_file)}
-        if now != stored:
-            joined.set_user_attr(BUDGET, now)
-    return budget
-
-
-def stored_budget(joined: optuna.Study) -> Budget | None:
-    """Return what `agree_on_budget` stored; None if it was overwritten."""
-    return _parsed(joined.user_attrs.get(BUDGET))
-
-
-def _parsed(stored: object) -> Budget | None:
-    if not isinstance(stored, dict):
-        return None
-    numbers = {name: stored.get(name) for name in ("trials", "epochs")}
-    given = [number for number in numbers.values() if number is not None]
-    if not given or not all(is_whole(number) and number > 0 for number in given):
-        return None
-    return Budget(**numbers)
-
-
-def _with_room(connection: Connection, joined: optuna.Study, budget: Budget) -> Budget:
-    """Return the budget, or a larger one that has room for all existing trials."""
-    trials = [
-        trial for trial in joined.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
-    ]
-    if budget.trials is not None:
-        budget = replace(budget, trials=max(budget.trials, len(trials)))
-    if budget.epochs is not None:
-        unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
-        each = int(joined.user_attrs[DEFINITION]["epochs"])
-        needed = queries.n_epochs(connection, study_ref(joined), but=unfinished)
-        needed += each * len(unfinished)
-        budget = replace(budget, epochs=max(budget.epochs, needed))
-    return budget
-
-
 def stored_definition(database: Database, name: str) -> Definition | None:
     """Return the definition of the study called `name`; None if there is none.
 
@@ -208,6 +143,74 @@ def rerun_study(database: Database, study_key: str) -> str | None:
                 if identify(connection, name) is not None:
                     return str(name)
     return None
+
+
+def study_called(database: Database, name: str) -> StudyRef:
+    """Return the study called `name`.
+
+    Raises:
+        UserError: there is none, or it was not made by this service, or is a copy.
+    """
+    found = _identified(database, name)
+    if found is None or not found.is_created:
+        known = ", ".join(sorted(optuna.get_all_study_names(database.optuna)))
+        raise UserError(f"study {name}: {database} has no such study; it has {known or 'none'}")
+    return found.ref
+
+
+def delete_study(database: Database, study: StudyRef) -> None:
+    """Delete the study and all that was recorded of it; its files stay.
+
+    Raises:
+        UserError: workers are running trials of it.
+    """
+    with database.lock(study.key) as connection:
+        if held := n_at_work(connection, study):
+            raise UserError(
+                f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
+                "search stop` stops them"
+            )
+        optuna_internals.delete_study(connection, study.study_id)
+        for table in (tables.epochs, tables.leases, tables.weights, tables.steering, _rows):
+            connection.execute(delete(table).where(table.c.study_key == study.key))
+
+
+def copy_study(
+    database: Database, study: StudyRef, name: str, *, files: str, prefix: str
+) -> StudyRef:
+    """Copy the study with all that was recorded of it under another name, in one transaction.
+
+    `prefix` is that of the ids of its files, and `files` that of the copies. A trial that runs
+    goes on in a worker of the copy, after its last recorded epoch.
+
+    Raises:
+        UserError: there is a study of this name.
+    """
+    key = new_key()
+    with database.lock(study.key) as connection:
+        names = optuna_internals.studies.c.study_name
+        if connection.scalar(select(names).where(names == name)) is not None:
+            raise UserError(f"study {name}: {database} has a study of this name; choose another")
+        copied = StudyRef(
+            study_id=optuna_internals.copy_study(connection, study.study_id, name), key=key
+        )
+        connection.execute(
+            insert(_rows).values(study_key=key, study_id=copied.study_id, name=name, files=files)
+        )
+        for table in (tables.epochs, tables.weights):
+            columns = [column for column in table.c if column.name != "id"]
+            mine = [literal(key) if c.name == "study_key" else c for c in columns]
+            query = select(*mine).where(table.c.study_key == study.key).order_by(*table.primary_key)
+            connection.execute(insert(table).from_select([c.name for c in columns], query))
+        optuna_internals.set_study_user_attribute(connection, copied.study_id, KEY, key)
+        artifact_lists.rename(connection, copied, prefix, files)
+    return copied
+
+
+def n_at_work(connection: Connection, study: StudyRef) -> int:
+    """Return the number of workers that run a trial of the study."""
+    held = leases.leases(connection, study.key).values()
+    return sum(not lease.expired and not lease.process.is_dead() for lease in held)
 
 
 def files_of(database: Database, ref: StudyRef) -> str:

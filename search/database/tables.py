@@ -96,6 +96,16 @@ weights = Table(
 """Kept weights: the SHA-256 and the artifact id of each file."""
 
 
+steering = Table(
+    "search_steering",
+    metadata,
+    Column("study_key", String(32), primary_key=True),
+    Column("is_paused", Boolean, nullable=False),
+    Column("stopped_at", Float(53), nullable=False),  # in the database's time, see `clock`
+)
+"""What is asked of a study's workers; see `search.database.steering`."""
+
+
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions
     """The database's clock in seconds since 1970; workers' clocks may be wrong."""
 

@@ -12,6 +12,7 @@ from search.launch.processes import Process, warm_up
 from search.launch.supervisor import Place, Worker, deal, supervise
 from search.study.budget import Budget
 from search.worker import worker
+from search.worker.claims import Standing
 from search.worker.config import WorkerConfig
 from search.worker.device import THREADS
 from search.worker.stop import Stop
@@ -57,7 +58,7 @@ class Crew:
             **here.study.precision_setting,  # one for all, whatever their devices would choose
         }
         if budget is not None:
-            changes |= {"trials": budget.trials, "epochs_budget": budget.epochs}
+            changes |= budget.settings
         config = replace(
             here.config, changes=changes, wanted=None if wanted is None else tuple(wanted)
         )
@@ -68,6 +69,8 @@ class Crew:
             progress=lambda: sum(map(len, observer.look().epochs.values())),
             say=say,
         )
+        if here.claims.asked() is Standing.STOPPED:
+            stop.ask(by=worker.STEERED)
         if failed:
             say(f"{failed} of {len(configs)} workers met an error, told above")
 

@@ -1,4 +1,4 @@
-"""Reports in Markdown, in CSV with a line for each trial, and in JSON with everything."""
+"""Reports in Markdown and JSON, and the trials of a study alone, as CSV or JSON."""
 
 import csv
 import io
@@ -8,11 +8,18 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.analysis.answer import answer
+from search.database.database import Database
+from search.database.snapshot import Overview
+from search.errors import UserError
 from search.reporting import tables
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ReportData
 from search.study.metrics import Epoch
+from search.study.shipped import known
+from search.study.space import written
+from search.study.study_file import load
 from search.study.trial_attributes import DIVERGED, REASON, VARIANT
 
 COLUMNS = ("number", "variant", "state", "value", "epochs", "seconds", "reason", "told",
@@ -44,21 +51,49 @@ def markdown(findings: ReportData) -> str:
     )
 
 
-def comma_separated(findings: ReportData) -> str:
-    """Return CSV with `COLUMNS`, the parameters, and a line for each trial."""
+def trials(database: Database, name: str, form: str) -> str:
+    """Return the trials of the study called `name`: as `csv`, with `COLUMNS`, the parameters, and a
+    line for each trial; or as `json`, a list as in `as_json`."""
+    overview = Overview.of_study(database, name)
+    if form == "json":
+        found = [_trial(overview, trial) for trial in overview.trials]
+        return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
+    standings = answer(database, overview).standings
+    names = dict.fromkeys(name for trial in overview.trials for name in trial.params)
     lines = io.StringIO(newline="")
-    columns = [*COLUMNS, *findings.study.space.names]
+    columns = [*COLUMNS, *names]
     table = csv.DictWriter(lines, columns, lineterminator="\n")
     table.writeheader()
-    for trial in findings.overview.trials:
-        found = _trial(findings, trial)
-        epochs = found.pop("epochs")
-        row = found | found.pop("params") | {"epochs": len(epochs)}
+    for trial in overview.trials:
+        row = _trial(overview, trial)
+        epochs = row.pop("epochs")
+        row |= row.pop("params") | {"epochs": len(epochs)}
         row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
-        if (standing := findings.answer.standings.get(trial.number)) is not None:
+        if (standing := standings.get(trial.number)) is not None:
             row |= {"honest_mean": standing.honest.mean, "honest_n": standing.honest.n}
         table.writerow({name: row.get(name) for name in columns})
     return lines.getvalue()
+
+
+def best_trial(database: Database, name: str, form: str, *, file: str | None = None) -> str:
+    """Return the choices of the best trial of the study called `name`: as `json`, as a value of
+    `--enqueue`, or as `python`, the source of the dataclass.
+
+    `file` defines the study; None for the shipped study of this name.
+
+    Raises:
+        UserError: no trial is complete, or the dataclass is not known.
+    """
+    best = answer(database, Overview.of_study(database, name)).best
+    if best is None:
+        raise UserError(f"study {name}: no trial of it is complete yet")
+    if form == "json":
+        return json.dumps(best.params) + "\n"
+    if form == "enqueue":
+        return written(best.params) + "\n"
+    if file is None and name not in known():
+        raise UserError(f"--as python: give --file, the Python file that defines the study {name}")
+    return repr(load(file or name).space.of(best.params)) + "\n"
 
 
 def as_json(findings: ReportData) -> str:
@@ -87,7 +122,7 @@ def as_json(findings: ReportData) -> str:
         "seed": study.seed,
         "best": None if findings.answer.best is None else findings.answer.best.number,
         "ties": findings.answer.tied,
-        "trials": [_trial(findings, trial) for trial in findings.overview.trials],
+        "trials": [_trial(findings.overview, trial) for trial in findings.overview.trials],
         "honest": {n: asdict(standing) for n, standing in findings.answer.standings.items()},
         "confirmed": (
             None if findings.answer.confirmed is None else asdict(findings.answer.confirmed)
@@ -116,17 +151,17 @@ def as_json(findings: ReportData) -> str:
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
 
 
-def _trial(findings: ReportData, trial: FrozenTrial) -> dict[str, Any]:
+def _trial(overview: Overview, trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "variant": trial.user_attrs.get(VARIANT),
         "state": trial.state.name,
-        "value": findings.overview.value(trial),
+        "value": overview.value(trial),
         "diverged": trial.user_attrs.get(DIVERGED),
         "reason": trial.user_attrs.get(REASON),
-        "told": findings.overview.told.get(trial.number),
+        "told": overview.told.get(trial.number),
         "params": trial.params,
-        "epochs": [_epoch(epoch) for epoch in findings.overview.of(trial)],
+        "epochs": [_epoch(epoch) for epoch in overview.of(trial)],
     }
 
 

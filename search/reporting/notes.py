@@ -24,11 +24,12 @@ from search.analysis.answer import Answer, answer_from_reruns, reruns_of
 from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
 from search.database import optuna_internals, queries, tables
+from search.database.budgets import stored_budget
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
-from search.database.studies import ORIGIN_KEY, files_of, stored_budget
+from search.database.studies import ORIGIN_KEY, files_of
 from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id

@@ -6,24 +6,18 @@ training down.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
-from optuna.trial import FrozenTrial, TrialState
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from optuna.trial import TrialState
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from search import output
 from search.database.outage import tolerating_outage
 from search.database.snapshot import Observer, Overview
-from search.reporting.fitted_table import FittedTable
+from search.reporting.status import Status
 from search.study.budget import Budget
 from search.study.metrics import number
 from search.study.study import Study
@@ -138,17 +132,18 @@ class _Screen:
     def update(self, overview: Overview) -> None:
         self._live.update(self._status(overview), refresh=True)
 
-    def _status(self, overview: Overview) -> "Status":
+    def _status(self, overview: Overview) -> Status:
+        elapsed = timedelta(seconds=round(time.monotonic() - self._start))
         return Status(
             overview=overview,
-            study=self._study,
             budget=self._budget,
-            time_left=self._time_left(overview),
+            times=f"elapsed {elapsed}, time left: {self._time_left(overview)}",
         )
 
     def _time_left(self, overview: Overview) -> str:
         """Estimate the time left from this run's seconds per epoch, and under a budget of trials
-        from the finished trials' mean number of epochs."""
+        from the finished trials' mean number of epochs; before one has finished, from the number
+        of all epochs, which is too high if any is pruned."""
         ran = overview.n_recorded - self._ran_before
         finished, budget = [overview.of(trial) for trial in overview.finished], self._budget
         if ran <= 0:
@@ -156,91 +151,14 @@ class _Screen:
         to_run: list[float] = []
         if budget.epochs is not None:
             to_run.append(budget.epochs - overview.n_recorded)
-        if finished and budget.trials is not None:
-            per_trial = sum(map(len, finished)) / len(finished)
+        if budget.trials is not None:
+            per_trial = sum(map(len, finished)) / len(finished) if finished else overview.n_epochs
             begun = sum(len(overview.of(trial)) for trial in overview.running)
             to_run.append((budget.trials - len(finished)) * per_trial - begun)
-        if not to_run:
-            *_, last = (epoch for recorded in overview.epochs.values() for epoch in recorded)
-            return f"not known yet; an epoch takes about {_duration(last.seconds)}"
         pace = (time.monotonic() - self._start) / ran
-        return f"about {timedelta(seconds=round(max(min(to_run), 0) * pace))}"
+        how = "about" if finished or budget.trials is None else "at most"
+        return f"{how} {timedelta(seconds=round(max(min(to_run), 0) * pace))}"
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.2g} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """The state of a study at one moment, in fewer lines than the terminal has, which leaves one
-    for the cursor: the counts first, then as many running trials as there is room for."""
-
-    overview: Overview
-    study: Study
-    budget: Budget
-    time_left: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        options = options.update(height=None)
-        room = max(console.size.height - 1, 1)
-        lines = [line for part in self._head(options) for line in _lines(console, options, part)]
-        lines += self._running(console, options, room - len(lines))
-        for line in lines[:room]:
-            yield from line
-            yield Segment.line()
-
-    def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
-        overview = self.overview
-        spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
-        states = overview.counts
-        best = "no trial is complete yet"
-        if overview.ranked:
-            first = overview.ranked[0]
-            best = f"best {number(first.values[0])} (trial {label(first)})"
-        count = self.budget.text(**spent)
-        bar = Table.grid(padding=(0, 1))
-        width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
-        cells = (
-            [ProgressBar(total=1.0, completed=self.budget.share(**spent), width=width)]
-            if width > 0
-            else []
-        )
-        bar.add_row(*cells, Text(count))
-        counts = f"{states[TrialState.PRUNED]} pruned, {states[TrialState.FAIL]} failed"
-        status = f"{counts}; time left: {self.time_left}"
-        return [Text(best, overflow="fold"), bar, Text(status, overflow="fold")]
-
-    def _running(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
-        """Return a table of running trials and the number of those left out, in `room` lines."""
-        running = self.overview.running
-        for shown in range(min(len(running), room), 0, -1):
-            lines = _lines(console, options, self._table(running[:shown]))
-            if left := len(running) - shown:
-                lines += _lines(console, options, Text(f"and {left} more"))
-            if len(lines) <= room:
-                return lines
-        return _lines(console, options, Text(f"{len(running)} running")) if running else []
-
-    def _table(self, running: Sequence[FrozenTrial]) -> FittedTable:
-        rows, objective, epochs = [], self.study.objective, self.study.epochs
-        for trial in running:
-            rate = self.overview.leases[trial.number].batches_per_second
-            recorded = self.overview.of(trial)
-            rows.append(
-                {
-                    "trial": label(trial),
-                    "epoch": f"{min(len(recorded) + 1, epochs)} of {epochs}",
-                    "batches/s": "" if rate is None else f"{rate:.1f}",
-                    objective.quantity: number(objective.value(recorded[-1]) if recorded else None),
-                }
-            )
-        return FittedTable(
-            rows=rows,
-            droppable=["batches/s", "epoch", objective.quantity],
-            box=None,
-        )
-
-
-def _lines(console: Console, options: ConsoleOptions, part: RenderableType) -> list[list[Segment]]:
-    return console.render_lines(part, options, pad=False)

@@ -6,6 +6,7 @@ worker with other settings cannot join it.
 """
 
 import csv
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -84,6 +85,10 @@ class Study(Generic[C]):
     epochs_budget: int | None = None
     """The budget: number of epochs of all trials together. With `trials`, the search ends as soon
     as one of the two is spent."""
+    target: float | None = None
+    """A value of the metric that ends the search once a completed trial has reached it."""
+    patience: int | None = None
+    """The number of trials without a better one that end the search; pruned ones count."""
     epochs: int = 10
     """Number of epochs of a trial that is not pruned."""
     confirm: Confirmation | None = None
@@ -104,7 +109,7 @@ class Study(Generic[C]):
     """Returns the line that is printed for an epoch."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _ = self.space  # made now, so that an invalid field is an error immediately
         for name, choices in self.variants.items():
             _check_variant_name(name)
@@ -115,9 +120,11 @@ class Study(Generic[C]):
             except UserError as error:
                 raise UserError(f"variant {name}: {error}") from None
         check_whole("epochs", self.epochs, lowest=1)
-        for name in ("trials", "epochs_budget"):
+        for name in ("trials", "epochs_budget", "patience"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), lowest=1)
+        if self.target is not None and not is_finite(self.target):
+            raise UserError(f"target must be a finite number, not {self.target!r}")
         if self.epochs > MOST_EPOCHS:
             raise UserError(f"epochs must be at most {MOST_EPOCHS}, not {self.epochs}")
         if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
@@ -170,9 +177,15 @@ class Study(Generic[C]):
 
     @property
     def budget(self) -> Budget:
-        if self.trials is None and self.epochs_budget is None:
-            return Budget(trials=TRIALS)
-        return Budget(trials=self.trials, epochs=self.epochs_budget)
+        trials = self.trials
+        if trials is None and self.epochs_budget is None:
+            trials = TRIALS
+        return Budget(
+            trials=trials,
+            epochs=self.epochs_budget,
+            target=self.target,
+            patience=self.patience,
+        )
 
     def for_search(self, budget: Budget) -> Budget:
         """Return the part of `budget` that the confirmation leaves for the search.
@@ -185,7 +198,7 @@ class Study(Generic[C]):
         return self.confirm.left_for_search(budget, self.epochs)
 
     def with_budget(self, budget: Budget) -> Self:
-        return replace(self, trials=budget.trials, epochs_budget=budget.epochs)
+        return self.changed(budget.settings)
 
     @property
     def objective(self) -> Objective:
@@ -400,7 +413,11 @@ def is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_name(name: str) -> None:
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_name(name: str) -> None:
     if (
         not isinstance(name, str)
         or not name.isprintable()

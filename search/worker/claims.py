@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from search.artifacts.retention import Retention
-from search.database import leases, queries
+from search.database import leases, queries, steering
+from search.database.budgets import early_end
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, LeaseLost
@@ -66,6 +67,8 @@ class Standing(Enum):
 
     SPENT = "the budget is spent"
     WAIT = "other workers are running the last trials of the budget"
+    PAUSED = "a user has paused the study"
+    STOPPED = "a user has stopped the workers of the study"
 
 
 class StudyGone(Exception):
@@ -84,9 +87,11 @@ class Claims:
         budget: Budget | None = None,
         lease_seconds: float = LEASE_SECONDS,
         process: ProcessIdentity | None = None,
+        since: float | None = None,
     ) -> None:
         """`joined` is `study` in the database; `budget` is as for `limit`; `process` is this one by
-        default."""
+        default. A request to stop counts if it is later than `since`, in the database's time; None
+        for now."""
         self._database = database
         self._joined = joined
         self._study = study
@@ -95,6 +100,10 @@ class Claims:
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
+        if since is None:
+            with database.engine.connect() as connection:
+                since = steering.now(connection)
+        self.since = since
         self.limit(budget=budget)
 
     def limit(self, *, budget: Budget | None, wanted: Collection[str] | None = None) -> None:
@@ -126,7 +135,13 @@ class Claims:
             running = {t.number for t in unfinished if t.state == TrialState.RUNNING}
             ended = leased.keys() - running  # by workers that were killed before they gave it back
             leased = {n: lease for n, lease in leased.items() if n not in ended}
-            chosen = self._choose(connection, list(filter(self._is_wanted, unfinished)), leased)
+            wanted = list(filter(self._is_wanted, unfinished))
+            asked = self._asked(connection)
+            if asked is Standing.STOPPED or (asked and self._has_more(wanted)):
+                return asked
+            if self._early_end(connection, self._budget) is not None:
+                return Standing.SPENT
+            chosen = self._choose(connection, wanted, leased)
             leases.drop(connection, self._ref.key, ended)
             if isinstance(chosen, Standing):
                 return chosen
@@ -141,6 +156,30 @@ class Claims:
             leases.grant(connection, claim, process=self._process, seconds=self._lease_seconds)
             return claim
 
+    def asked(self) -> Standing | None:
+        """Return whether a user has asked this worker to stop or to pause; None if not."""
+        with self._database.engine.connect() as connection:
+            return self._asked(connection)
+
+    def must_leave(self) -> bool:
+        """Return whether this worker has to leave the trial that it runs: a user has asked for it,
+        or another trial has ended the search early."""
+        with self._database.engine.connect() as connection:
+            asked = self._asked(connection)
+            return asked is not None or self._early_end(connection, self._budget) is not None
+
+    def _asked(self, connection: Connection) -> Standing | None:
+        found = steering.read(connection, self._ref.key)
+        if found.stopped_at > self.since:
+            return Standing.STOPPED
+        return Standing.PAUSED if found.is_paused else None
+
+    def _has_more(self, wanted: list[Entry]) -> bool:
+        """Return whether there is anything left to run, now or after a pause."""
+        if self._budget is not None:
+            return not self.is_spent(self._budget)
+        return any(not trial.state.is_finished() for trial in wanted)
+
     def _check_study(self, connection: Connection) -> None:
         """Raises:
         StudyGone: the study no longer exists.
@@ -151,9 +190,24 @@ class Claims:
                 "resumed with its present name as --name"
             )
 
+    def early_end(self, budget: Budget) -> str | None:
+        """Return why the search ends before `budget` is spent; None if it goes on."""
+        with self._database.engine.connect() as connection:
+            return self._early_end(connection, budget)
+
+    def _early_end(self, connection: Connection, budget: Budget | None) -> str | None:
+        if budget is None:
+            return None
+        study = self._study
+        return early_end(
+            connection, self._ref, budget, objective=study.objective, epochs=study.epochs
+        )
+
     def is_spent(self, budget: Budget) -> bool:
         """Return whether `budget` leaves no trial to begin or to go on with."""
         with self._database.engine.connect() as connection:
+            if self._early_end(connection, budget) is not None:
+                return True
             counts = queries.counts(connection, self._ref)
             finished = sum(counts[state] for state in FINISHED)
             epochs = queries.n_epochs(connection, self._ref)

@@ -31,6 +31,8 @@ class WorkerConfig:
     wanted: Sequence[str] | None = None
     """The names of the enqueued trials to run; None for all trials until the budget is spent."""
     lease_seconds: float = LEASE_SECONDS
+    since: float | None = None
+    """As for `search.worker.claims.Claims`; None for the moment at which the worker is opened."""
 
     def load(self) -> Study:
         """Return the study."""

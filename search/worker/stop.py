@@ -1,4 +1,5 @@
-"""When a worker stops before the budget is spent: on a signal, or at a time limit."""
+"""When a worker stops before the budget is spent: on a signal, at a time limit, or when a user asks
+all workers of the study to stop."""
 
 import signal
 import threading
@@ -17,12 +18,14 @@ class Stopped(BaseException):
 
 @dataclass
 class Stop:
-    """A request to stop: by a signal, or by a time limit."""
+    """A request to stop: by a signal, by a time limit, or through the database."""
 
     deadline: float | None = None
     """In terms of `time.monotonic()`; None for no time limit."""
     signal: int | None = None
     """The first signal, such as `SIGTERM`; None without a signal."""
+    by: str = "--timeout"
+    """What asked, if there was no signal."""
     _asked: threading.Event = field(default_factory=threading.Event)
 
     def is_asked(self) -> bool:
@@ -33,13 +36,14 @@ class Stop:
 
     @property
     def exit_status(self) -> int:
-        """128 plus the signal's number, as in shells; 0 for the time limit."""
+        """128 plus the signal's number, as in shells; 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def __str__(self) -> str:
-        return signal.Signals(self.signal).name if self.signal else "--timeout"
+        return signal.Signals(self.signal).name if self.signal else self.by
 
-    def ask(self) -> None:
+    def ask(self, *, by: str | None = None) -> None:
+        self.by = by or self.by
         self._asked.set()
 
     def wait(self, seconds: float) -> None:

@@ -52,6 +52,9 @@ FAILURES = 3
 """Number of failed trials in a row that stops a worker: failed trials do not count against the
 budget, so that the search would never end."""
 
+STEERED = "`python -m search stop`"
+"""What stopped a worker that a user has asked through the database."""
+
 log = logging.getLogger(__name__)
 
 
@@ -110,13 +113,20 @@ class Worker:
             joined.pruner = ExemptingPruner(
                 study.pruner, _is_never_pruned, partial(Recorded, database, ref)
             )
+            claims = Claims(
+                database,
+                joined,
+                study=study,
+                lease_seconds=config.lease_seconds,
+                since=config.since,
+            )
             yield cls(
                 study=study,
                 joined=joined,
                 pruner=joined.pruner,
                 database=database,
                 machine=machine,
-                claims=Claims(database, joined, study=study, lease_seconds=config.lease_seconds),
+                claims=claims,
                 kept=Retention(
                     database,
                     ref,
@@ -130,7 +140,7 @@ class Worker:
                         else None
                     ),
                 ),
-                config=config,
+                config=replace(config, since=claims.since),
             )
 
     def work(
@@ -161,6 +171,9 @@ class Worker:
                 outage.is_over()
                 if claim is Standing.SPENT:
                     break
+                if claim is Standing.STOPPED:
+                    stop.ask(by=STEERED)
+                    break
                 if isinstance(claim, Standing):
                     stop.wait(WAIT_SECONDS)
                     continue
@@ -170,7 +183,7 @@ class Worker:
                 log.warning("%s; claiming another", error)
                 continue
             except Stopped:
-                break
+                continue  # or end, if it was `stop` that asked; otherwise the next claim says why
             except Exception as error:
                 outage.note(error)
                 stop.wait(WAIT_SECONDS)
@@ -247,11 +260,13 @@ class Worker:
         return outcome
 
     def _run(self, claim: Claim, stop: Stop) -> Outcome:
-        with _renewing(self.claims, claim) as counted:
+        with _renewing(self.claims, claim) as renewed:
 
             def after_batch(batches: int) -> None:
-                counted(batches)
-                if stop.is_asked():
+                renewed.rate.count(batches)
+                if renewed.is_lost:
+                    raise LeaseLost(f"trial {claim.number} was ended or taken over")
+                if stop.is_asked() or renewed.must_leave:
                     raise Stopped
 
             return self.run(claim, after_batch)
@@ -268,24 +283,26 @@ def _is_never_pruned(trial: FrozenTrial) -> bool:
 
 
 @contextmanager
-def _renewing(claims: Claims, claim: Claim) -> Iterator[Callable[[int], None]]:
-    """Renew the lease in a thread; yield a function to call after each batch."""
+def _renewing(claims: Claims, claim: Claim) -> Iterator["_Renewed"]:
+    """Renew the lease in a thread, which also looks whether the trial is to be left."""
     ended, left = threading.Event(), threading.Event()
-    rate = _Rate()
+    renewed = _Renewed()
 
     def renew() -> None:
         try:
             while not ended.wait(RENEW_SECONDS):
                 with tolerating_outage():
-                    if not claims.renew(claim, rate.per_second()):
-                        return  # lost: noticed at the next epoch
+                    if not claims.renew(claim, renewed.rate.per_second()):
+                        renewed.is_lost = True
+                        return
+                    renewed.must_leave = claims.must_leave()
         finally:
             left.set()
 
     # `Thread.start` blocks forever if the new thread runs out of memory before it has started.
     _thread.start_new_thread(renew, ())
     try:
-        yield rate.count
+        yield renewed
     finally:
         ended.set()
         left.wait(RENEW_SECONDS)  # a later renewal finds no lease, or this worker's own
@@ -311,3 +328,14 @@ class _Rate:
         if batches > before and now > since:
             self._last = (batches - before) / (now - since)
         return self._last
+
+
+@dataclass
+class _Renewed:
+    """What the thread that renews a lease knows of it."""
+
+    rate: _Rate = field(default_factory=_Rate)
+    is_lost: bool = False
+    """Whether another worker has the trial, or somebody has ended it."""
+    must_leave: bool = False
+    """As `Claims.must_leave`."""

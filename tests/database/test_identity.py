@@ -15,10 +15,11 @@ from sqlalchemy import create_engine, event, inspect, make_url, select, text
 
 from search.artifacts.store import open_artifacts
 from search.database import tables
+from search.database.budgets import agree_on_budget
 from search.database.database import Database
 from search.database.identity import DEFINITION, identify, study_ref
 from search.database.optuna_internals import study_id
-from search.database.studies import agree_on_budget, join, stored_definition
+from search.database.studies import join, stored_definition
 from search.errors import UserError
 from search.study.budget import Budget
 from search.study.study import Study
@@ -301,7 +302,7 @@ def test_a_budget_that_is_none_stands_back_behind_the_study_files(
     joined = join(database, study, data_digest="x")
     joined.set_user_attr("budget", changed)
     six = Budget(trials=6)
-    agreed = agree_on_budget(database, joined, of_file=six, asked=None, has_enqueued=False)
+    agreed = agree_on_budget(database, joined, of_file=six, asked={}, has_enqueued=False)
     assert agreed == six
 
 

@@ -8,9 +8,8 @@ from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.studies import agree_on_budget, files_of, join
+from search.database.studies import files_of, join
 from search.errors import UserError
-from search.study.budget import Budget
 from search.study.study import Study
 from search.study.trial_attributes import ENQUEUED
 
@@ -47,49 +46,6 @@ def test_a_given_trial_that_failed_is_enqueued_again(database: Database, study: 
     joined = _join(database, alone, given=given)
     joined.tell(joined.ask(), state=TrialState.FAIL)
     assert len(_join(database, alone, given=given).trials) == 2
-
-
-def test_the_budget_is_kept_until_a_user_or_the_file_changes_it(
-    database: Database, study: Study
-) -> None:
-    def budget(of_file: int, asked: int | None = None, *given: float) -> int | None:
-        joined = _join(database, study, given=[{"lr": lr} for lr in given])
-        agreed = agree_on_budget(
-            database,
-            joined,
-            of_file=Budget(trials=of_file),
-            asked=None if asked is None else Budget(trials=asked),
-            has_enqueued=bool(given),
-        )
-        assert agreed.epochs is None
-        return agreed.trials
-
-    assert budget(6) == 6
-    assert budget(6, 9) == 9
-    assert budget(6) == 9
-    assert budget(7) == 7  # the file was edited
-    assert budget(7, 2) == 2
-    assert budget(7) == 2
-    assert budget(7, None, 0.02) == 3  # two variants, and what was given
-    assert budget(7) == 3
-    assert budget(7, 4, 0.03, 0.04) == 5
-
-
-def test_a_budget_of_epochs_is_kept_and_has_room_for_what_is_given(
-    database: Database, study: Study
-) -> None:
-    def budget(asked: Budget | None = None, *given: float) -> Budget:
-        joined = _join(database, study, given=[{"lr": lr} for lr in given])
-        return agree_on_budget(
-            database, joined, of_file=study.budget, asked=asked, has_enqueued=bool(given)
-        )
-
-    assert budget() == Budget(trials=6)
-    assert budget(Budget(epochs=5)) == budget() == Budget(epochs=5)
-    # Two variants and what is given, of four epochs each.
-    assert budget(None, 0.02) == budget() == Budget(epochs=12)
-    assert budget(Budget(trials=2, epochs=40), 0.03) == Budget(trials=4, epochs=40)
-    assert budget(Budget(trials=9)) == budget() == Budget(trials=9)
 
 
 def test_the_study_has_a_key_and_files_unlike_those_of_another_database(

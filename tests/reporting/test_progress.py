@@ -14,11 +14,13 @@ from search.database.leases import Lease
 from search.database.liveness import ProcessIdentity
 from search.database.snapshot import Observer, Overview
 from search.database.studies import join
-from search.reporting.progress import Status, show_progress
+from search.reporting.progress import show_progress
+from search.reporting.status import Status
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.terminal import summary
 from search.study.budget import Budget
 from search.study.metrics import Epoch
+from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from studies.cifar import Choices
@@ -88,6 +90,7 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
         values=values,
         epochs=epochs,
         leases=leases,
+        is_paused=False,
         n_epochs=1,
         objective=cifar.objective,
         final=cifar.final,
@@ -96,7 +99,7 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
 
 def _status(overview: Overview) -> Status:
     return Status(
-        overview=overview, study=cifar, budget=Budget(trials=6), time_left="about 1:20:30"
+        overview=overview, budget=Budget(trials=6), times="time left: about 1:20:30"
     )
 
 
@@ -108,9 +111,17 @@ def test_the_live_view_says_the_best_and_the_counts_first_and_fits(
     lines = _shown(_status(_overview(base, running=running)), width, height)
     assert len(lines) < height
     assert lines[0] == "best 0.7500 (trial 5 question-4.2)"
-    assert re.fullmatch("━+ 6 of 6 trials", lines[1])
-    told = " ".join(line.strip() for line in lines[2:4])
-    assert told.startswith("0 pruned, 0 failed; time left: about 1:20:30")
+    (bar,) = (place for place, line in enumerate(lines) if line.startswith("━"))
+    assert re.fullmatch("━+ 6 of 6 trials", lines[bar])
+    choices = " ".join(line.strip() for line in lines[1:bar])
+    assert choices == (params_text(cifar.space.params(base)) if width >= 60 else "")
+    told = " ".join(line.strip() for line in lines[bar + 1 : bar + 3])
+    assert told.startswith(f"{running} running, 0 pruned, 0 failed; time left: about 1:20:30")
+    ends = [place for place, line in enumerate(lines) if line.startswith("ended")]
+    ended = [line.split()[0] for end in ends for line in lines[end + 1 :]]
+    assert ended == ["5", "4", "3", "2", "1"][: len(ended)]  # in the room that is left
+    assert len(ended) == 5 or running == 32 or height == 10
+    lines = lines[: ends[0]] if ends else lines
     table = [line.rstrip() for line in lines if re.match(r"\d+ (base|question)", line)]
     assert all("0.6789" in row for row in table)
     labels = [f"{6 + n} {VARIANTS[n % 6]}" for n in range(len(table))]

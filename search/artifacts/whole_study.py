@@ -1,0 +1,34 @@
+"""Copies and deletes a study with its files."""
+
+from search.artifacts.store import Artifacts
+from search.database import studies
+from search.database.database import Database, new_key
+from search.database.queries import StudyRef
+
+
+def copy(database: Database, artifacts: Artifacts, study: StudyRef, name: str) -> StudyRef:
+    """Copy the study and its files under another name.
+
+    Raises:
+        UserError: there is a study of this name.
+        OSError: a file cannot be copied; there is no copy of the study then.
+    """
+    # The files first: a study that is there has its files, however the copy was interrupted.
+    prefix, files = studies.files_of(database, study), new_key()
+    for artifact_id in artifacts.ids(f"{prefix}-"):
+        if (content := artifacts.read(artifact_id)) is not None:
+            artifacts.write(artifact_id.replace(prefix, files, 1), content)
+    return studies.copy_study(database, study, name, files=files, prefix=prefix)
+
+
+def delete(database: Database, artifacts: Artifacts, study: StudyRef) -> None:
+    """Delete the study and its files.
+
+    Raises:
+        UserError: workers are running trials of it.
+        OSError: the files cannot be listed; the study is deleted.
+    """
+    prefix = studies.files_of(database, study)
+    studies.delete_study(database, study)
+    for artifact_id in artifacts.ids(f"{prefix}-"):
+        artifacts.remove(artifact_id)

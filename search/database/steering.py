@@ -1,0 +1,100 @@
+"""What a user asks of all workers of a study, wherever they run: to stop, to pause, or to leave a
+trial.
+
+A worker looks before it claims a trial, and whenever it renews the lease of the one that it runs.
+"""
+
+from dataclasses import dataclass, replace
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection, delete, insert, select
+
+from search.database import leases, queries
+from search.database.database import Database
+from search.database.optuna_internals import begin_trial, end_trial, reopen_trial
+from search.database.queries import StudyRef
+from search.database.tables import clock, epochs
+from search.database.tables import steering as table
+from search.errors import UserError
+from search.study.trial_attributes import CUTOFF, PAUSED, REASON, REOPENED, RUNG, SECONDS
+
+CANCELED = "canceled by a user"
+"""Why a trial was pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    is_paused: bool = False
+    """Whether the workers wait."""
+    stopped_at: float = 0.0
+    """When the workers were last asked to stop, in the database's time: those that had started
+    before do."""
+
+
+def read(connection: Connection, study_key: str) -> Steering:
+    row = connection.execute(select(table).where(table.c.study_key == study_key)).one_or_none()
+    if row is None:
+        return Steering()
+    return Steering(is_paused=row.is_paused, stopped_at=row.stopped_at)
+
+
+def now(connection: Connection) -> float:
+    """Return the database's time in seconds since 1970."""
+    return float(connection.execute(select(clock())).scalar_one())
+
+
+def stop(database: Database, study: StudyRef) -> None:
+    """Ask all workers of the study that run now to stop."""
+    with database.lock(study.key) as connection:
+        asked = read(connection, study.key)
+        _write(connection, study, replace(asked, stopped_at=now(connection)))
+
+
+def pause(database: Database, study: StudyRef, *, is_paused: bool) -> None:
+    """Let all workers of the study wait, or go on."""
+    with database.lock(study.key) as connection:
+        _write(connection, study, replace(read(connection, study.key), is_paused=is_paused))
+
+
+def cancel(database: Database, study: StudyRef, number: int, *, metric: str) -> TrialState:
+    """End a trial for good as pruned, with the last value of the `metric`; return the state that it
+    was in.
+
+    A worker that runs it notices within seconds, or at the end of the epoch if the training calls
+    no `after_batch`.
+
+    Raises:
+        UserError: there is no such trial, or it has ended and would not go on.
+    """
+    with database.lock(study.key) as connection:
+        found = queries.entries(connection, study, [number])
+        if not found:
+            raise UserError(f"--trial {number}: the study has no such trial")
+        trial = found[0]
+        if trial.state == TrialState.WAITING:
+            begin_trial(connection, trial.trial_id)
+        elif trial.state == TrialState.PRUNED and (trial.rung or trial.paused):
+            epoch = trial.rung or trial.paused
+            dropped = RUNG, PAUSED, CUTOFF, REASON, SECONDS
+            reopen_trial(connection, trial.trial_id, {REOPENED: epoch}, dropped)
+        elif trial.state != TrialState.RUNNING:
+            raise UserError(f"--trial {number}: it is {trial.state.name} and will not go on")
+        # The lease first: its worker can then record no other epoch.
+        leases.drop(connection, study.key, {number})
+        mine = epochs.c.study_key == study.key, epochs.c.trial == number
+        last = select(epochs.c.metrics).where(*mine).order_by(epochs.c.number.desc()).limit(1)
+        metrics = connection.execute(last).scalar_one_or_none()
+        value = None if metrics is None else float(metrics[metric])
+        end_trial(connection, trial.trial_id, TrialState.PRUNED, value, {REASON: CANCELED})
+    return trial.state
+
+
+def _write(connection: Connection, study: StudyRef, steering: Steering) -> None:
+    connection.execute(delete(table).where(table.c.study_key == study.key))
+    connection.execute(
+        insert(table).values(
+            study_key=study.key,
+            is_paused=steering.is_paused,
+            stopped_at=steering.stopped_at,
+        )
+    )

@@ -1,0 +1,273 @@
+"""How far a study is: for the live view of a search, and for `python -m search`."""
+
+import math
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from search.database import queries, steering
+from search.database.budgets import early_end, stored_budget
+from search.database.database import Database
+from search.database.identity import DEFINITION
+from search.database.snapshot import Observer, Overview
+from search.database.studies import n_at_work, study_called
+from search.errors import UserError
+from search.reporting.fitted_table import FittedTable
+from search.study.budget import Budget
+from search.study.metrics import Objective, number
+from search.study.space import params_text
+from search.study.trial_attributes import FINISHED, REASON, label
+
+BAR_WIDTH = 40
+EPOCH_BAR = 10
+"""Number of characters for the epochs of a running trial."""
+ENDED = 5
+"""Number of the trials that ended last, of which the view tells why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A study at one moment: the best trial and the counts, the running trials, and those that
+    ended last.
+
+    On a terminal it takes fewer lines than that has, which leaves one for the cursor.
+    """
+
+    overview: Overview
+    budget: Budget
+    times: str = ""
+    """The time that has passed, and that is left, in words."""
+    is_whole: bool = False
+    """Whether all of it is shown, however many lines it takes."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        options = options.update(height=None)
+        room = 10_000 if self.is_whole else max(console.size.height - 1, 1)
+        lines = [line for part in self._head(options) for line in _lines(console, options, part)]
+        lines += self._running(console, options, room - len(lines))
+        lines += self._ended(console, options, room - len(lines))
+        for line in lines[:room]:
+            yield from line
+            yield Segment.line()
+
+    def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
+        overview = self.overview
+        spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
+        states = overview.counts
+        found = [Text("no trial is complete yet", overflow="fold")]
+        if overview.ranked:
+            first = overview.ranked[0]
+            best = f"best {number(first.values[0])} (trial {label(first)})"
+            found = [Text(best, style="bold", overflow="fold")]
+            if options.max_width >= 60:
+                found.append(Text(f"  {params_text(first.params)}", style="dim", overflow="fold"))
+        count = self.budget.text(**spent)
+        bar = Table.grid(padding=(0, 1))
+        width = min(BAR_WIDTH, options.max_width - cell_len(count) - 1)
+        cells = (
+            [ProgressBar(total=1.0, completed=self.budget.share(**spent), width=width)]
+            if width > 0
+            else []
+        )
+        bar.add_row(*cells, Text(count))
+        n = len(overview.running)
+        parts = [
+            "paused" if overview.is_paused else "",
+            f"{n} running",
+            f"{states[TrialState.PRUNED]} pruned",
+            f"{states[TrialState.FAIL]} failed",
+        ]
+        told = ", ".join(filter(None, parts)) + (f"; {self.times}" if self.times else "")
+        return [*found, bar, Text(told, overflow="fold")]
+
+    def _running(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
+        """Return a table of running trials and the number of those left out, in `room` lines."""
+        running = self.overview.running
+        for shown in range(min(len(running), room), 0, -1):
+            lines = _lines(console, options, self._running_table(running[:shown], options))
+            if left := len(running) - shown:
+                lines += _lines(console, options, Text(f"and {left} more"))
+            if len(lines) <= room:
+                return lines
+        return _lines(console, options, Text(f"{len(running)} running")) if running else []
+
+    def _running_table(
+        self, running: Sequence[FrozenTrial], options: ConsoleOptions
+    ) -> FittedTable:
+        overview = self.overview
+        objective, epochs = overview.objective, overview.n_epochs
+        best = overview.of(overview.ranked[0]) if overview.ranked else []
+        names = differing([*running, *overview.ranked[:1]])
+        is_utf = options.encoding.lower().startswith("utf")
+        rows = []
+        for trial in running:
+            lease, recorded = overview.leases[trial.number], overview.of(trial)
+            value = objective.value(recorded[-1]) if recorded else None
+            gap = ""
+            if value is not None and len(recorded) <= len(best):
+                gap = f"{value - objective.value(best[len(recorded) - 1]):+.4f}"
+            rate = lease.batches_per_second
+            rows.append(
+                {
+                    "trial": label(trial),
+                    "epoch": _epochs(len(recorded), epochs, is_utf=is_utf),
+                    objective.quantity: number(value),
+                    "vs best": gap,
+                    "batches/s": "" if rate is None else f"{rate:.1f}",
+                    "worker": lease.worker.rpartition("-")[0] or lease.worker,
+                    "choices": choices_text(trial, names),
+                }
+            )
+        filled = [name for name in rows[0] if any(row[name] for row in rows)]
+        return FittedTable(
+            rows=[{name: row[name] for name in filled} for row in rows],
+            texts=["epoch", "worker", "choices"],
+            foldable=["choices"],
+            droppable=["batches/s", "worker", "choices", "vs best", "epoch", objective.quantity],
+            box=None,
+        )
+
+    def _ended(self, console: Console, options: ConsoleOptions, room: int) -> list[list[Segment]]:
+        """Return the trials that ended last and why, in `room` lines."""
+        overview = self.overview
+        ended = [trial for trial in overview.trials if trial.datetime_complete is not None]
+        ended.sort(key=lambda trial: (trial.datetime_complete, trial.number), reverse=True)
+        for shown in range(min(len(ended), ENDED), 0, -1):
+            table = FittedTable(
+                rows=[
+                    {
+                        "ended": label(trial),
+                        overview.objective.quantity: number(self._last(trial)),
+                        "how": self._how(trial),
+                    }
+                    for trial in ended[:shown]
+                ],
+                texts=["how"],
+                foldable=["how"],
+                droppable=["how", overview.objective.quantity],
+                box=None,
+            )
+            lines = _lines(console, options, table)
+            if len(lines) <= room:
+                return lines
+        return []
+
+    def _last(self, trial: FrozenTrial) -> float | None:
+        recorded = self.overview.of(trial)
+        return self.overview.objective.value(recorded[-1]) if recorded else None
+
+    def _how(self, trial: FrozenTrial) -> str:
+        told = self.overview.told.get(trial.number, trial.user_attrs.get(REASON, ""))
+        n = len(self.overview.of(trial))
+        if trial.state == TrialState.COMPLETE:
+            return told or f"complete after {n} epochs"
+        return f"{trial.state.name.lower()} after {n} of {self.overview.n_epochs} epochs: {told}"
+
+
+def status(database: Database, name: str) -> RenderableType:
+    """Return how far the study called `name` is, and what ends it.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    ref = study_called(database, name)
+    joined = optuna.load_study(study_name=name, storage=database.optuna)
+    overview = Observer(database, joined).look()
+    budget = stored_budget(joined) or Budget()
+    with database.engine.connect() as connection:
+        early = early_end(
+            connection, ref, budget, objective=overview.objective, epochs=overview.n_epochs
+        )
+    parts: list[RenderableType] = [Text(f"Study {name} in {database}.")]
+    if early is not None:
+        parts.append(Text(f"Ended early: {early}."))
+    elif budget.early_end:
+        parts.append(Text(f"It ends early with {budget.early_end}."))
+    return Group(*parts, Status(overview=overview, budget=budget, is_whole=True))
+
+
+def listed(database: Database) -> RenderableType:
+    """Return a table of the studies of the database."""
+    names = sorted(optuna.get_all_study_names(database.optuna))
+    rows = [row for name in names if (row := _row(database, name)) is not None]
+    if not rows:
+        return Text(f"{database} has no study; `python -m search.run` creates one.")
+    return FittedTable(
+        rows=rows, texts=["state"], droppable=["epochs", "best trial", "trials"], foldable=["state"]
+    )
+
+
+def _row(database: Database, name: str) -> dict[str, str] | None:
+    row = dict.fromkeys(("study", "state", "trials", "epochs", "metric", "best", "best trial"), "")
+    try:
+        ref = study_called(database, name)
+    except UserError:
+        return row | {"study": name, "state": "not of this service, or a copy"}
+    joined = optuna.load_study(study_name=name, storage=database.optuna)
+    definition = joined.user_attrs[DEFINITION]
+    objective = Objective(metric=definition["metric"], direction=definition["direction"])
+    budget = stored_budget(joined) or Budget()
+    with suppress(UserError), database.engine.connect() as connection:
+        counts = queries.counts(connection, ref)
+        trials = sum(counts[state] for state in FINISHED)
+        epochs = queries.n_epochs(connection, ref)
+        best = queries.best(connection, ref, epochs=definition["epochs"], n=1)
+        n_workers = n_at_work(connection, ref)
+        is_over = (
+            budget.is_spent(trials=trials, epochs=epochs)
+            or early_end(connection, ref, budget, objective=objective, epochs=definition["epochs"])
+            is not None
+        )
+        state = "done" if is_over else "not running"
+        if n_workers:
+            state = f"{n_workers} running"
+        elif steering.read(connection, ref.key).is_paused:
+            state = "paused"
+        row |= {
+            "study": name,
+            "state": state,
+            "trials": _of(trials, budget.trials),
+            "epochs": _of(epochs, budget.epochs),
+            "metric": objective.words,
+        }
+        if best:
+            row |= {
+                "best": number(objective.score(best[0].score)),
+                "best trial": str(best[0].number),
+            }
+    return row
+
+
+def _of(spent: int, budget: int | None) -> str:
+    return str(spent) if budget is None else f"{spent} of {budget}"
+
+
+def differing(trials: Collection[FrozenTrial]) -> list[str]:
+    """Return the names of the choices that are not the same in all of the trials."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1]
+
+
+def choices_text(trial: FrozenTrial, names: Collection[str]) -> str:
+    """Return the named choices of the trial, those that it has."""
+    return params_text({name: trial.params[name] for name in names if name in trial.params})
+
+
+def _epochs(n: int, last: int, *, is_utf: bool) -> str:
+    """Return a bar of the epochs that a trial has finished, and their number."""
+    filled = math.floor(EPOCH_BAR * min(n, last) / last)
+    full, empty = "━╌" if is_utf else "=."
+    return f"{full * filled}{empty * (EPOCH_BAR - filled)} {n}/{last}"
+
+
+def _lines(console: Console, options: ConsoleOptions, part: RenderableType) -> list[list[Segment]]:
+    return console.render_lines(part, options, pad=False)
