@@ -98,9 +98,7 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
 
 
 def _status(overview: Overview) -> Status:
-    return Status(
-        overview=overview, budget=Budget(trials=6), times="time left: about 1:20:30"
-    )
+    return Status(overview=overview, budget=Budget(trials=6), times="time left: about 1:20:30")
 
 
 @pytest.mark.parametrize("running", [0, 2, 32])
@@ -118,7 +116,7 @@ def test_the_live_view_says_the_best_and_the_counts_first_and_fits(
     told = " ".join(line.strip() for line in lines[bar + 1 : bar + 3])
     assert told.startswith(f"{running} running, 0 pruned, 0 failed; time left: about 1:20:30")
     ends = [place for place, line in enumerate(lines) if line.startswith("ended")]
-    ended = [line.split()[0] for end in ends for line in lines[end + 1 :]]
+    ended = [line.split()[0] for end in ends for line in lines[end + 1 :] if line[0].isdigit()]
     assert ended == ["5", "4", "3", "2", "1"][: len(ended)]  # in the room that is left
     assert len(ended) == 5 or running == 32 or height == 10
     lines = lines[: ends[0]] if ends else lines
