@@ -15,8 +15,8 @@ from search.database.liveness import ProcessIdentity
 from search.database.snapshot import Observer, Overview
 from search.database.studies import join
 from search.reporting.progress import show_progress
-from search.reporting.status import Status
 from search.reporting.seed_tables import comparison, rerun_table
+from search.reporting.status import Status
 from search.reporting.terminal import summary
 from search.study.budget import Budget
 from search.study.metrics import Epoch

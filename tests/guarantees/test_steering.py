@@ -1,0 +1,218 @@
+"""A user stops, pauses and cancels what workers do, wherever they run, and nothing is lost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+
+from search.database import steering
+from search.database.database import Database
+from search.database.studies import n_at_work, study_called
+from search.errors import UserError
+from search.study.metrics import Metrics
+from search.study.study import Study
+from search.worker import worker
+from search.worker.claims import Standing
+from search.worker.stop import Stop
+from tests.support.commands import Command, Run
+from tests.support.curves import Choices, Curve, value
+from tests.support.curves import study as curves
+from tests.support.process import Process, Start, held_leases
+
+ENDLESS = ("--study", "digits", "--images", 160, "--epochs", 500, "--trials", 30)
+
+
+@pytest.fixture
+def study() -> Study:
+    return curves
+
+
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def _at_work(url: str, name: str) -> int:
+    database = Database(url)
+    study = study_called(database, name)
+    with database.engine.connect() as connection:
+        found = n_at_work(connection, study)
+    database.close()
+    return found
+
+
+def _n_epochs(url: str, name: str) -> int:
+    database = Database(url)
+    epochs = database.epochs_of_study(study_called(database, name).key)
+    database.close()
+    return sum(map(len, epochs.values()))
+
+
+def test_a_stop_reaches_the_workers_of_all_commands_and_the_search_resumes(
+    url: str, tmp_path: Path, search: Command
+) -> None:
+    storage = "--storage", url
+    with (
+        Run(tmp_path, "search.run", *ENDLESS, *storage, "--workers", 2) as first,
+        Run(tmp_path, "search.run", *ENDLESS, *storage) as second,
+    ):
+        _until(lambda: "EPOCH" in first.output + second.output and _at_work(url, "digits") == 3)
+        done = search("search.__main__", "stop", "digits", *storage)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "3 workers of digits asked to stop; the same search resumes it.\n"
+        for run in (first, second):
+            assert run.end(60) == 0, run.errors
+            assert (
+                "Stopped by `python -m search stop`; run the same command to resume." in run.output
+            )
+    before = _n_epochs(url, "digits")
+    assert _at_work(url, "digits") == 0
+    with Run(tmp_path, "search.run", *ENDLESS, *storage) as third:
+        third.until("resumes after epoch")
+        _until(lambda: _n_epochs(url, "digits") > before)
+
+
+def test_paused_workers_wait_and_go_on(url: str, tmp_path: Path, search: Command) -> None:
+    storage = "--storage", url
+    with Run(tmp_path, "search.run", *ENDLESS, *storage) as run:
+        run.until("EPOCH")
+        assert search("search.__main__", "pause", "digits", *storage).returncode == 0
+        _until(lambda: _at_work(url, "digits") == 0)
+        before = _n_epochs(url, "digits")
+        shown = search("search.__main__", "status", "digits", *storage).stdout
+        assert "paused, 0 running" in shown
+        with Run(tmp_path, "search.run", *ENDLESS, *storage) as late:
+            late.until("It is paused")
+            time.sleep(2 * worker.WAIT_SECONDS)
+            assert _n_epochs(url, "digits") == before
+            assert search("search.__main__", "resume", "digits", *storage).returncode == 0
+            _until(lambda: _at_work(url, "digits") == 2)
+            _until(lambda: _n_epochs(url, "digits") > before)
+
+
+class Held(Curve):
+    """Trains batches without an end after the first epoch, until it is let go."""
+
+    go = threading.Event()
+
+    def fit(self, after: int = 0) -> Iterator[Metrics]:
+        for metrics in super().fit(after):
+            yield metrics
+            while not self.go.wait(0.005):
+                self.run.after_batch(1)
+
+
+held = replace(curves, train=Held, trials=4, pruner=NopPruner())
+
+
+@pytest.fixture
+def working(start: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
+    """A process whose worker is in the second epoch of its first trial."""
+    monkeypatch.setattr(worker, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(worker, "WAIT_SECONDS", 0.02)
+    Held.go.clear()
+    process, stop = start(held), Stop()
+    thread = threading.Thread(
+        target=process.worker.work, args=(stop,), kwargs={"budget": held.budget}
+    )
+    thread.start()
+    _until(lambda: _n_recorded(process) == 1)
+    try:
+        yield process
+    finally:
+        stop.ask()
+        Held.go.set()
+        thread.join()
+
+
+def _n_recorded(process: Process) -> int:
+    return sum(map(len, process.database.epochs_of_study(process.ref.key).values()))
+
+
+def _states(process: Process) -> list[TrialState]:
+    trials = process.database.uncached.get_all_trials(process.ref.study_id)
+    return [trial.state for trial in trials]
+
+
+def _is_done(process: Process) -> bool:
+    return process.claims.is_spent(held.budget) and not _held(process)
+
+
+def _held(process: Process) -> set[int]:
+    return set(held_leases(process.database, process.ref.key))
+
+
+def test_a_paused_trial_is_left_within_a_batch_and_has_the_same_metrics(
+    working: Process, start: Start, tmp_path: Path
+) -> None:
+    steering.pause(working.database, working.ref, is_paused=True)
+    _until(lambda: not _held(working))
+    assert (_n_recorded(working), _states(working)) == (1, [TrialState.RUNNING])
+    Held.go.set()
+    steering.pause(working.database, working.ref, is_paused=False)
+    _until(lambda: _is_done(working))
+    undisturbed = start(held, url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    undisturbed.work()
+    assert working.figures() == undisturbed.figures()
+
+
+def test_a_running_trial_that_is_canceled_is_left_within_a_batch(working: Process) -> None:
+    (running,) = _held(working)
+    was = steering.cancel(working.database, working.ref, running, metric="value")
+    assert was == TrialState.RUNNING
+    _until(lambda: _held(working) - {running} != set())
+    trial = working.trials[running]
+    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.PRUNED, "canceled by a user")
+    assert trial.value == value(trial.params["x"], 1)
+    Held.go.set()
+    _until(lambda: _is_done(working))
+    assert len(working.trials[running].intermediate_values) == 1
+    assert len(working.trials) == held.trials
+
+
+def test_a_stopped_worker_ends_within_a_batch_and_one_that_starts_later_does_not(
+    working: Process, start: Start
+) -> None:
+    steering.stop(working.database, working.ref)
+    _until(lambda: not _held(working))
+    assert working.claims.claim() is Standing.STOPPED
+    assert start(held).claim().number == 0
+
+
+def test_a_trial_that_waits_for_its_promotion_is_canceled_for_good(start: Start) -> None:
+    undisturbed = start()
+    undisturbed.work()
+    late = next(
+        trial.number
+        for trial in undisturbed.trials
+        if trial.user_attrs.get("reopened") and trial.number < 8
+    )
+    database = undisturbed.database
+    process = start(replace(curves, name="again"))
+    while len(process.trials) <= late:
+        process.run(process.claim())
+    assert process.trials[late].state == TrialState.PRUNED
+    steering.cancel(database, process.ref, late, metric="value")
+    process.work()
+    assert len(process.trials) == curves.trials
+    assert len(process.trials[late].intermediate_values) == 1
+    assert len(undisturbed.trials[late].intermediate_values) > 1
+
+
+def test_a_waiting_trial_is_canceled_once_and_a_complete_one_is_refused(start: Start) -> None:
+    process = start(replace(curves, variants={"one": Choices(x=0.5), "two": Choices(x=0.6)}))
+    assert steering.cancel(process.database, process.ref, 1, metric="value") == TrialState.WAITING
+    process.work()
+    assert [trial.user_attrs.get("variant") for trial in process.trials][:3] == ["one", "two", None]
+    assert process.trials[1].state == TrialState.PRUNED
+    assert not process.trials[1].intermediate_values
+    for number, message in ((0, "it is COMPLETE"), (1, "it is PRUNED"), (99, "no such trial")):
+        with pytest.raises(UserError, match=message):
+            steering.cancel(process.database, process.ref, number, metric="value")
