@@ -42,7 +42,7 @@ def parser() -> Parser:
     made = Parser("search", "Look at the studies of a database, and steer their workers.")
     made.epilog = EPILOG
     made.add_argument("--version", action="version", version=_version())
-    commands = made.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
+    commands = made.add_subparsers(dest="command", required=True, parser_class=CommandParser)
 
     def add(
         run: Callable[[argparse.Namespace], int], name: str, brief: str, more: str = ""
@@ -124,7 +124,7 @@ def _add_export(made: Parser) -> None:
         "--weights",
         metavar="TRIAL",
         help="write the weights of this trial instead: a number, the name of a variant, or best; "
-        "needs --out",
+        "needs --out (default: none)",
     )
     made.add_argument(
         "--out",

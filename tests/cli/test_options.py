@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import search.study
+from search import __main__ as steering
 from search import dashboard, report, reproduce, run
 from search.cli.options import DEFAULT_STORAGE
 from search.cli.parser import Parser
 from studies.cifar.batchnorm import __main__ as batchnorm
 
 COMMANDS = [run.parser, reproduce.parser, report.parser, dashboard.parser]
+STEERING = next(action for action in steering.parser().actions if action.dest == "command")
 
 
 @pytest.mark.parametrize("parser", [*COMMANDS, batchnorm.parser])
@@ -34,8 +36,23 @@ def test_help_has_defaults_examples_and_exit_statuses(
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("name", STEERING.choices or ())
+def test_help_of_the_commands_that_steer_has_defaults(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    made = dict(STEERING.choices or {})[name]
+    assert isinstance(made, Parser)
+    for action in made.actions:
+        if action.dest not in ("help", "study", "new"):
+            assert re.search(r"\(default: |\(required", action.help or ""), action.dest
+    text = made.format_help()
+    assert text.startswith(f"usage: python -m search {name} ")
+    assert max(map(len, text.splitlines())) <= 100
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("parser", COMMANDS)
+@pytest.mark.parametrize("parser", [*COMMANDS, steering.parser])
 def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[], Parser]) -> None:
     name = parser.__module__
     code = (
@@ -44,7 +61,7 @@ def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[],
         "except SystemExit: sys.exit(str({'torch', 'optuna', 'sqlalchemy'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert f"usage: python -m {name} " in done.stdout
+    assert f"usage: python -m {name.removesuffix('.__main__')} " in done.stdout
     assert done.stderr == "set()\n"
 
 
@@ -59,6 +76,12 @@ def test_help_answers_at_once_since_it_imports_nothing_slow(parser: Callable[[],
         (run.main, ["--study", "mine"], "unknown study; did you mean mine.py?"),
         (run.main, ["--study", "mine.py"], "add study = Study("),
         (run.main, ["--study", "digits", "--enqueue", "lr=much"], "--enqueue: lr must be a number"),
+        (steering.main, [], "required: command; --help explains every option"),
+        (steering.main, ["stop"], "required: STUDY; --help explains every option"),
+        (steering.main, ["stopp", "digits"], "invalid choice: 'stopp'"),
+        (steering.main, ["cancel", "digits"], "required: --trial; --help explains every option"),
+        (steering.main, ["copy", "digits", "../x"], "a study's name must be a valid folder name"),
+        (steering.main, ["status", "digits"], "no such file in {folder}; name the database"),
         (report.main, ["--study", "digits"], "no such file in {folder}; name the database"),
         (reproduce.main, ["--study", "digits", "--trial", "best"], "no such file in {folder}"),
         (reproduce.main, ["--study", "digits", "--top", "3"], "no such file in {folder}"),

@@ -6,6 +6,7 @@ undisturbed one.
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -108,9 +109,14 @@ def test_a_network_of_ones_own_is_searched_replayed_run_again_and_classifies(
     done = search("reproduce", *study, "--top", 2, "--repeats", 2)
     assert (done.returncode, done.stderr) == (0, "")
     assert "| test accuracy, mean ± sd (range) |" in " ".join(done.stdout.split())
-    for form in ("html", "csv", "json", "markdown"):
+    for form in ("html", "json", "markdown"):
         assert search("report", *study, "--format", form).returncode == 0
-    assert "optimizer.SGD.lr" in (tmp_path / "report-residual.csv").read_text()
+    exported = search("search.__main__", "export", "residual")
+    assert "optimizer.SGD.lr" in exported.stdout
+    best = search(
+        "search.__main__", "export", "residual", "--best", "--as", "python", "--file", file
+    )
+    assert re.fullmatch(r"Choices\(width=.*, optimizer=(SGD|AdamW)\(lr=.*\)\)\n", best.stdout)
     path = find(
         f"sqlite:///{tmp_path / 'search.db'}", "residual", "best", artifacts=tmp_path / "artifacts"
     )

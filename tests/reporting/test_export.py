@@ -1,0 +1,89 @@
+"""What is exported of a study can be used elsewhere: as a table, as choices, as weights."""
+
+import csv
+import io
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from search.database.database import Database
+from search.database.snapshot import Overview
+from search.weights import load
+from studies.cifar import Choices
+from tests.support.commands import QUICK, Command
+
+pytestmark = pytest.mark.slow
+COMMAND = "search.__main__"
+
+
+def _overview(folder: Path, name: str) -> Overview:
+    with closing(Database(f"sqlite:///{folder / 'search.db'}")) as database:
+        return Overview.of_study(database, name)
+
+
+def test_trials_best_choices_and_weights_are_exported(search: Command, tmp_path: Path) -> None:
+    assert search("run", *QUICK).returncode == 0
+    overview = _overview(tmp_path, "digits")
+
+    done = search(COMMAND, "export", "digits", "--out", "digits.csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "digits.csv").read_text())))
+    assert [int(row["number"]) for row in rows] == [trial.number for trial in overview.trials]
+    for row, trial in zip(rows, overview.trials, strict=True):
+        assert (row["state"], int(row["epochs"])) == (trial.state.name, len(overview.of(trial)))
+        assert float(row["lr"]) == trial.params["lr"]
+        value = overview.value(trial)
+        assert row["value"] == ("" if value is None else repr(value))
+
+    found = json.loads(search(COMMAND, "export", "digits", "--format", "json").stdout)
+    assert [one["params"] for one in found] == [trial.params for trial in overview.trials]
+    assert [[epoch["test_accuracy"] for epoch in one["epochs"]] for one in found] == [
+        [epoch.metrics["test_accuracy"] for epoch in overview.of(trial)]
+        for trial in overview.trials
+    ]
+
+    best = overview.ranked[0]
+    assert json.loads(search(COMMAND, "export", "digits", "--best").stdout) == best.params
+    source = search(COMMAND, "export", "digits", "--best", "--as", "python").stdout
+    assert eval(source, {"Choices": Choices}) == Choices(**best.params)
+    line = search(COMMAND, "export", "digits", "--best", "--as", "enqueue").stdout.strip()
+    done = search("run", *QUICK, "--enqueue", line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _overview(tmp_path, "digits").trials[-1].params == best.params
+
+    done = search(COMMAND, "export", "digits", "--weights", "best", "--out", "best.safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(load(tmp_path / "best.safetensors").about.classes) == 10
+    refused = search(COMMAND, "export", "digits", "--weights", "best")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--weights: it needs --out" in refused.stderr
+
+
+def test_studies_are_listed_with_their_states(search: Command, tmp_path: Path) -> None:
+    empty = search(COMMAND, "list", "--storage", "sqlite:///none.db")
+    assert empty.returncode == 2
+    assert search("run", *QUICK).returncode == 0
+    for command in (("copy", "digits", "other"), ("pause", "other")):
+        done = search(COMMAND, *command)
+        assert (done.returncode, done.stderr) == (0, "")
+    best = _overview(tmp_path, "digits").ranked[0]
+    listed = search(COMMAND, "list").stdout
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in listed.splitlines()
+        if line.startswith("│")
+    ]
+    n_epochs = str(_overview(tmp_path, "digits").n_recorded)
+    rest = ["8 of 8", n_epochs, "test accuracy", f"{best.values[0]:.4f}", str(best.number)]
+    assert cells == [["digits", "done", *rest], ["other", "paused", *rest]]
+    missing = search(COMMAND, "status", "third")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == (
+        "python -m search: error: study third: sqlite:///search.db has no such study; it has "
+        "digits, other\n"
+    )
+    assert search(COMMAND, "delete", "other").returncode == 2
+    assert search(COMMAND, "delete", "other", "--yes").returncode == 0
+    assert "other" not in search(COMMAND, "list").stdout
