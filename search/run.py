@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -260,8 +261,11 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             say(f"Ended early: {early}.")
         elif is_done:
             say(f"Ended: {_spent(budget, overview)} are done.")
+        say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
+        for line in _next(options, overview, worker.database):
+            say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
 
@@ -332,11 +336,24 @@ def _head(
             f"The study's file has changed since trial {other} was trained; a replay of the "
             "earlier trials can differ. Give another --name to begin a new study."
         )
-    yield f"View it with: {_dashboard(options, worker.database)}"
+    yield f"View it with: {_command('dashboard', options, worker.database)}"
 
 
 def _spent(budget: "Budget", overview: "Overview") -> str:
     return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
+
+
+def _next(options: argparse.Namespace, overview: "Overview", database: "Database") -> Iterator[str]:
+    """Yield the commands to go on with."""
+    if not overview.ranked:
+        return
+    study = f"--study {shlex.quote(options.study)}"
+    if options.name is not None:
+        study += f" --name {shlex.quote(options.name)}"
+    yield "Next:"
+    yield f"  {_command('report', options, database)} {study}"
+    yield f"  {_command('reproduce', options, database)} {study} --trial best --repeats 5"
+    yield f"  {_command('dashboard', options, database)}"
 
 
 def _confirm(
@@ -370,16 +387,16 @@ def _confirm(
     return is_done
 
 
-def _dashboard(options: argparse.Namespace, database: "Database") -> str:
-    """Return the command that shows the study in a browser, without the database's password."""
-    words, usual = ["python -m search.dashboard"], parser()
+def _command(name: str, options: argparse.Namespace, database: "Database") -> str:
+    """Return another command on the same database, without the database's password."""
+    words, usual = [f"python -m search.{name}"], parser()
     if options.storage != usual.get_default("storage"):
         url = shlex.quote(str(database))
         if database.url.password:  # other users can see a process's options
             words.insert(0, f"{STORAGE_VARIABLE}={url}")
         else:
             words.append(f"--storage {url}")
-    if options.artifacts != usual.get_default("artifacts"):
+    if name != "report" and options.artifacts != usual.get_default("artifacts"):
         words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
     return " ".join(words)
 

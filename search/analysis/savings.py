@@ -1,6 +1,7 @@
 """Savings of pruning: the epochs that were not run, and their estimated time."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from statistics import fmean
 from typing import Self
 
@@ -52,6 +53,11 @@ class Savings:
             pruned=len(pruned),
             diverged=len(diverged),
         )
+
+    @property
+    def saved_text(self) -> str:
+        """The epochs that pruning saved, and their estimated time."""
+        return f"{self.epochs_saved} epochs, about {timedelta(seconds=round(self.seconds_saved))}"
 
     def __str__(self) -> str:
         share = f" ({self.epochs_run / self.epochs_possible:.0%})" if self.epochs_possible else ""

@@ -54,6 +54,11 @@ class FittedTable:
             widths.pop(droppable.pop(0), None)
         yield self._table(self._filled(widths, room))
 
+    def fits(self, console: Console, options: ConsoleOptions) -> bool:
+        """Return whether there is room for all columns."""
+        widths = {name: self._least(name) for name in self.columns}
+        return self._measured(console, options, widths) <= options.max_width
+
     def _measured(
         self, console: Console, options: ConsoleOptions, widths: Mapping[str, int]
     ) -> int:

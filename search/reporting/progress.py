@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -20,6 +20,7 @@ from search.database.snapshot import Observer, Overview
 from search.reporting.status import Status
 from search.study.budget import Budget
 from search.study.metrics import number
+from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import REASON, label
 
@@ -55,8 +56,9 @@ def show_progress(
 
 
 class _Lines:
-    """One line for each epoch and each finished trial since the start, and for each trial that
-    another worker resumes or that goes on after it was pruned."""
+    """A line, with the time, for each trial that begins, each epoch, and each trial that finishes
+    since the start; and for each trial that another worker resumes or that goes on after it was
+    pruned."""
 
     def __init__(self, console: Console, first: Overview, study: Study, *, budget: Budget) -> None:
         self._console = console
@@ -68,9 +70,9 @@ class _Lines:
         }
         """The finished trials, and the number of their epochs when they were."""
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
+        self._begun = {trial.number for trial in first.trials if first.of(trial)}
+        """The trials whose choices have been printed, or were in an earlier command's output."""
         self._workers = {number: lease.worker for number, lease in first.leases.items()}
-        self._is_timed = False
-        """Whether the time of an epoch has been printed."""
 
     def __enter__(self) -> "_Lines":
         return self
@@ -88,13 +90,14 @@ class _Lines:
                 self._print(f"[{label(trial)}] goes on after epoch {shown}")
             elif lease and shown and self._workers.get(trial.number) != lease.worker:
                 self._print(f"[{label(trial)}] resumes after epoch {shown}")
+            if trial.number not in self._begun and (recorded or (lease and trial.params)):
+                self._begun.add(trial.number)
+                self._print(f"[{label(trial)}] begins: {params_text(trial.params)}")
             if lease:
                 self._workers[trial.number] = lease.worker
             for epoch in recorded[shown:]:
-                self._print(f"[{label(trial)}] {self._study.epoch_text(epoch)}")
-                if not self._is_timed:
-                    self._is_timed = True
-                    self._print(f"An epoch takes about {_duration(epoch.seconds)}.")
+                text = f"{self._study.epoch_text(epoch)} seconds: {epoch.seconds:.2f}"
+                self._print(f"[{label(trial)}] {text}")
             self._shown[trial.number] = len(recorded)
             if trial.state.is_finished():
                 self._ended[trial.number] = len(recorded)
@@ -103,10 +106,15 @@ class _Lines:
                     outcome = f"{self._study.objective.quantity} {number(overview.value(trial))}"
                 outcome = overview.told.get(trial.number, outcome)
                 ran = f"after {len(recorded)} of {self._study.epochs} epochs"
-                self._print(f"[{label(trial)}] {trial.state.name} {ran}: {outcome}")
+                line = f"[{label(trial)}] {trial.state.name} {ran}: {outcome}"
+                if overview.ranked:
+                    best = overview.ranked[0]
+                    line += f"; best {number(best.values[0])} (trial {best.number})"
+                self._print(line)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        now = f"{datetime.now():%H:%M:%S}"
+        self._console.print(f"{now} {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Screen:
@@ -158,7 +166,3 @@ class _Screen:
         pace = (time.monotonic() - self._start) / ran
         how = "about" if finished or budget.trials is None else "at most"
         return f"{how} {timedelta(seconds=round(max(min(to_run), 0) * pace))}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2g} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"

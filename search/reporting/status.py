@@ -1,7 +1,7 @@
 """How far a study is: for the live view of a search, and for `python -m search`."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from search.database.identity import DEFINITION
 from search.database.snapshot import Observer, Overview
 from search.database.studies import n_at_work, study_called
 from search.errors import UserError
+from search.reporting.choices import choices_text, differing
 from search.reporting.fitted_table import FittedTable
 from search.study.budget import Budget
 from search.study.metrics import Objective, number
@@ -249,17 +250,6 @@ def _row(database: Database, name: str) -> dict[str, str] | None:
 
 def _of(spent: int, budget: int | None) -> str:
     return str(spent) if budget is None else f"{spent} of {budget}"
-
-
-def differing(trials: Collection[FrozenTrial]) -> list[str]:
-    """Return the names of the choices that are not the same in all of the trials."""
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
-    return [name for name in names if len({repr(trial.params.get(name)) for trial in trials}) > 1]
-
-
-def choices_text(trial: FrozenTrial, names: Collection[str]) -> str:
-    """Return the named choices of the trial, those that it has."""
-    return params_text({name: trial.params[name] for name in names if name in trial.params})
 
 
 def _epochs(n: int, last: int, *, is_utf: bool) -> str:

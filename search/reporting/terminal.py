@@ -8,10 +8,9 @@ from rich.console import Console, Group, RenderableType
 from search.analysis.savings import Savings
 from search.database.snapshot import Overview
 from search.reporting import variant_tables
-from search.reporting.fitted_table import FittedTable
+from search.reporting.choices import ChoicesTable
 from search.reporting.notes import BEST
 from search.study.metrics import number
-from search.study.space import params_text
 from search.study.study import Study
 from search.study.trial_attributes import label
 
@@ -53,22 +52,24 @@ def console() -> Console:
     return out if out.is_terminal else plain(width=COLUMNS)
 
 
-def _best(overview: Overview, study: Study) -> FittedTable:
+def _best(overview: Overview, study: Study) -> ChoicesTable:
     selection, final = study.objective.words, study.final  # they may be the same column
-    return FittedTable(
+    trials = overview.ranked[:BEST]
+    rows = []
+    for place, trial in enumerate(trials):
+        is_tied = place > 0 and trial.values == trials[place - 1].values
+        row = {
+            "trial": label(trial),
+            selection: f"{'= ' if is_tied else ''}{number(trial.values[0])}",
+        }
+        if final.words != selection:
+            row[final.words] = number(overview.of(trial)[-1].metrics.get(final.metric))
+        rows.append(row)
+    return ChoicesTable(
         title=f"Best trials by {selection}",
-        rows=[
-            {
-                "trial": label(trial),
-                selection: number(trial.values[0]),
-                final.words: number(overview.of(trial)[-1].metrics.get(final.metric)),
-                "choices": params_text(trial.params),
-            }
-            for trial in overview.ranked[:BEST]
-        ],
-        texts=["choices"],
-        foldable=["choices"],
-        droppable=[name for name in (final.words, "choices") if name != selection],
+        trials=trials,
+        rows=rows,
+        droppable=[final.words] if final.words != selection else [],
     )
 
 
@@ -80,11 +81,13 @@ def _counts(overview: Overview, study: Study) -> str:
     n_audit = sum(map(len, overview.epochs.values())) - overview.n_recorded
     of_audit = f", {n_audit} of them for the audit" if n_audit else ""
     of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
+    savings = Savings.of(overview)
+    saved = "" if not savings.seconds_saved else f"; pruning saved {savings.saved_text}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
         f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a larger budget" if waiting + begun and is_spent else "")
-        + f".\nEpochs: {Savings.of(overview)}{of_audit}{of_epochs}."
+        + f".\nEpochs: {savings}{of_audit}{of_epochs}{saved}."
     )

@@ -67,6 +67,11 @@ def variants(overview: Overview, study: Study) -> FittedTable:
             row[same] = number(known.get(last))
             row[theirs] = number(theirs_best[1] if theirs_best else None)
         rows.append(row)
+    usual = {"state": {"COMPLETE"}, "epochs": {f"{study.epochs} of {study.epochs}"}}
+    for name, texts in usual.items():
+        if {row[name] for row in rows} == texts:
+            for row in rows:
+                del row[name]
     return FittedTable(
         title="Variants",
         rows=rows,

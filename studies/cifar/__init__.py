@@ -103,13 +103,13 @@ def _ends(range_: object) -> "tuple[Value, ...]":
 
 
 def epoch_text(epoch: Epoch) -> str:
-    """Return the metrics of an epoch in the format of the report."""
+    """Return the metrics of an epoch in the report's order and with its names."""
     of = epoch.metrics
     parts = [f"batch_loss: {of['batch_loss']:.5f}"]
     if "train_loss" in of:
         parts = [f"train_loss: {of['train_loss']:.5f} train_acc: {of['train_accuracy']:.5f}"]
     parts += [
-        f"{split}_loss: {of[f'{split}_loss']:.5f} {split}_acc {of[f'{split}_accuracy']:.5f}"
+        f"{split}_loss: {of[f'{split}_loss']:.5f} {split}_acc: {of[f'{split}_accuracy']:.5f}"
         for split in ("validation", "test")
         if f"{split}_loss" in of
     ]

@@ -1,0 +1,100 @@
+"""Choices of trials in tables: a column for each one that differs, the others in one line."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from search.reporting.fitted_table import FittedTable
+from search.study.space import Value, params_text, rounded
+
+DIGITS = 3
+"""Significant digits of a number in a column."""
+
+
+def differing(trials: Collection[FrozenTrial]) -> list[str]:
+    """Return the names of the choices that are not the same in all of the trials."""
+    return [name for name in _names(trials) if len(_values(trials, name)) > 1]
+
+
+def choices_text(trial: FrozenTrial, names: Collection[str]) -> str:
+    """Return the named choices of the trial, those that it has."""
+    return params_text({name: trial.params[name] for name in names if name in trial.params})
+
+
+def cell(value: Value | None) -> str:
+    """Return a value as the text of a cell; empty for None."""
+    if isinstance(value, float):
+        return f"{value:.{DIGITS}g}"
+    return "" if value is None else rounded(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoicesTable:
+    """A table with a row for each trial.
+
+    What all trials have in common stands in a line above it. Each other choice has a column, or all
+    of them share one if there is no room for that.
+    """
+
+    title: str
+    trials: Sequence[FrozenTrial]
+    rows: Sequence[Mapping[str, str]]
+    """The first cells of each trial's row."""
+    droppable: Sequence[str] = ()
+    """As for `FittedTable`."""
+
+    @property
+    def common(self) -> str:
+        """The choices that are the same in all of the trials."""
+        if len(self.trials) < 2:
+            return ""
+        names = set(_names(self.trials)) - set(self._own)
+        first = self.trials[0].params
+        return params_text({name: first[name] for name in first if name in names})
+
+    @property
+    def table(self) -> FittedTable:
+        """The table with a column for each choice that differs."""
+        return FittedTable(
+            rows=[
+                {**row, **{name: cell(trial.params.get(name)) for name in self._own}}
+                for row, trial in zip(self.rows, self.trials, strict=True)
+            ],
+            texts=self._own,
+            droppable=self.droppable,
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.title, style="bold")
+        if self.common:
+            yield Text(f"All: {self.common}")
+        table = self.table
+        if not table.fits(console, options):
+            rows = [
+                {**row, "choices": choices_text(trial, self._own)}
+                for row, trial in zip(self.rows, self.trials, strict=True)
+            ]
+            table = replace(
+                table,
+                rows=rows,
+                texts=["choices"],
+                foldable=["choices"],
+                droppable=[*self.droppable, "choices"],
+            )
+        yield table
+
+    @property
+    def _own(self) -> list[str]:
+        """The choices that have a column."""
+        return differing(self.trials) if len(self.trials) > 1 else _names(self.trials)
+
+
+def _names(trials: Collection[FrozenTrial]) -> list[str]:
+    return list(dict.fromkeys(name for trial in trials for name in trial.params))
+
+
+def _values(trials: Collection[FrozenTrial], name: str) -> set[str]:
+    return {repr(trial.params.get(name)) for trial in trials}
