@@ -264,7 +264,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
-        for line in _next(options, overview, worker.database):
+        for line in _next(options, found, worker.database):
             say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
@@ -343,16 +343,17 @@ def _spent(budget: "Budget", overview: "Overview") -> str:
     return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
-def _next(options: argparse.Namespace, overview: "Overview", database: "Database") -> Iterator[str]:
+def _next(options: argparse.Namespace, answer: "Answer", database: "Database") -> Iterator[str]:
     """Yield the commands to go on with."""
-    if not overview.ranked:
+    if answer.best is None:
         return
     study = f"--study {shlex.quote(options.study)}"
     if options.name is not None:
         study += f" --name {shlex.quote(options.name)}"
     yield "Next:"
     yield f"  {_command('report', options, database)} {study}"
-    yield f"  {_command('reproduce', options, database)} {study} --trial best --repeats 5"
+    if answer.confirmed is None:
+        yield f"  {_command('reproduce', options, database)} {study} --trial best --repeats 5"
     yield f"  {_command('dashboard', options, database)}"
 
 

@@ -25,22 +25,37 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert "Study digits in sqlite:///search.db: 0 of 8 trials done." in lines[0]
     assert lines[1] == "View it with: python -m search.dashboard"
     assert lines[2] == "On CPU, 1 thread."
-    assert re.search(r"^An epoch takes about [0-9.]+ seconds.$", done.stdout, re.MULTILINE)
-    figure = r"\d\.\d{5}"
+    figure, time = r"\d\.\d{5}", r"^\d\d:\d\d:\d\d "
     assert re.search(
-        rf"^\[1 question-1\] EPOCH: 1 train_loss: {figure} train_acc: {figure} "
-        rf"test_loss: {figure} test_acc {figure}$",
+        rf"{time}\[1 question-1\] EPOCH: 1 train_loss: {figure} train_acc: {figure} "
+        rf"test_loss: {figure} test_acc: {figure} seconds: \d+\.\d\d$",
         done.stdout,
         re.MULTILINE,
     )
+    for trial in range(8):
+        (begun,) = re.findall(rf"{time}\[{trial}\b.*\] begins: (.*)$", done.stdout, re.MULTILINE)
+        assert re.search(r"^bn1=\w+ bn2=\w+ .* lr=[\d.e-]+ .* schedule=\w+$", begun)
     assert re.search(
-        r"^\[5 question-4.2\] COMPLETE after 3 of 3 epochs: accuracy", done.stdout, re.M
+        rf"{time}\[5 question-4.2\] COMPLETE after 3 of 3 epochs: accuracy 0\.\d{{4}}; best "
+        r"0\.\d{4} \(trial \d\)$",
+        done.stdout,
+        re.MULTILINE,
     )
-    assert re.search(r"^\[[67]\] EPOCH: 1 batch_loss: ", done.stdout, re.M)
+    assert re.search(rf"{time}\[[67]\] EPOCH: 1 batch_loss: ", done.stdout, re.M)
     assert "Best trials by test accuracy" in done.stdout
-    assert re.search(r"│ question-4.2 │ 5 +│ COMPLETE │ 3 of 3 │ +0\.\d{4} │", done.stdout)
+    assert "Ended: 8 of 8 trials are done.\nThis command took 0:00:" in done.stdout
+    assert re.search(r"│ question-4.2 │ 5 +│ +0\.\d{4} │ +0\.\d{4} \(\d\) │", done.stdout)
+    assert lines[-4:] == [
+        "Next:",
+        "  python -m search.report --study digits",
+        "  python -m search.reproduce --study digits --trial best --repeats 5",
+        "  python -m search.dashboard",
+    ]
     assert "Trials: 8 of 8 finished: " in done.stdout
-    assert re.search(r"Epochs: \d+ of 24 possible \(\d+%\)\.", done.stdout)
+    assert re.search(
+        r"Epochs: \d+ of 24 possible \(\d+%\)(; pruning saved \d+ epochs, about 0:00:0\d)?\.",
+        done.stdout,
+    )
     assert "optimistic" in done.stdout
     assert len(states(tmp_path)) == 8
 
@@ -77,7 +92,7 @@ def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path:
     done = search("run", *options, "--enqueue", "optimizer=SGD lr=0.02", "--enqueue", "bn1=plain")
     assert done.returncode == 0, done.stderr
     assert "[0 enqueued] EPOCH: 1 train_loss:" in done.stdout
-    assert re.search(r"│ 0 enqueued +│ .*optimizer=SGD lr=0\.02", done.stdout)
+    assert re.search(r"│ 0 enqueued +│ .* SGD +│ 0\.02 +│", done.stdout)
     assert "Variants" not in done.stdout
     assert len(states(tmp_path)) == 2
 
@@ -102,7 +117,7 @@ def test_help_explains_every_option(search: Command) -> None:
     documented = set(re.findall(r"(?:^ |,) (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
-        "--epochs-budget", "--confirm", "--no-confirm", "--audit", "--epochs", "--images",
+        "--epochs-budget", "--target", "--patience", "--confirm", "--no-confirm", "--audit", "--epochs", "--images",
         "--device", "--threads", "--seed", "--timeout", "--select", "--precision", "--enqueue",
         "--measure-train", "--variants", "--no-variants",
         "--workers", "--ray", "--gpus-per-worker",
@@ -114,11 +129,14 @@ def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None
     options = [*map(str, QUICK[:-1]), "7"]
     shown = "".join(_on_terminal(["run", *options], tmp_path))
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert re.search(r"trial +epoch +batches/s +accuracy", plain)
+    assert re.search(r"trial +epoch +(accuracy|choices|batches/s)", plain)
     assert re.search(r"best 0\.\d{4} \(trial ", plain)
     assert re.search(r" \d of 7 trials", plain)
-    assert re.search(r"\d pruned, 0 failed; time left: about \d:\d\d:\d\d", plain)
-    assert re.search(r"[0-5] [a-z0-9.-]+ +[123] of 3", plain)
+    times = r"elapsed \d:\d\d:\d\d, time left: (about|at most) \d:\d\d:\d\d"
+    assert re.search(rf"1 running, \d pruned, 0 failed; {times}", plain)
+    assert re.search(r"[0-5] [a-z0-9.-]+ +━*╌* [0123]/3", plain)
+    assert re.search(r"ended +accuracy +how", plain)
+    assert re.search(r"0 base +0\.\d{4} +complete after 3 epochs", plain)
     assert "Best trials by test accuracy" in plain
     assert "EPOCH" not in plain
 

@@ -147,7 +147,7 @@ def test_a_signal_stops_within_a_batch_and_the_same_command_goes_on(
     assert checkpoint.exists()  # for whoever goes on
     numbers = [int(n) for n in re.findall(r"\[0 base\] EPOCH: (\d+)", shown)]
     assert numbers == list(range(1, len(numbers) + 1))
-    parts = re.split(r"^\[0 base\] resumes after epoch (\d+)$", shown, flags=re.MULTILINE)
+    parts = re.split(r"^[\d:]+ \[0 base\] resumes after epoch (\d+)$", shown, flags=re.MULTILINE)
     assert len(parts) == 5
     for after, then in zip(parts[1::2], parts[2::2], strict=True):
         assert f"[0 base] EPOCH: {int(after) + 1} " in then

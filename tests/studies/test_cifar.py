@@ -96,11 +96,11 @@ def test_ranges_that_no_field_can_take_are_refused(
 
 def test_an_epoch_is_printed_as_in_the_report() -> None:
     assert epoch_text(epoch(2, batch_loss=1.5, test_loss=1.25, test_accuracy=0.5)) == (
-        "EPOCH: 2 batch_loss: 1.50000 test_loss: 1.25000 test_acc 0.50000"
+        "EPOCH: 2 batch_loss: 1.50000 test_loss: 1.25000 test_acc: 0.50000"
     )
     detailed = {"batch_loss": 1.5, "train_loss": 1.0, "train_accuracy": 0.75}
     held_out = {"validation_loss": 1.25, "validation_accuracy": 0.5}
     assert epoch_text(epoch(3, **detailed, **held_out)) == (
         "EPOCH: 3 train_loss: 1.00000 train_acc: 0.75000 validation_loss: 1.25000 "
-        "validation_acc 0.50000"
+        "validation_acc: 0.50000"
     )
