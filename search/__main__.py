@@ -161,7 +161,7 @@ def _stop(options: argparse.Namespace) -> int:
     from search.database import steering
 
     n_workers = _steered(options, steering.stop)
-    print(f"{_workers(n_workers)} of {options.study} asked to stop; the same search resumes it.")
+    print(f"The workers of {options.study} are asked to stop; {_running(n_workers)}.")
     return 0
 
 
@@ -170,8 +170,8 @@ def _pause(options: argparse.Namespace) -> int:
 
     n_workers = _steered(options, partial(steering.pause, is_paused=True))
     print(
-        f"{_workers(n_workers)} of {options.study} asked to wait, like any that is started later, "
-        f"until `python -m search resume {options.study}`."
+        f"The workers of {options.study} are asked to wait, like any that is started later, until "
+        f"`python -m search resume {options.study}`; {_running(n_workers)}."
     )
     return 0
 
@@ -199,8 +199,8 @@ def _steered(options: argparse.Namespace, steer: "Callable[[Database, StudyRef],
     return n_workers
 
 
-def _workers(n: int) -> str:
-    return "1 worker" if n == 1 else f"{n} workers"
+def _running(n_workers: int) -> str:
+    return f"{n_workers or 'none'} of them {'is' if n_workers < 2 else 'are'} running a trial"
 
 
 def _cancel(options: argparse.Namespace) -> int:

@@ -117,7 +117,8 @@ def test_help_explains_every_option(search: Command) -> None:
     documented = set(re.findall(r"(?:^ |,) (?:-h, )?(--[a-z-]+)", done.stdout, re.MULTILINE))
     assert documented == {
         "--help", "--study", "--name", "--storage", "--data", "--artifacts", "--trials",
-        "--epochs-budget", "--target", "--patience", "--confirm", "--no-confirm", "--audit", "--epochs", "--images",
+        "--epochs-budget", "--target", "--patience", "--confirm", "--no-confirm", "--audit",
+        "--epochs", "--images",
         "--device", "--threads", "--seed", "--timeout", "--select", "--precision", "--enqueue",
         "--measure-train", "--variants", "--no-variants",
         "--workers", "--ray", "--gpus-per-worker",

@@ -66,7 +66,9 @@ def test_a_stop_reaches_the_workers_of_all_commands_and_the_search_resumes(
         _until(lambda: "EPOCH" in first.output + second.output and _at_work(url, "digits") == 3)
         done = search("search.__main__", "stop", "digits", *storage)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "3 workers of digits asked to stop; the same search resumes it.\n"
+        assert done.stdout == (
+            "The workers of digits are asked to stop; 3 of them are running a trial.\n"
+        )
         for run in (first, second):
             assert run.end(60) == 0, run.errors
             assert (
