@@ -187,11 +187,10 @@ def _resume(options: argparse.Namespace) -> int:
 def _steered(options: argparse.Namespace, steer: "Callable[[Database, StudyRef], None]") -> int:
     """Steer the workers of the study and of the confirmation of its best trials; return how many
     run a trial."""
-    from search.database.studies import n_at_work, rerun_study, study_called
+    from search.database.studies import n_at_work, with_reruns
 
     with _found(options) as (database, study):
-        reruns = rerun_study(database, study.key)
-        steered = [study] if reruns is None else [study, study_called(database, reruns)]
+        steered = with_reruns(database, study)
         with database.engine.connect() as connection:
             n_workers = sum(n_at_work(connection, one) for one in steered)
         for one in steered:

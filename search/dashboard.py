@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         closing(Database(options.storage, connections=CONNECTIONS, may_create=False)) as database,
     ):
         guard = Guard(
-            app=dashboard_app(database, artifacts.store),
+            app=dashboard_app(database, artifacts.store, edits=options.allow_edits),
             names=_names(address, options.allowed_host),
             any_address=address.is_any,
             edits=options.allow_edits,

@@ -213,6 +213,12 @@ def n_at_work(connection: Connection, study: StudyRef) -> int:
     return sum(not lease.expired and not lease.process.is_dead() for lease in held)
 
 
+def with_reruns(database: Database, study: StudyRef) -> list[StudyRef]:
+    """Return the study, and the one with the re-runs of its best trials if there is one."""
+    reruns = rerun_study(database, study.key)
+    return [study] if reruns is None else [study, study_called(database, reruns)]
+
+
 def files_of(database: Database, ref: StudyRef) -> str:
     """Return the prefix of the ids of all artifacts that the study writes."""
     query = select(_rows.c.files).where(_rows.c.study_key == ref.key)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import optuna
@@ -18,6 +17,7 @@ from search.database import queries, steering
 from search.database.budgets import early_end, stored_budget
 from search.database.database import Database
 from search.database.identity import DEFINITION
+from search.database.leases import Lease
 from search.database.snapshot import Observer, Overview
 from search.database.studies import n_at_work, study_called
 from search.errors import UserError
@@ -124,7 +124,7 @@ class Status:
                     objective.quantity: number(value),
                     "vs best": gap,
                     "batches/s": "" if rate is None else f"{rate:.1f}",
-                    "worker": lease.worker.rpartition("-")[0] or lease.worker,
+                    "worker": worker_name(lease),
                     "choices": choices_text(trial, names),
                 }
             )
@@ -174,6 +174,11 @@ class Status:
         return f"{trial.state.name.lower()} after {n} of {self.overview.n_epochs} epochs: {told}"
 
 
+def worker_name(lease: Lease) -> str:
+    """Return the host and the process id of the worker that holds a lease."""
+    return lease.worker.rpartition("-")[0] or lease.worker
+
+
 def status(database: Database, name: str) -> RenderableType:
     """Return how far the study called `name` is, and what ends it.
 
@@ -199,7 +204,7 @@ def status(database: Database, name: str) -> RenderableType:
 def listed(database: Database) -> RenderableType:
     """Return a table of the studies of the database."""
     names = sorted(optuna.get_all_study_names(database.optuna))
-    rows = [row for name in names if (row := _row(database, name)) is not None]
+    rows = [study_row(database, name) for name in names]
     if not rows:
         return Text(f"{database} has no study; `python -m search.run` creates one.")
     return FittedTable(
@@ -207,7 +212,9 @@ def listed(database: Database) -> RenderableType:
     )
 
 
-def _row(database: Database, name: str) -> dict[str, str] | None:
+def study_row(database: Database, name: str) -> dict[str, str]:
+    """Return the cells of a study's row, by column; all but two are empty if it is not one of this
+    service."""
     row = dict.fromkeys(("study", "state", "trials", "epochs", "metric", "best", "best trial"), "")
     try:
         ref = study_called(database, name)
@@ -217,7 +224,7 @@ def _row(database: Database, name: str) -> dict[str, str] | None:
     definition = joined.user_attrs[DEFINITION]
     objective = Objective(metric=definition["metric"], direction=definition["direction"])
     budget = stored_budget(joined) or Budget()
-    with suppress(UserError), database.engine.connect() as connection:
+    with database.engine.connect() as connection:
         counts = queries.counts(connection, ref)
         trials = sum(counts[state] for state in FINISHED)
         epochs = queries.n_epochs(connection, ref)

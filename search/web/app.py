@@ -40,6 +40,7 @@ from search.database.studies import published_for
 from search.database.tables import epochs, studies, weights
 from search.reporting.curves import curves_id, svg
 from search.study.trial_attributes import label, origin_name
+from search.web import workers
 
 IDS = 2**31
 """Above all ids: PostgreSQL refuses such numbers, and SQLite's driver those of over 64 bits."""
@@ -58,14 +59,20 @@ STYLE = """<style>
 """Wraps long texts, such as a trial's attributes, that would be wider than the window."""
 
 
-def dashboard_app(database: Database, store: ArtifactStore) -> WSGIApplication:
-    """Return the dashboard without access control; the store may be empty."""
+def dashboard_app(
+    database: Database, store: ArtifactStore, *, edits: bool = False
+) -> WSGIApplication:
+    """Return the dashboard without access control; the store may be empty.
+
+    With `edits`, its page of workers has buttons.
+    """
     event.listen(database.engine, "handle_error", _answer_503)
     app = optuna_dashboard.wsgi(RefreshingStorage(database), _GuardedStore(store, database))
     # The routes of its static files require the header Accept-Encoding.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
     app.install(_Styled())
+    workers.add_page(app, database, edits=edits)
     served: WSGIApplication = app
     return served
 
@@ -101,6 +108,7 @@ class _Styled:
             return route
         index = files(optuna_dashboard).joinpath("index.html").read_text(encoding="utf-8")
         styled = index.replace("</head>", f"{STYLE}</head>", 1)
+        styled = styled.replace("</body>", f"{workers.LINK}</body>", 1)
 
         def answer(**asked: Any) -> HTTPResponse:
             page = route(**asked)

@@ -4,19 +4,13 @@ import base64
 import hashlib
 import io
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
@@ -33,7 +27,6 @@ from playwright.sync_api import Browser, Page
 from sqlalchemy import delete, insert, select
 
 from search.artifacts.local import FILES
-from search.cli.options import STORAGE_VARIABLE
 from search.dashboard import TOKEN_VARIABLE, parser, run
 from search.database import tables
 from search.database.database import Database
@@ -42,6 +35,7 @@ from search.errors import UserError
 from search.web.app import RefreshingStorage, dashboard_app
 from tests.support.commands import Command, run_command
 from tests.support.databases import PASSWORD, empty_database, start_again
+from tests.support.served import Served, served_dashboard
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_dashboard")]
 
@@ -56,72 +50,6 @@ LOCAL = ("--host", "0.0.0.0", "--allow-edits", "--allowed-host", "search.example
 HOSTILE = "<script>document.title = 'ran'; fetch('/api/studies', {method: 'POST'})</script>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """A dashboard that runs."""
-
-    url: str
-    process: "subprocess.Popen[str]"
-    folder: Path
-    storage: str
-
-    def ask(
-        self, path: str, method: str = "GET", body: object = None, **headers: str
-    ) -> tuple[int, str]:
-        """Return status and text of the answer."""
-        asked = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"} | headers,
-        )
-        try:
-            with urllib.request.urlopen(asked, timeout=120) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    def studies(self, **headers: str) -> list[str]:
-        status, text = self.ask("api/studies", **headers)
-        assert status == 200, text
-        return [study["study_name"] for study in json.loads(text)["study_summaries"]]
-
-
-@contextmanager
-def _served(
-    folder: Path, storage: str, *options: str, token: str = "", stop: int = signal.SIGTERM
-) -> Iterator[Served]:
-    """Start the dashboard; stop it, and see that it leaves at once and without a complaint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "search.dashboard", "--port", "0", *options],
-        cwd=folder,
-        env=os.environ | {STORAGE_VARIABLE: storage, TOKEN_VARIABLE: token},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(
-            r"(http://[0-9.]+:\d+/)  \((read-only|edits allowed)(, asks for the token)?; "
-            r"Ctrl-C stops it\)\n",
-            line,
-        )
-        assert found, line or process.communicate()
-        address = found[1].replace("0.0.0.0", "127.0.0.1")
-        yield Served(url=address, process=process, folder=folder, storage=storage)
-        process.send_signal(stop)
-        asked = time.monotonic()
-        assert process.communicate(timeout=120) == ("", "")
-        assert time.monotonic() - asked < 5
-        assert process.returncode == 128 + stop
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -132,7 +60,7 @@ def served(
     options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
     done = run_command(folder, "run", *options, "--storage", storage)
     assert done.returncode == 0, done.stderr
-    with _served(folder, storage) as one:
+    with served_dashboard(folder, storage) as one:
         yield one
 
 
@@ -143,7 +71,7 @@ def editable(
     """One that others could reach, with a token, over an empty database and no folder."""
     folder = tmp_path_factory.mktemp("editable")
     request.param = "postgresql"
-    with _served(folder, empty_database(request, folder), *LOCAL, token=TOKEN) as one:
+    with served_dashboard(folder, empty_database(request, folder), *LOCAL, token=TOKEN) as one:
         yield one
 
 
@@ -240,7 +168,7 @@ def test_no_page_is_wider_than_the_window_and_tracebacks_keep_their_lines(
     save_note(trial, f"# {'name' * 60}\n\n{'choice=' * 90}")
     study.tell(trial, state=TrialState.FAIL)
     page.set_viewport_size({"width": 1280, "height": 900})
-    with _served(tmp_path, storage) as one:
+    with served_dashboard(tmp_path, storage) as one:
         for path, shown in (("", "definition"), ("/trials?numbers=0", "environments")):
             page.goto(f"{one.url}dashboard/studies/1{path}")
             page.get_by_text(shown).first.wait_for()
@@ -505,7 +433,7 @@ def test_slow_clients_hold_up_neither_others_nor_the_end(
 ) -> None:
     (tmp_path / "search.db").touch()
     with ExitStack() as stack:
-        served = stack.enter_context(_served(tmp_path, "sqlite:///search.db", stop=stop))
+        served = stack.enter_context(served_dashboard(tmp_path, "sqlite:///search.db", stop=stop))
         port = int(served.url.strip("/").rpartition(":")[2])
         for number in range(30):
             slow = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
