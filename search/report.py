@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from search import output
 from search.cli.options import add_study, check_storage, given
 from search.cli.parser import Parser, command
-from search.errors import UserError
 from search.files import write_out
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def parser() -> Parser:
         "--format",
         choices=FORMATS,
         default="html",
-        help="html, a page with charts, which needs the extra `report`; markdown; or json, with "
-        "everything; `python -m search export` writes the trials alone (default: html)",
+        help="html, a page with charts; markdown; or json, with everything; `python -m search "
+        "export` writes the trials alone (default: html)",
     )
     made.add_argument(
         "--out",
@@ -80,13 +79,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _written(findings: "ReportData", form: str) -> str:
     if form == "html":
-        try:
-            import plotly  # noqa: F401  # to tell its absence from other errors
-        except ModuleNotFoundError:
-            raise UserError(
-                "--format html: the charts need plotly, which the extra `report` installs; "
-                "pip install '.[report]', or choose another --format"
-            ) from None
         from search.reporting.html import html
 
         return html(findings)

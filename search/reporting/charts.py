@@ -1,83 +1,185 @@
-"""The charts of a report, as Plotly figures, from Optuna's plots where possible."""
+"""The charts of a report, as figures of plotly.js: dictionaries of traces and a layout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import accumulate
+from typing import Any
 
-import optuna
-import plotly.graph_objects as go
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.published import spreads
+from search.reporting.choices import cell, differing
 from search.reporting.report_data import ReportData
 from search.study.metrics import split, words
 from search.study.trial_attributes import REASON, is_fixed, label
 
-TRAIN, TEST, GRAY, BEST = "#0072b2", "#d55e00", "#b0b0b0", "#009e73"
+Figure = Mapping[str, Any]
+
+TRAIN, TEST, GRAY, BEST = "#0072b2", "#d55e00", "#8c8c8c", "#009e73"
 """Colours of the colour-blind-safe palette of Okabe and Ito, and a grey."""
 PARALLEL = 200
 """The maximum number of trials in the parallel coordinates, the best ones."""
+CURVES = 500
+"""The maximum number of sampled trials in the learning curves."""
+DIGITS = 5
+"""Significant digits of a value in the page."""
+HOVER = "trial %{customdata}: %{y:.4f}<extra></extra>"
+"""What a mark says of its trial, whose number is its custom data."""
 
 
-def history(findings: ReportData) -> go.Figure:
-    """Return a plot of the metric of each completed trial and the best value so far."""
-    figure = optuna.visualization.plot_optimization_history(
-        findings.copy, target_name=findings.study.objective.words
+def history(findings: ReportData) -> Figure:
+    """Return the metric of each trial, and the best value so far as steps."""
+    complete = sorted(findings.overview.ranked, key=lambda trial: trial.number)
+    best = accumulate(
+        (trial.values[0] for trial in complete),
+        max if findings.study.direction == "maximize" else min,
     )
-    figure.update_traces(name="best so far", selector={"name": "Best Value"})
-    return _styled(figure, height=340)
+    steps = {
+        "x": [trial.number for trial in complete],
+        "y": _rounded(best),
+        "mode": "lines",
+        "name": "best so far",
+        "line": {"color": BEST, "shape": "hv", "width": 2},
+        "hoverinfo": "skip",
+    }
+    points = [
+        _points(findings, trials, [trial.number for trial in trials], kind)
+        for kind, trials in _kinds(findings)
+    ]
+    titles = {"xaxis": {"title": {"text": "trial"}}, "yaxis": _metric_axis(findings)}
+    return _figure([*points, steps], titles, height=340)
 
 
-def importances(findings: ReportData) -> go.Figure:
+def importances(findings: ReportData) -> Figure:
     """Return a bar chart of the parameter importances, the highest at the top."""
     names = list(findings.importances)[::-1]
-    values = [findings.importances[name] for name in names]
-    bar = go.Bar(
-        x=values, y=names, orientation="h", marker_color=TRAIN, text=values, texttemplate="%{x:.2f}"
-    )
-    return _styled(go.Figure(bar), height=320).update_layout(xaxis_title="importance (sum 1)")
+    found = [findings.importances[name] for name in names]
+    bar = {
+        "type": "bar",
+        "orientation": "h",
+        "x": _rounded(one.value for one in found),
+        "y": names,
+        "error_x": {
+            "array": _rounded(one.sd for one in found),
+            "arrayminus": _rounded(min(one.sd, one.value) for one in found),
+            "symmetric": False,
+            "color": "#444",
+        },
+        "marker": {"color": TRAIN},
+        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
+    }
+    axis = {"title": {"text": "importance (sum 1)"}, "rangemode": "tozero"}
+    return _figure([bar], {"xaxis": axis, "yaxis": {"automargin": True}}, height=320)
 
 
-def slices(findings: ReportData) -> Iterator[tuple[str, go.Figure]]:
+def slices(findings: ReportData) -> Iterator[tuple[str, Figure]]:
     """Yield the name of each parameter with a plot of the metric over its values."""
-    for name in findings.study.space.names:
-        if any(name in trial.params for trial in findings.overview.ranked):
-            figure = optuna.visualization.plot_slice(
-                findings.copy, params=[name], target_name=findings.study.objective.words
-            )
-            figure.update_traces(marker={"showscale": False, "size": 6})
-            figure.update_layout(xaxis_title=None)
-            yield name, _styled(figure, height=240)
+    for name, distribution in findings.study.space.ranges.items():
+        traces = [
+            _points(findings, there, [_on_axis(trial.params[name]) for trial in there], kind)
+            for kind, trials in _kinds(findings)
+            if (there := [trial for trial in trials if name in trial.params])
+        ]
+        if traces:
+            layout = {"xaxis": _value_axis(distribution), "yaxis": {}, "showlegend": False}
+            yield name, _figure(traces, layout, height=240)
 
 
-def parallel_coordinates(findings: ReportData) -> go.Figure:
-    """Return the parallel coordinates of the best completed trials, up to `PARALLEL`."""
-    few = optuna.create_study(direction=findings.study.direction)
-    few.add_trials(findings.overview.ranked[:PARALLEL])
-    metric = findings.study.objective.words
-    figure = optuna.visualization.plot_parallel_coordinate(few, target_name=metric)
-    return _styled(figure, height=420)
+def parallel_coordinates(findings: ReportData) -> Figure:
+    """Return a line for each of the best completed trials, up to `PARALLEL`, through an axis for
+    each choice that differs, and the metric on the last axis."""
+    trials = findings.overview.ranked[:PARALLEL]
+    names = differing(trials)
+    places = [_places([trial.params.get(name) for trial in trials]) for name in names]
+    metric = _places([trial.values[0] for trial in trials])
+    n_best = max(len(trials) // 10, 1)
+    groups = (
+        ("others", GRAY, 1, range(n_best, len(trials))),
+        (f"best {n_best}", BEST, 2, range(n_best)),
+    )
+    traces = []
+    for title, color, width, numbers in groups:
+        x: list[int | None] = []
+        y: list[float | None] = []
+        numbers_of: list[int] = []
+        for index in numbers:
+            column = [found[index] for found, _ in (*places, metric)]
+            x += [*range(len(column)), None]
+            y += [*column, None]
+            numbers_of += [trials[index].number] * (len(column) + 1)
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "customdata": numbers_of,
+                "mode": "lines",
+                "name": title,
+                "line": {"color": color, "width": width},
+                "hovertemplate": "trial %{customdata}<extra></extra>",
+            }
+        )
+    ticks = [
+        {"x": place, "y": at, "text": text, "showarrow": False, "xanchor": "left", "xshift": 3,
+         "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
+        for place, (_, marks) in enumerate((*places, metric))
+        for at, text in marks
+    ]  # fmt: skip
+    axis = {
+        "tickvals": list(range(len(names) + 1)),
+        "ticktext": [*names, findings.study.objective.quantity],
+        "range": [-0.1, len(names) + 0.6],
+        "zeroline": False,
+    }
+    layout = {
+        "xaxis": axis,
+        "yaxis": {"visible": False, "range": [-0.06, 1.06]},
+        "annotations": ticks,
+    }
+    return _figure(traces, layout, height=420)
 
 
-def learning_curves(findings: ReportData) -> go.Figure:
-    """Return the metric of every trial by epoch, with a cross where a trial was pruned."""
-    trials = [trial for trial in findings.overview.trials if findings.overview.of(trial)]
+def learning_curves(findings: ReportData) -> Figure:
+    """Return the metric of trials by epoch, with a cross where a trial was pruned.
+
+    An accuracy above 0.9 is shown as its distance to 1, on a logarithmic axis.
+    """
+    trials = shown_curves(findings)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     fixed = [trial for trial in trials if is_fixed(trial)]
     others = [trial for trial in trials if trial not in pruned and trial not in fixed]
-    figure = go.Figure()
-    for name, some, color in (
-        ("pruned", pruned, GRAY),
-        ("sampled", others, TRAIN),
-        ("variants", fixed, TEST),
-    ):
-        if some:
-            figure.add_trace(_lines(findings, some, name, color))
+    traces = [
+        _lines(findings, some, f"{name} ({len(some)})", color)
+        for name, some, color in (
+            ("pruned", pruned, GRAY),
+            ("sampled", others, TRAIN),
+            ("variants", fixed, TEST),
+        )
+        if some
+    ]
     if pruned:
-        figure.add_trace(_crosses(findings, pruned))
+        traces.append(_crosses(findings, pruned))
     if findings.answer.best is not None:
-        figure.add_trace(_lines(findings, [findings.answer.best], "best", BEST, width=3))
-    figure.update_layout(xaxis=_epochs(findings), yaxis_title=findings.study.objective.words)
-    return _styled(figure, height=420)
+        traces.append(_lines(findings, [findings.answer.best], "best", BEST, width=3))
+    axis: dict[str, Any] = _metric_axis(findings)
+    if _is_close_to_1(findings):
+        title = f"1 − {findings.study.objective.words}"
+        axis = {"title": {"text": title}, "type": "log", "autorange": "reversed", "dtick": "D2"}
+    return _figure(traces, {"xaxis": _epochs(findings), "yaxis": axis}, height=420)
+
+
+def shown_curves(findings: ReportData) -> Sequence[FrozenTrial]:
+    """Return the trials of the learning curves: all, or the fixed ones, the best, and an even
+    selection of the others."""
+    trials = [trial for trial in findings.overview.trials if findings.overview.of(trial)]
+    sampled = [trial for trial in trials if not is_fixed(trial)]
+    if len(sampled) <= CURVES:
+        return trials
+    best = [trial.number for trial in findings.overview.ranked[: CURVES // 2]]
+    step = len(sampled) // (CURVES - len(best)) + 1
+    kept = {trial.number for trial in trials if is_fixed(trial)}
+    kept |= {*best, *(trial.number for trial in sampled[::step])}
+    return [trial for trial in trials if trial.number in kept]
 
 
 def quantities(findings: ReportData, name: str) -> Sequence[str]:
@@ -88,7 +190,7 @@ def quantities(findings: ReportData, name: str) -> Sequence[str]:
     return [*(one for one in found if one != own), own]
 
 
-def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
+def variant(findings: ReportData, name: str, quantity: str) -> Figure:
     """Return a variant's curves of a quantity, on the training data and on those of the study's
     metric.
 
@@ -96,24 +198,28 @@ def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
     published curve, of a single run, is dashed.
     """
     published = "published, not comparable" if findings.trained[name].incomparable else "published"
-    made = go.Figure()
-    highest = []
+    ours_text = ", ours" if findings.study.published_figures else ""
+    traces: list[Figure] = []
+    highest: list[float] = []
     own = split(findings.study.metric)[0]
     for prefix, color in (("train", TRAIN), (own, TEST)):
-        metric = f"{prefix}_{figure}" if prefix else figure
+        metric = f"{prefix}_{quantity}" if prefix else quantity
         ours = spreads(findings.reproduced, name, metric)
         epochs, found = list(ours), list(ours.values())
         highest += [spread.highest for spread in found]
         if any(spread.n > 1 for spread in found):
             edge = [spread.highest for spread in found] + [spread.lowest for spread in found[::-1]]
-            made.add_scatter(
-                x=epochs + epochs[::-1], y=edge, fill="toself", fillcolor=color, opacity=0.2,
-                mode="lines", line_width=0, hoverinfo="skip", showlegend=False,
+            traces.append(
+                {"x": epochs + epochs[::-1], "y": _rounded(edge), "fill": "toself",
+                 "fillcolor": color, "opacity": 0.2, "mode": "lines", "line": {"width": 0},
+                 "hoverinfo": "skip", "showlegend": False}
             )  # fmt: skip
-        made.add_scatter(
-            x=epochs, y=[spread.mean for spread in found], name=f"{prefix or figure}, ours",
-            line_color=color, mode="lines+markers", marker_size=5,
-        )  # fmt: skip
+        if found:
+            traces.append(
+                {"x": epochs, "y": _rounded(spread.mean for spread in found),
+                 "name": f"{prefix or quantity}{ours_text}", "line": {"color": color},
+                 "mode": "lines+markers", "marker": {"size": 5}}
+            )  # fmt: skip
         theirs = {
             epoch: metrics[metric]
             for epoch, metrics in findings.study.published_for(name).items()
@@ -121,61 +227,161 @@ def variant(findings: ReportData, name: str, figure: str) -> go.Figure:
         }
         if theirs:
             highest += theirs.values()
-            made.add_scatter(
-                x=list(theirs), y=list(theirs.values()), name=f"{prefix or figure}, {published}",
-                line={"color": color, "dash": "dash"}, mode="lines",
+            traces.append(
+                {"x": list(theirs), "y": list(theirs.values()), "mode": "lines",
+                 "name": f"{prefix or quantity}, {published}",
+                 "line": {"color": color, "dash": "dash"}}
             )  # fmt: skip
-    made.update_layout(xaxis=_epochs(findings), yaxis_title=words(figure))
-    if figure == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten the rest
-        made.update_yaxes(type="log", dtick=1)
-    return _styled(made, height=300)
+    axis: dict[str, Any] = {"title": {"text": words(quantity)}}
+    if quantity == "loss" and max(highest, default=0.0) > 10:  # a spike would flatten the rest
+        axis |= {"type": "log", "dtick": 1}
+    return _figure(traces, {"xaxis": _epochs(findings), "yaxis": axis}, height=300)
+
+
+def _kinds(findings: ReportData) -> Iterator[tuple[str, Sequence[FrozenTrial]]]:
+    """Yield the trials with a metric by what they are."""
+    ranked = sorted(findings.overview.ranked, key=lambda trial: trial.number)
+    measured = [trial for trial in findings.overview.ended_here if findings.overview.of(trial)]
+    kinds = {
+        "pruned": [trial for trial in measured if trial.state == TrialState.PRUNED],
+        "complete": [trial for trial in ranked if not is_fixed(trial)],
+        "variant": [trial for trial in ranked if is_fixed(trial)],
+    }
+    yield from ((kind, trials) for kind, trials in kinds.items() if trials)
+
+
+MARKERS: Mapping[str, Mapping[str, Any]] = {
+    "pruned": {"symbol": "circle-open", "color": GRAY, "size": 6},
+    "complete": {"color": TRAIN, "size": 7, "opacity": 0.6},
+    "variant": {"color": TEST, "size": 8, "symbol": "diamond", "opacity": 0.8},
+}
+
+
+def _points(
+    findings: ReportData, trials: Sequence[FrozenTrial], x: Sequence[object], kind: str
+) -> Figure:
+    """Return a point for each trial, at its last metric."""
+    return {
+        "x": x,
+        "y": _rounded(_last(findings, trial) for trial in trials),
+        "customdata": [trial.number for trial in trials],
+        "mode": "markers",
+        "name": f"{kind} ({len(trials)})",
+        "marker": MARKERS[kind],
+        "hovertemplate": HOVER,
+    }
+
+
+def _last(findings: ReportData, trial: FrozenTrial) -> float:
+    return findings.study.objective.value(findings.overview.of(trial)[-1])
 
 
 def _lines(
     findings: ReportData, trials: Sequence[FrozenTrial], name: str, color: str, *, width: int = 1
-) -> go.Scatter:
+) -> Figure:
     """Return the curves of `trials` as one trace with gaps: a trace for each trial is slow."""
-    x: list[float | None] = []
+    x: list[int | None] = []
     y: list[float | None] = []
-    text: list[str] = []
+    numbers: list[int] = []
     for trial in trials:
         epochs = findings.overview.of(trial)
         x += [*(epoch.number for epoch in epochs), None]
-        y += [*map(findings.study.objective.value, epochs), None]
-        text += [f"trial {label(trial)}"] * (len(epochs) + 1)
-    return go.Scatter(
-        x=x, y=y, text=text, name=f"{name} ({len(trials)})" if name != "best" else name,
-        mode="lines+markers", marker_size=3, line={"color": color, "width": width},
-        hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
-    )  # fmt: skip
+        y += [*_rounded(_height(findings, epoch) for epoch in epochs), None]
+        numbers += [trial.number] * (len(epochs) + 1)
+    return {
+        "x": x, "y": y, "customdata": numbers, "name": name, "mode": "lines+markers",
+        "marker": {"size": 3}, "line": {"color": color, "width": width},
+        "hovertemplate": "trial %{customdata}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+    }  # fmt: skip
 
 
-def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> go.Scatter:
+def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> Figure:
     last = [findings.overview.of(trial)[-1] for trial in pruned]
     reasons = [escape(str(trial.user_attrs.get(REASON, "")), quote=False) for trial in pruned]
-    return go.Scatter(
-        x=[epoch.number for epoch in last],
-        y=[findings.study.objective.value(epoch) for epoch in last],
-        text=[f"trial {label(t)}: {why}" for t, why in zip(pruned, reasons, strict=True)],
-        mode="markers", marker={"symbol": "x", "color": "#606060", "size": 6}, name="pruned here",
-        hovertemplate="%{text}<extra></extra>",
-    )  # fmt: skip
+    return {
+        "x": [epoch.number for epoch in last],
+        "y": _rounded(_height(findings, epoch) for epoch in last),
+        "text": [f"trial {label(t)}: {why}" for t, why in zip(pruned, reasons, strict=True)],
+        "customdata": [trial.number for trial in pruned],
+        "mode": "markers", "marker": {"symbol": "x", "color": "#606060", "size": 6},
+        "name": "pruned here", "hovertemplate": "%{text}<extra></extra>",
+    }  # fmt: skip
 
 
-def _epochs(findings: ReportData) -> dict[str, object]:
+def _is_close_to_1(findings: ReportData) -> bool:
+    """Return whether the metric is an accuracy whose best curves cannot be told apart near 1."""
+    ranked, objective = findings.overview.ranked, findings.study.objective
+    if not ranked or objective.quantity != "accuracy" or objective.direction != "maximize":
+        return False
+    return bool(0.9 <= ranked[0].values[0] <= 1)
+
+
+def _height(findings: ReportData, epoch: Any) -> float:
+    """Return where the learning curves show an epoch."""
+    value = findings.study.objective.value(epoch)
+    return max(1 - value, 1e-6) if _is_close_to_1(findings) else value
+
+
+def _epochs(findings: ReportData) -> dict[str, Any]:
     """Return the settings of an epoch axis, with a tick at every epoch if there are at most 12."""
-    return {"title": "epoch", "dtick": 1 if findings.study.epochs <= 12 else None}
+    tick = {"dtick": 1} if findings.study.epochs <= 12 else {}
+    return {"title": {"text": "epoch"}, **tick}
 
 
-def _styled(figure: go.Figure, *, height: int) -> go.Figure:
+def _metric_axis(findings: ReportData) -> dict[str, Any]:
+    return {"title": {"text": findings.study.objective.words}}
+
+
+def _value_axis(distribution: object) -> dict[str, Any]:
+    """Return the settings of an axis for the values of a parameter."""
+    match distribution:
+        case CategoricalDistribution(choices=values):
+            names = [_on_axis(value) for value in values]
+            return {"type": "category", "categoryorder": "array", "categoryarray": names}
+        case FloatDistribution(log=True) | IntDistribution(log=True):
+            return {"type": "log", "dtick": 1, "exponentformat": "power"}
+    return {}
+
+
+def _on_axis(value: object) -> object:
+    """Return a parameter's value for an axis: a category as text, a number as it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else cell(value)  # type: ignore[arg-type]
+
+
+def _places(values: Sequence[Any]) -> tuple[list[float | None], list[tuple[float, str]]]:
+    """Return the place of each value on an axis from 0 to 1, and the marks of the axis; a trial
+    without the value has none."""
+    there = [value for value in values if value is not None]
+    is_number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in there)
+    ranked = sorted(set(there)) if is_number else sorted(set(there), key=str)
+    last = max(len(ranked) - 1, 1)
+    if not is_number or len(ranked) <= 7:
+        at = {value: place / last for place, value in enumerate(ranked)}
+        return [at.get(value) for value in values], [(at[v], cell(v)) for v in ranked]
+    order = {value: place / last for place, value in enumerate(ranked)}  # by rank: no outlier rules
+    marks = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+    return [order.get(value) for value in values], [(order[v], cell(v)) for v in marks]
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int) -> Figure:
     """Return the figure without a title, which the page shows, and with responsive width."""
-    return figure.update_layout(
-        template="plotly_white",
-        title=None,
-        autosize=True,
-        width=None,
-        height=height,
-        margin={"l": 60, "r": 24, "t": 16, "b": 48},
-        font={"family": "system-ui, sans-serif", "size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-    )
+    grid = {"gridcolor": "#e5e8eb", "zerolinecolor": "#e5e8eb", "linecolor": "#d8dee4"}
+    axes = {name: {**grid, **layout.get(name, {})} for name in ("xaxis", "yaxis")}
+    return {
+        "data": [{"type": "scatter", **trace} for trace in traces],
+        "layout": {
+            "autosize": True,
+            "height": height,
+            "hovermode": "closest",
+            "margin": {"l": 60, "r": 24, "t": 16, "b": 48},
+            "font": {"family": "system-ui, sans-serif", "size": 12},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            **layout,
+            **axes,
+        },
+    }

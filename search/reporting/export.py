@@ -108,7 +108,8 @@ def as_json(findings: ReportData) -> str:
       trial with seeds that had no part in choosing it, null if it has none.
     - `variants`: by name, our runs, their settings and epochs, the published epochs, why the two
       cannot be compared (null if they can) and the verdict.
-    - `importances`, `savings`.
+    - `importances`, with their standard deviations over resamples; none if fewer than 20 trials
+      are complete. `savings`.
     - `audits`: how pruned trials ended that were run to their end, by rung.
     """
     study = findings.study
@@ -144,7 +145,7 @@ def as_json(findings: ReportData) -> str:
             }
             for name in findings.variants
         },
-        "importances": dict(findings.importances),
+        "importances": {name: asdict(one) for name, one in findings.importances.items()},
         "savings": asdict(findings.savings),
         "audits": [asdict(one) for one in findings.audits],
     }
@@ -172,8 +173,8 @@ def _epoch(epoch: Epoch) -> dict[str, float]:
 def _importances(findings: ReportData) -> FittedTable:
     return FittedTable(
         rows=[
-            {"parameter": name, "importance (sum 1)": f"{value:.3f}"}
-            for name, value in findings.importances.items()
+            {"parameter": name, "importance (sum 1)": f"{one.value:.3f} ± {one.sd:.3f}"}
+            for name, one in findings.importances.items()
         ]
     )
 

@@ -1,18 +1,23 @@
 """A report as one self-contained HTML page."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import plotly.graph_objects as go
-import plotly.io
-from plotly.offline import get_plotlyjs
+from importlib.resources import files
+from typing import Any, Literal
 
 from search.reporting import charts, tables
+from search.reporting.charts import Figure
+from search.reporting.choices import cell, differing
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
-from search.reporting.report_data import ReportData
-from search.study.metrics import words
+from search.reporting.report_data import ENOUGH, RESAMPLES, ReportData
+from search.study.metrics import number, words
+from search.study.trial_attributes import REASON, label
+
+SCRIPT = "plotly-basic.min.js"
+"""The bundle of plotly.js 4.1.1 with the kinds of charts that are used: lines, points and bars."""
+DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,24 +27,31 @@ class Section:
     title: str
     text: str = ""
     table: FittedTable | None = None
-    charts: Sequence[tuple[str, go.Figure]] = ()
+    charts: Sequence[tuple[str, Figure]] = ()
     """Pairs of a heading, which may be empty, and a chart."""
     layout: Literal["one", "wide", "small"] = "one"
     """One, two or three charts side by side where there is room."""
+    trials: Mapping[str, Any] | None = None
+    """A table of all trials, which the page sorts."""
+    is_folded: bool = False
 
 
 def html(findings: ReportData) -> str:
     """Return the page; it loads nothing from the network."""
-    parts = [p for p in _sections(findings) if p.charts or (p.table and p.table.rows)]
     return template("report.html").render(
         study=findings.study,
         database=findings.database,
+        history=findings.history,
         answer=tables.answer(findings),
         caution=findings.caution,
         rerun=tables.rerun_command(findings),
-        sections=parts,
+        sections=[
+            part
+            for part in _sections(findings)
+            if part.charts or part.trials or (part.table and part.table.rows)
+        ],
         json=_json,
-        plotly=get_plotlyjs(),
+        plotly=files("search.reporting").joinpath("templates", SCRIPT).read_text("utf-8"),
     )
 
 
@@ -48,8 +60,49 @@ def _sections(findings: ReportData) -> Sequence[Section]:
     curves = "Solid: the mean over our seeds, in a band from the lowest to the highest."
     if findings.verdicts:
         curves += f" Dashed: the published run. {tables.compared(findings)}"
+    n_curves = len(charts.shown_curves(findings))
+    some = "" if n_curves == len(findings.overview.epochs) else f" {n_curves} of the trials."
     return [
         Section(title="The best trials", table=tables.best_trials(findings)),
+        Section(
+            title="History",
+            text="The metric of each trial after its last epoch; a pruned trial is a hollow mark. "
+            "Click a mark to find the trial in the table.",
+            charts=[("", charts.history(findings))] if is_ranked else [],
+        ),
+        Section(
+            title="Parameter importances",
+            text="The share of the difference between good and average trials that each parameter "
+            f"explains (PED-ANOVA, over the completed trials, from {ENOUGH} on). The lines are "
+            f"standard deviations over {RESAMPLES} resamples of the trials.",
+            charts=[("", charts.importances(findings))] if findings.importances else [],
+        ),
+        Section(
+            title=f"{findings.study.objective.quantity.capitalize()} by parameter",
+            text="Pruned trials are hollow; they are shown at their last epoch.",
+            charts=list(charts.slices(findings)),
+            layout="small",
+        ),
+        Section(
+            title="Parallel coordinates",
+            text=f"Each line is a completed trial; at most the best {charts.PARALLEL}. Axes with "
+            "more than seven values are spaced by rank.",
+            charts=[("", charts.parallel_coordinates(findings))] if is_ranked else [],
+        ),
+        Section(
+            title="Learning curves",
+            text=f"A cross marks where a trial was pruned; point at it to see the reason.{some}",
+            charts=[("", charts.learning_curves(findings))],
+        ),
+        Section(
+            title="All trials",
+            text="Click a heading to sort.",
+            trials=_all_trials(findings),
+        ),
+        Section(title="What pruning saved", table=tables.savings(findings)),
+        Section(
+            title="How often pruning was wrong", text=tables.AUDIT, table=tables.audits(findings)
+        ),
         Section(
             title="The variants",
             text=curves,
@@ -60,32 +113,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
                 for quantity in charts.quantities(findings, name)
             ],
             layout="wide",
-        ),
-        Section(title="History", charts=[("", charts.history(findings))] if is_ranked else []),
-        Section(
-            title="Parameter importances",
-            text="The share of the difference between good and average trials that each parameter "
-            "explains (PED-ANOVA, over the completed trials).",
-            charts=[("", charts.importances(findings))] if findings.importances else [],
-        ),
-        Section(
-            title=f"{findings.study.objective.quantity.capitalize()} by parameter",
-            charts=list(charts.slices(findings)),
-            layout="small",
-        ),
-        Section(
-            title="Parallel coordinates",
-            text=f"Each line is a completed trial; at most the best {charts.PARALLEL}.",
-            charts=[("", charts.parallel_coordinates(findings))] if is_ranked else [],
-        ),
-        Section(
-            title="Learning curves",
-            text="A cross marks where a trial was pruned; point at it to see the reason.",
-            charts=[("", charts.learning_curves(findings))],
-        ),
-        Section(title="What pruning saved", table=tables.savings(findings)),
-        Section(
-            title="How often pruning was wrong", text=tables.AUDIT, table=tables.audits(findings)
+            is_folded=True,
         ),
         Section(title="Failed and diverged trials", table=tables.failures(findings)),
         Section(
@@ -98,7 +126,45 @@ def _sections(findings: ReportData) -> Sequence[Section]:
     ]
 
 
-def _json(figure: go.Figure) -> str:
-    """Return the figure as JSON that is safe inside a script element."""
-    text: str = plotly.io.to_json(figure)
+def _all_trials(findings: ReportData) -> Mapping[str, Any]:
+    """Return the columns and rows of the table of all trials; a row begins with its number."""
+    overview, objective = findings.overview, findings.study.objective
+    names = differing(overview.trials)
+    rows: list[list[Any]] = []
+    for trial in overview.trials:
+        recorded = overview.of(trial)
+        value = objective.value(recorded[-1]) if recorded else None
+        seconds = sum(epoch.seconds for epoch in recorded)
+        rows.append(
+            [
+                trial.number,
+                label(trial),
+                None if value is None else float(number(value)),
+                len(recorded),
+                trial.state.name.lower(),
+                float(f"{seconds:.3g}"),
+                *(_plain(trial.params.get(name)) for name in names),
+                str(trial.user_attrs.get(REASON, "")),
+            ]
+        )
+    columns = ["trial", objective.words, "epochs", "state", "seconds", *names, "reason"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return {
+        "columns": columns,
+        "rows": rows,
+        "isMaximized": findings.study.direction == "maximize",
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a choice for the table: a number that sorts, or text."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return value if isinstance(value, int) and not isinstance(value, bool) else cell(value)
+
+
+def _json(value: object) -> str:
+    """Return the value as JSON that is safe inside a script element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c")

@@ -1,12 +1,15 @@
 """The data of a report on a study, read from the database."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
+from statistics import stdev
 from typing import Self
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial
 
 from search.analysis.answer import Answer, answer
 from search.analysis.audit import RungAudit, audits
@@ -18,6 +21,21 @@ from search.database.snapshot import Overview
 from search.database.studies import stored_definition
 from search.errors import UserError
 from search.study.study import Study
+from search.study.trial_attributes import ENVIRONMENTS
+
+ENOUGH = 20
+"""The number of completed trials from which on importances are told."""
+RESAMPLES = 20
+"""The number of resamples of the trials from which the uncertainty of importances is found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance:
+    """How much of the difference between good and average trials a parameter explains."""
+
+    value: float
+    sd: float
+    """The standard deviation over resamples of the trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,27 +92,44 @@ class ReportData:
         )
 
     @cached_property
-    def copy(self) -> optuna.Study:
-        """An in-memory copy of the trials, for Optuna's plots and importances."""
-        study = optuna.create_study(study_name=self.study.name, direction=self.study.direction)
-        measured = {trial.number: trial for trial in self.overview.ranked}
-        other = create_trial(state=TrialState.FAIL)  # keeps the numbering, and is not plotted
-        study.add_trials(measured.get(trial.number, other) for trial in self.overview.trials)
-        return study
-
-    @cached_property
-    def importances(self) -> Mapping[str, float]:
+    def importances(self) -> Mapping[str, Importance]:
         """Parameter importances, which sum to 1, the highest first.
 
-        Empty if the completed trials have fewer than two different values.
+        Empty with fewer than `ENOUGH` completed trials, or if all have the same value.
         """
-        if len({trial.values[0] for trial in self.overview.ranked}) < 2:
+        ranked = sorted(self.overview.ranked, key=lambda trial: trial.number)
+        if len(ranked) < ENOUGH:
             return {}
-        found = optuna.importance.get_param_importances(self.copy)
+        found = self._importances(ranked)
+        draw = random.Random(self.study.seed)
+        again = [self._importances(draw.choices(ranked, k=len(ranked))) for _ in range(RESAMPLES)]
         order = self.study.space.names  # Optuna's order of equal values differs between processes
         return {
-            name: found[name] for name in sorted(found, key=lambda n: (-found[n], order.index(n)))
+            name: Importance(value=found[name], sd=stdev(one.get(name, 0.0) for one in again))
+            for name in sorted(found, key=lambda n: (-found[n], order.index(n)))
         }
+
+    def _importances(self, trials: Sequence[FrozenTrial]) -> Mapping[str, float]:
+        if len({trial.values[0] for trial in trials}) < 2:
+            return {}
+        study = optuna.create_study(direction=self.study.direction)
+        study.add_trials(trials)
+        return optuna.importance.get_param_importances(study)
+
+    @property
+    def history(self) -> str:
+        """When and where the trials were trained, in words."""
+        starts = [t.datetime_start for t in self.overview.trials if t.datetime_start is not None]
+        epochs = [epoch for found in self.overview.epochs.values() for epoch in found]
+        seconds = timedelta(seconds=round(sum(epoch.seconds for epoch in epochs)))
+        found = [one for t in self.overview.trials for one in t.user_attrs.get(ENVIRONMENTS, [])]
+        devices = dict.fromkeys(str(one["device"]) for one in found)
+        parts = [
+            f"begun {min(starts):%Y-%m-%d}" if starts else "",
+            f"{len(epochs)} epochs in {seconds} of training" if epochs else "",
+            f"on {' and on '.join(devices)}" if devices else "",
+        ]
+        return ", ".join(filter(None, parts))
 
     @cached_property
     def savings(self) -> Savings:

@@ -103,9 +103,9 @@ def best_trials(findings: ReportData) -> FittedTable:
         rows=[
             {
                 "trial": label(trial),
-                "choices": params_text(trial.params),
                 findings.study.objective.words: number(trial.values[0]),
                 "with fresh seeds": _honest(findings, trial),
+                "choices": params_text(trial.params),
             }
             for trial in findings.overview.ranked[:BEST]
         ],

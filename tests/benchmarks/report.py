@@ -51,7 +51,7 @@ def main() -> None:
         for _ in range(options.rounds):
             ours = _seconds(folder, "-m", "search.report", "--study", "digits")
             plain = _seconds(folder, "-c", PLAIN, url)
-            size = (folder / "report.html").stat().st_size / 1e6
+            size = (folder / "report-digits.html").stat().st_size / 1e6
             print(
                 f"{options.trials} trials: ours {ours:.1f} s, plain {plain:.1f} s, ratio "
                 f"{plain / ours:.2f}, page {size:.1f} MB"

@@ -3,12 +3,9 @@
 import csv
 import io
 import json
-import os
 import re
 import sqlite3
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +40,7 @@ def _run(folder: Path, name: str, *options: object) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of real trials, one of which says something hostile, its best two run again."""
     made = tmp_path_factory.mktemp("report")
-    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 18)
+    _run(made, "run", *QUICK, "--images", 160, "--epochs", 3, "--trials", 34)
     _run(made, "reproduce", *QUICK, "--top", 2, "--repeats", 2, "--out", "runs.csv")
     with sqlite3.connect(made / "search.db") as connection:
         connection.execute(
@@ -114,10 +111,43 @@ def test_every_chart_is_drawn_without_an_error_and_without_a_request(
     page: Page, folder: Path, said: list[str]
 ) -> None:
     assert said == [(folder / "report-digits.html").as_uri()]
+    page.click("summary")
+    page.wait_for_function("document.body.dataset.unfolded")
     drawn = page.eval_on_selector_all(".chart", DRAWN)
-    # Two for each variant, nine slices, and four: history, importances, parallel, learning curves.
-    assert len(drawn) == 6 * 2 + 9 + 4
+    # Nine slices, and four: history, importances, parallel coordinates, learning curves; and two
+    # for each variant, which are folded.
+    assert len(drawn) == 9 + 4 + 6 * 2
     assert all(marks > 0 and width > 200 and height > 200 for marks, width, height in drawn)
+
+
+def _column(page: Page, place: int) -> list[str]:
+    return page.locator(f"#trials tbody td:nth-child({place})").all_inner_texts()
+
+
+def test_all_trials_are_in_a_table_that_sorts_and_that_marks_lead_to(
+    page: Page, folder: Path
+) -> None:
+    numbers = [int(cell.split()[0]) for cell in _column(page, 1)]
+    ranked = [trial for trial, _ in _ranked(folder)]
+    assert sorted(numbers) == list(range(34))
+    values = [float(cell) for cell in _column(page, 2) if cell]
+    assert values == sorted(values, reverse=True)
+    assert numbers[0] in ranked
+    page.click("#trials th:has-text('trial')")
+    assert [int(cell.split()[0]) for cell in _column(page, 1)] == list(range(34))
+    page.click("#trials th:has-text('lr')")
+    place = page.locator("#trials th").all_inner_texts().index("lr") + 1
+    assert page.locator("#trials th[aria-sort=ascending]").inner_text() == "lr"
+    rates = [float(cell) for cell in _column(page, place)]
+    assert rates == sorted(rates)
+    page.click("#trials th:has-text('lr')")
+    assert [float(cell) for cell in _column(page, place)] == sorted(rates, reverse=True)
+    mark = (
+        page.locator(".chart").first.locator(".scatterlayer .trace").first.locator(".point").first
+    )
+    mark.click(force=True)
+    found = page.locator("#trials tr.found td").first.inner_text()
+    assert page.url.endswith(f"#trial-{found.split()[0]}")
 
 
 def test_what_a_trial_says_is_text_and_no_markup(page: Page) -> None:
@@ -139,6 +169,8 @@ def test_the_page_is_printed_with_its_charts(page: Page) -> None:
         "addEventListener('beforeprint', () => { window.seenOnPaper = "
         "[...document.querySelectorAll('.main-svg')].map(svg => svg.clientWidth) })"
     )
+    page.click("summary")
+    page.wait_for_function("document.body.dataset.unfolded")
     before = page.eval_on_selector_all(".chart", DRAWN)
     assert page.pdf(format="A4").startswith(b"%PDF")
     printed = page.evaluate("seenOnPaper")
@@ -203,7 +235,8 @@ def test_programs_read_the_same_trials_in_every_format(folder: Path) -> None:
     ]
     assert (found["metric"], found["direction"]) == ("test_accuracy", "maximize")
     assert [line["reason"] for line in lines if line["state"] == "FAIL"] == [HOSTILE]
-    assert sum(found["importances"].values()) == pytest.approx(1)
+    assert sum(one["value"] for one in found["importances"].values()) == pytest.approx(1)
+    assert all(one["sd"] > 0 for one in found["importances"].values())
     assert found["variants"].keys() == set(load("digits").variants)
     epochs = _rows(folder, f"SELECT count(*) FROM {EPOCHS} WHERE name = 'digits'")
     assert sum(len(trial["epochs"]) for trial in found["trials"]) == epochs[0][0]
@@ -281,18 +314,3 @@ def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Com
     assert search("run", *QUICK, "--images", 160, "--trials", 1).returncode == 0
     assert "--out none/r.html: No such file or directory" in refused("--out", "none/r.html")
     assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_without_plotly_the_other_formats_are_left(tmp_path: Path, search: Command) -> None:
-    assert search("run", *QUICK, "--images", 160, "--epochs", 1, "--trials", 1).returncode == 0
-    (tmp_path / "plotly.py").write_text("raise ModuleNotFoundError('plotly')\n")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    for form, status in (("html", 2), ("json", 0), ("markdown", 0)):
-        done = subprocess.run(
-            [sys.executable, "-m", "search.report", "--study", "digits", "--format", form],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250,
-        )  # fmt: skip
-        assert done.returncode == status, done.stderr
-        if status:
-            assert "pip install '.[report]', or choose another --format" in done.stderr
-            assert done.stderr.count("\n") == 1
