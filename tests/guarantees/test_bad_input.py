@@ -122,7 +122,7 @@ def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
     assert done.returncode == 0, done.stderr
     assert "2 of 2 finished" in done.stdout
     assert PASSWORD not in done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if "search.dashboard" in line)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("View it with: "))
     if url.startswith("sqlite"):
         options = f"--storage {url} --artifacts 'my files'"
         assert line == f"View it with: python -m search.dashboard {options}"

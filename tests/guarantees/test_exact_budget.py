@@ -270,7 +270,7 @@ def test_processes_started_together_meet_a_budget_of_epochs(
         for run in started:
             assert run.end() == 0, run.errors
             assert "Epochs: 47 of " in run.output
-            assert "the budget is 47." in run.output
+            assert "; the budget is 47" in run.output
     found = rows(url, "curves")
     assert sum(len(row["epochs"]) for row in found) == 47
     assert {row["state"] for row in found} <= {"COMPLETE", "PRUNED"}
