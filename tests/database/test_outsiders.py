@@ -148,7 +148,7 @@ def test_the_search_goes_on(folder: Path) -> None:
     done = run_command(folder, "run", *SEARCH[:-1], "20")
     assert (done.returncode, done.stderr) == (0, "")
     assert "told from outside: COMPLETE 0.99" in done.stdout
-    assert re.search(r"│ base +│ 0 +│ +0\.\d{4} │ +0\.\d{4} \(\d\) │", done.stdout)
+    assert re.search(r"│ base +│ 0 +│ 2 of 2 │ +0\.\d{4} │", done.stdout)
     with closing(Database(f"sqlite:///{folder / 'search.db'}")) as database:
         study = optuna.load_study(study_name="digits", storage=database.optuna)
         note = get_note(study)
