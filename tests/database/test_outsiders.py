@@ -148,14 +148,14 @@ def test_the_search_goes_on(folder: Path) -> None:
     done = run_command(folder, "run", *SEARCH[:-1], "20")
     assert (done.returncode, done.stderr) == (0, "")
     assert "told from outside: COMPLETE 0.99" in done.stdout
-    assert re.search(r"│ base +│ 0 +│ 2 of 2 │ +0\.\d{4} │", done.stdout)
+    assert re.search(r"│ base +│ 0 +│ +0\.\d{4} │ +0\.\d{4} \(\d\) │", done.stdout)
     with closing(Database(f"sqlite:///{folder / 'search.db'}")) as database:
         study = optuna.load_study(study_name="digits", storage=database.optuna)
         note = get_note(study)
         assert [line for line in note.splitlines() if "0.99" in line] == [
             "- trial 7: told from outside: COMPLETE 0.99; measured here: 0 of 2 epochs"
         ]
-        assert re.search(r"\n\| base \| 0 \| COMPLETE \| 2 of 2 ", note)
+        assert re.search(r"\n\| base \| 0 \| 0\.\d{4} \| 0\.\d{4} \(\d\) \|\n", note)
         failed = study.trials[14]
         assert (failed.state, failed.user_attrs["reason"]) == (
             TrialState.FAIL,
