@@ -12,4 +12,7 @@ The recording so far is `cifar10.db`, which resumes:
 
 from studies.curves.recording import recording
 
-study = recording("curves", dataset="cifar10", images=4000, at_random=200, near_the_best=60)
+AT_RANDOM = 200
+"""The number of trials at random, which are the first ones."""
+
+study = recording("curves", dataset="cifar10", images=4000, at_random=AT_RANDOM, near_the_best=60)

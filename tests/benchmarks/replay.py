@@ -47,6 +47,7 @@ from search.study.samplers import TPE, SamplerFactory
 from search.study.space import Ranges, Space, Value
 from search.worker.repeatable_sampler import RepeatableSampler
 from studies.cifar import Choices
+from studies.curves.cifar10 import AT_RANDOM
 from studies.curves.table import FILE, Curve, read
 from tests.benchmarks.surrogate import LOSS, METRIC, Surrogate
 
@@ -327,14 +328,16 @@ def followed(
 
 def main() -> None:
     options = _options()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     for table in options.table:
         curves = [curve for curve in read(table) if len(curve) and curve.repeat is None]
         if options.samplers:
             _suggested(table.stem, curves, options)
             continue
+        at_random = [curve for curve in curves if curve.trial < AT_RANDOM]
         halves = {"even trials": 0, "odd trials": 1}
         for name, remainder in halves.items():
-            half = [curve for curve in curves if curve.trial % 2 == remainder]
+            half = [curve for curve in at_random if curve.trial % 2 == remainder]
             _at_random(f"{table.stem}, {name}", half, options)
 
 
