@@ -318,8 +318,8 @@ def _head(
     from search.worker.environment import last_with_another_file
 
     yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
-    if budget.early_end:
-        yield f"It ends early with {budget.early_end}."
+    if budget.ends_early_with:
+        yield f"It ends early with {budget.ends_early_with}."
     if worker.claims.asked() is not None:
         yield (
             "It is paused: its workers wait until it is resumed by `python -m search resume "

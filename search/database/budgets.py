@@ -92,7 +92,7 @@ def early_end(
 
     `objective` and `epochs` are the study's.
     """
-    if not budget.early_end:
+    if not budget.ends_early_with:
         return None
     found = queries.best(connection, study, epochs=epochs, n=1)
     if not found:

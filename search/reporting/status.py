@@ -196,8 +196,8 @@ def status(database: Database, name: str) -> RenderableType:
     parts: list[RenderableType] = [Text(f"Study {name} in {database}.")]
     if early is not None:
         parts.append(Text(f"Ended early: {early}."))
-    elif budget.early_end:
-        parts.append(Text(f"It ends early with {budget.early_end}."))
+    elif budget.ends_early_with:
+        parts.append(Text(f"It ends early with {budget.ends_early_with}."))
     return Group(*parts, Status(overview=overview, budget=budget, is_whole=True))
 
 

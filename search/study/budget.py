@@ -70,7 +70,7 @@ class Budget:
         return ", ".join(parts)
 
     @property
-    def early_end(self) -> str:
+    def ends_early_with(self) -> str:
         """What ends a search before the budget is spent, as text; empty if nothing does."""
         parts = []
         if self.target is not None:
