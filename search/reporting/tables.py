@@ -99,18 +99,13 @@ def counts(findings: ReportData) -> str:
 
 def best_trials(findings: ReportData) -> FittedTable:
     """Return the best trials, with the results of their re-runs if there are any."""
-    return FittedTable(
-        rows=[
-            {
-                "trial": label(trial),
-                findings.study.objective.words: number(trial.values[0]),
-                "with fresh seeds": _honest(findings, trial),
-                "choices": params_text(trial.params),
-            }
-            for trial in findings.overview.ranked[:BEST]
-        ],
-        texts=["choices"],
-    )
+    rows = []
+    for trial in findings.overview.ranked[:BEST]:
+        row = {"trial": label(trial), findings.study.objective.words: number(trial.values[0])}
+        if findings.answer.standings:
+            row["with fresh seeds"] = _honest(findings, trial)
+        rows.append({**row, "choices": params_text(trial.params)})
+    return FittedTable(rows=rows, texts=["choices"])
 
 
 def variants(findings: ReportData) -> FittedTable:
