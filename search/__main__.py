@@ -5,6 +5,7 @@ Everything goes through the database, so a command reaches the workers of a stud
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +18,7 @@ from search import output
 from search.cli.options import add_artifacts, add_storage, check_storage
 from search.cli.parser import CommandParser, Parser, command, whole
 from search.errors import UserError
-from search.files import write_out
+from search.files import encoded, write_out
 
 if TYPE_CHECKING:
     from search.database.database import Database
@@ -75,7 +76,7 @@ def parser() -> Parser:
     cancel = add(
         _cancel,
         "cancel",
-        "end a trial for good, as pruned",
+        "end a trial for good",
         "It can be a running one, one that waits to be run or to be promoted, or one that the "
         "budget cut short.",
     )
@@ -111,7 +112,6 @@ def _add_export(made: Parser) -> None:
         "--as",
         dest="form",
         choices=("json", "python", "enqueue"),
-        default="json",
         help="with --best: json; python, the source of the dataclass, which needs --file unless "
         "the study is shipped; or enqueue, a value of search.run's --enqueue (default: json)",
     )
@@ -171,7 +171,7 @@ def _pause(options: argparse.Namespace) -> int:
     n_workers = _steered(options, partial(steering.pause, is_paused=True))
     print(
         f"The workers of {options.study} are asked to wait, like any that is started later, until "
-        f"`python -m search resume {options.study}`; {_running(n_workers)}."
+        f"`python -m search resume {shlex.quote(options.study)}`; {_running(n_workers)}."
     )
     return 0
 
@@ -204,11 +204,11 @@ def _running(n_workers: int) -> str:
 
 def _cancel(options: argparse.Namespace) -> int:
     from search.database import steering
-    from search.database.snapshot import Overview
+    from search.database.studies import stored_definition
 
     with _found(options) as (database, study):
-        metric = Overview.of_study(database, options.study).objective.metric
-        state = steering.cancel(database, study, options.trial, metric=metric)
+        definition = stored_definition(database, options.study) or {}
+        state = steering.cancel(database, study, options.trial, definition)
     print(f"Trial {options.trial} is canceled; it was {state.name}.")
     return 0
 
@@ -217,17 +217,20 @@ def _delete(options: argparse.Namespace) -> int:
     from search.artifacts.store import open_artifacts
     from search.artifacts.whole_study import delete
     from search.database.queries import counts
+    from search.database.studies import with_reruns
 
     with _found(options) as (database, study):
+        every = with_reruns(database, study)
         with database.engine.connect() as connection:
             n_trials = counts(connection, study).total()
         if not options.yes:
             raise UserError(
-                f"study {options.study}: give --yes to delete it, its {n_trials} trials and its "
-                "files"
+                f"study {options.study}: give --yes to delete it, its {n_trials} trials, its "
+                "re-runs and its files"
             )
-        delete(database, open_artifacts(options.artifacts), study)
-    print(f"Deleted {options.study} and its {n_trials} trials.")
+        for one in reversed(every):
+            delete(database, open_artifacts(options.artifacts), one)
+    print(f"Deleted {options.study}, its {n_trials} trials and its re-runs.")
     return 0
 
 
@@ -239,21 +242,26 @@ def _copy(options: argparse.Namespace) -> int:
     check_name(options.new)
     with _found(options) as (database, study):
         copy(database, open_artifacts(options.artifacts), study, options.new)
-    print(f"Copied {options.study} to {options.new}; search.run --name {options.new} resumes it.")
+    name = shlex.quote(options.new)
+    print(
+        f"Copied {options.study} to {options.new}; the same search with --name {name} resumes it."
+    )
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from search.reporting.export import best_trial, trials
 
+    if options.form is not None and not options.best:
+        raise UserError("--as: it is for --best")
     if options.weights is not None:
         return _export_weights(options)
     with _found(options) as (database, _):
         if options.best:
-            text = best_trial(database, options.study, options.form, file=options.file)
+            text = best_trial(database, options.study, options.form or "json", file=options.file)
         else:
             text = trials(database, options.study, options.format)
-    _write(options.out, text.encode(errors="surrogateescape"))
+    _write(options.out, encoded(text))
     return 0
 
 

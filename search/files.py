@@ -50,6 +50,14 @@ def check_out(path: Path) -> None:
                 pass
 
 
+def encoded(text: str) -> bytes:
+    """Return text as UTF-8, with escapes for what is none in the texts of other programs."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")
+
+
 def write_out(path: Path, content: bytes) -> bool:
     """Write the file of `--out` with `write_atomic`; return whether it `is_stream`.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from search import output
 from search.cli.options import add_study, check_storage, given
 from search.cli.parser import Parser, command
-from search.files import write_out
+from search.files import encoded, write_out
 
 if TYPE_CHECKING:
     from search.reporting.report_data import ReportData
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     with closing(Database(options.storage, may_create=False)) as database:
         text = _written(ReportData.of(database, study, _named(options)), options.format)
     out = options.out or f"report-{study.name}.{FORMATS[options.format]}"
-    content = text.encode(errors="surrogateescape")
+    content = encoded(text)
     if out == "-":
         output.deliver(content)
     elif not write_out(Path(out), content):

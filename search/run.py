@@ -257,10 +257,8 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             is_done = _confirm(worker, overview, partial(crew.work, say=say), stop, out)
         if stop.is_asked() and not is_done:
             say(f"Stopped by {stop}; run the same command to resume.")
-        elif (early := worker.claims.early_end(budget)) is not None:
-            say(f"Ended early: {early}.")
         elif is_done:
-            say(f"Ended: {_spent(budget, overview)} are done.")
+            say(_why(budget, overview, worker.claims.early_end(budget), has_enqueued=bool(enqueue)))
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
@@ -337,6 +335,17 @@ def _head(
             "earlier trials can differ. Give another --name to begin a new study."
         )
     yield f"View it with: {_command('dashboard', options, worker.database)}"
+
+
+def _why(budget: "Budget", overview: "Overview", early: str | None, *, has_enqueued: bool) -> str:
+    """Return why the search has ended; `early` is what ended it before its budget was spent."""
+    trials, epochs = len(overview.finished), overview.n_recorded
+    if early is None or budget.is_spent(trials=trials, epochs=epochs):
+        return f"Ended: {_spent(budget, overview)} are done."
+    waits = ""
+    if has_enqueued:
+        waits = " What was enqueued waits; --target none, or --patience none, goes on with it."
+    return f"Ended early: {early}.{waits}"
 
 
 def _spent(budget: "Budget", overview: "Overview") -> str:

@@ -44,7 +44,7 @@ class RungAudit:
     def of(cls, overview: Overview, rung: int) -> Self:
         pruned, audited = [], []
         for trial in overview.trials:
-            if trial.user_attrs.get(AUDITED) == rung and trial.state.is_finished():
+            if trial.user_attrs.get(AUDITED) == rung and trial in overview.ended_here:
                 audited.append(trial)
             elif trial.user_attrs.get(RUNG) == rung:
                 pruned.append(trial)
@@ -71,7 +71,7 @@ class RungAudit:
 def audits(overview: Overview) -> list[RungAudit]:
     """Return the audits of the rungs at which audited trials were pruned, by rung."""
     rungs = {
-        trial.user_attrs[AUDITED] for trial in overview.finished if AUDITED in trial.user_attrs
+        trial.user_attrs[AUDITED] for trial in overview.ended_here if AUDITED in trial.user_attrs
     }
     return [RungAudit.of(overview, rung) for rung in sorted(rungs)]
 

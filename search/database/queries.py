@@ -18,11 +18,13 @@ from search.database.optuna_internals import FIXED_PARAMS
 from search.study.space import Value
 from search.study.trial_attributes import (
     AUDITED,
+    CANCELED,
     ENQUEUED,
     FINISHED,
     FIXED_TRIAL_ATTRIBUTES,
     PAUSED,
     REOPENED,
+    REPEAT,
     RUNG,
     is_first_run,
     is_readable,
@@ -59,6 +61,9 @@ class Entry:
     """Whether a user enqueued it with `--enqueue`."""
     is_first_run: bool
     """Whether it is a variant, or the first re-run of one."""
+    is_rerun: bool
+    is_canceled: bool
+    """Whether a user has ended it for good."""
     is_competing: bool
     """Whether it is sampled, and so compared with others on the rungs."""
     rung: int | None
@@ -270,7 +275,7 @@ def _before(study: StudyRef, trial: int, epoch: int) -> ColumnElement[bool]:
 
 def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
     telling = _attributes.c.key.in_(
-        FIXED_TRIAL_ATTRIBUTES | {ENQUEUED, RUNG, PAUSED, REOPENED, AUDITED}
+        FIXED_TRIAL_ATTRIBUTES | {ENQUEUED, RUNG, PAUSED, REOPENED, AUDITED, CANCELED}
     )
     given = (
         select(_system_attributes.c.trial_id)
@@ -305,6 +310,8 @@ def _entries(connection: Connection, which: ColumnElement[bool]) -> list[Entry]:
             name=name_of(attributes),
             is_enqueued=ENQUEUED in attributes,
             is_first_run=is_first_run(attributes),
+            is_rerun=REPEAT in attributes,
+            is_canceled=CANCELED in attributes,
             is_competing=not is_given and name_of(attributes) is None,
             rung=_epoch(attributes, RUNG),
             paused=_epoch(attributes, PAUSED),

@@ -15,7 +15,15 @@ from search.database.identity import DEFINITION, study_ref
 from search.database.leases import Lease, leases
 from search.errors import UserError
 from search.study.metrics import Epoch, Objective, number
-from search.study.trial_attributes import AUDITED, FINISHED, REASON, VARIANT, rank, readable
+from search.study.trial_attributes import (
+    AUDITED,
+    CANCELED,
+    FINISHED,
+    REASON,
+    VARIANT,
+    rank,
+    readable,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +165,16 @@ class Overview:
 
     @property
     def ended_here(self) -> list[FrozenTrial]:
-        """The finished trials that this service completed or pruned."""
+        """The finished trials that this service completed or pruned, and nobody canceled."""
         return [
             trial
             for trial in self.finished
             if self.value(trial) is not None
-            or (trial.state == TrialState.PRUNED and REASON in trial.user_attrs)
+            or (
+                trial.state == TrialState.PRUNED
+                and REASON in trial.user_attrs
+                and CANCELED not in trial.user_attrs
+            )
         ]
 
     @property

@@ -4,7 +4,9 @@ trial.
 A worker looks before it claims a trial, and whenever it renews the lease of the one that it runs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, insert, select
@@ -16,10 +18,18 @@ from search.database.queries import StudyRef
 from search.database.tables import clock, epochs
 from search.database.tables import steering as table
 from search.errors import UserError
-from search.study.trial_attributes import CUTOFF, PAUSED, REASON, REOPENED, RUNG, SECONDS
+from search.study.pruners import Promotion
+from search.study.trial_attributes import (
+    CANCELED,
+    CUTOFF,
+    PAUSED,
+    REASON,
+    REOPENED,
+    RUNG,
+    SECONDS,
+)
 
-CANCELED = "canceled by a user"
-"""Why a trial was pruned."""
+WHY = "canceled by a user"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +66,34 @@ def pause(database: Database, study: StudyRef, *, is_paused: bool) -> None:
         _write(connection, study, replace(read(connection, study.key), is_paused=is_paused))
 
 
-def cancel(database: Database, study: StudyRef, number: int, *, metric: str) -> TrialState:
-    """End a trial for good as pruned, with the last value of the `metric`; return the state that it
-    was in.
+def cancel(
+    database: Database, study: StudyRef, number: int, definition: Mapping[str, Any]
+) -> TrialState:
+    """End a trial for good, and return the state that it was in; `definition` is the study's.
 
-    A worker that runs it notices within seconds, or at the end of the epoch if the training calls
-    no `after_batch`.
+    It is then pruned, with its last metric. If it has no epoch yet, it has failed: it takes no
+    place of the budget, and a sampler is not told of it. A worker that runs it notices within
+    seconds, or at the end of the epoch if the training calls no `after_batch`.
 
     Raises:
-        UserError: there is no such trial, or it has ended and would not go on.
+        UserError: there is no such trial, it has ended and would not go on, or it is a re-run,
+            which a result needs.
     """
     with database.lock(study.key) as connection:
         found = queries.entries(connection, study, [number])
         if not found:
             raise UserError(f"--trial {number}: the study has no such trial")
         trial = found[0]
+        if trial.is_rerun:
+            raise UserError(
+                f"--trial {number}: it is a re-run, without which there is no result; `python -m "
+                "search stop` stops its worker"
+            )
+        is_promoting = str(definition["pruner"]).startswith(Promotion.__name__)
+        may_go_on = trial.paused is not None or (trial.rung is not None and is_promoting)
         if trial.state == TrialState.WAITING:
             begin_trial(connection, trial.trial_id)
-        elif trial.state == TrialState.PRUNED and (trial.rung or trial.paused):
+        elif trial.state == TrialState.PRUNED and may_go_on:
             epoch = trial.rung or trial.paused
             dropped = RUNG, PAUSED, CUTOFF, REASON, SECONDS
             reopen_trial(connection, trial.trial_id, {REOPENED: epoch}, dropped)
@@ -84,8 +104,9 @@ def cancel(database: Database, study: StudyRef, number: int, *, metric: str) -> 
         mine = epochs.c.study_key == study.key, epochs.c.trial == number
         last = select(epochs.c.metrics).where(*mine).order_by(epochs.c.number.desc()).limit(1)
         metrics = connection.execute(last).scalar_one_or_none()
-        value = None if metrics is None else float(metrics[metric])
-        end_trial(connection, trial.trial_id, TrialState.PRUNED, value, {REASON: CANCELED})
+        value = None if metrics is None else float(metrics[definition["metric"]])
+        state = TrialState.FAIL if value is None else TrialState.PRUNED
+        end_trial(connection, trial.trial_id, state, value, {REASON: WHY, CANCELED: True})
     return trial.state
 
 

@@ -24,6 +24,7 @@ from search.study.definition import Definition, differences
 from search.study.space import Value, written
 from search.study.study import Study
 from search.study.trial_attributes import (
+    CANCELED,
     ENQUEUED,
     VARIANT,
     Fixed,
@@ -96,7 +97,11 @@ def enqueue(
     """
     with database.lock(study_ref(joined).key):
         every = joined.get_trials(deepcopy=False)
-        trials = [trial for trial in every if trial.state != TrialState.FAIL]
+        trials = [
+            trial
+            for trial in every
+            if trial.state != TrialState.FAIL or CANCELED in trial.user_attrs
+        ]
         for one in _lacking_fixed(joined, fixed, trials if retry else every):
             joined.enqueue_trial(dict(one.params), user_attrs=dict(one.attributes))
         for params in _lacking_given(given, trials):

@@ -1,6 +1,7 @@
 """The charts of a report, as figures of plotly.js: dictionaries of traces and a layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from typing import Any
@@ -24,7 +25,7 @@ CURVES = 500
 """The maximum number of sampled trials in the learning curves."""
 DIGITS = 5
 """Significant digits of a value in the page."""
-HOVER = "trial %{customdata}: %{y:.4f}<extra></extra>"
+HOVER = "trial %{customdata}: %{y:.4~g}<extra></extra>"
 """What a mark says of its trial, whose number is its custom data."""
 
 
@@ -291,7 +292,7 @@ def _lines(
     return {
         "x": x, "y": y, "customdata": numbers, "name": name, "mode": "lines+markers",
         "marker": {"size": 3}, "line": {"color": color, "width": width},
-        "hovertemplate": "trial %{customdata}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+        "hovertemplate": "trial %{customdata}<br>epoch %{x}: %{y:.4~g}<extra></extra>",
     }  # fmt: skip
 
 
@@ -364,8 +365,10 @@ def _places(values: Sequence[Any]) -> tuple[list[float | None], list[tuple[float
     return [order.get(value) for value in values], [(order[v], cell(v)) for v in marks]
 
 
-def _rounded(values: Any) -> list[float]:
-    return [float(f"{value:.{DIGITS}g}") for value in values]
+def _rounded(values: Iterable[float]) -> list[float | None]:
+    """Return the values with few digits; None if one is then no longer finite."""
+    found = [float(f"{value:.{DIGITS}g}") for value in values]
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int) -> Figure:

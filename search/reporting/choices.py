@@ -60,10 +60,10 @@ class ChoicesTable:
         """The table with a column for each choice that differs."""
         return FittedTable(
             rows=[
-                {**row, **{name: cell(trial.params.get(name)) for name in self._own}}
+                {**row, **{self._title(name): cell(trial.params.get(name)) for name in self._own}}
                 for row, trial in zip(self.rows, self.trials, strict=True)
             ],
-            texts=self._own,
+            texts=[self._title(name) for name in self._own],
             droppable=self.droppable,
         )
 
@@ -85,6 +85,10 @@ class ChoicesTable:
                 droppable=[*self.droppable, "choices"],
             )
         yield table
+
+    def _title(self, name: str) -> str:
+        """Return the column of a choice, which may be called like one of the others."""
+        return f"choice {name}" if any(name in row for row in self.rows) else name
 
     @property
     def _own(self) -> list[str]:

@@ -61,13 +61,17 @@ def trials(database: Database, name: str, form: str) -> str:
     standings = answer(database, overview).standings
     names = dict.fromkeys(name for trial in overview.trials for name in trial.params)
     lines = io.StringIO(newline="")
-    columns = [*COLUMNS, *names]
+    # A choice may be called like one of the other columns.
+    columns_of = {name: f"params.{name}" if name in COLUMNS else name for name in names}
+    columns = [*COLUMNS, *columns_of.values()]
     table = csv.DictWriter(lines, columns, lineterminator="\n")
     table.writeheader()
     for trial in overview.trials:
         row = _trial(overview, trial)
         epochs = row.pop("epochs")
-        row |= row.pop("params") | {"epochs": len(epochs)}
+        params = row.pop("params")
+        row |= {columns_of[name]: value for name, value in params.items()}
+        row["epochs"] = len(epochs)
         row["seconds"] = sum(epoch["seconds"] for epoch in epochs)
         if (standing := standings.get(trial.number)) is not None:
             row |= {"honest_mean": standing.honest.mean, "honest_n": standing.honest.n}

@@ -12,7 +12,7 @@ from search.reporting.choices import cell, differing
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ENOUGH, RESAMPLES, ReportData
-from search.study.metrics import number, words
+from search.study.metrics import words
 from search.study.trial_attributes import REASON, label
 
 SCRIPT = "plotly-basic.min.js"
@@ -139,7 +139,7 @@ def _all_trials(findings: ReportData) -> Mapping[str, Any]:
             [
                 trial.number,
                 label(trial),
-                None if value is None else float(number(value)),
+                value,
                 len(recorded),
                 trial.state.name.lower(),
                 float(f"{seconds:.3g}"),

@@ -7,7 +7,7 @@ training down.
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from optuna.trial import TrialState
@@ -41,7 +41,7 @@ def show_progress(
             while not ended.wait(POLL_SECONDS):
                 if output.is_stuck():
                     continue  # the news is shown once the reader reads again
-                with tolerating_outage():  # the worker meets the outage too, and reports it
+                with _tolerating():  # the worker meets the outage too, and reports it
                     view.update(observer.look())
 
         thread = threading.Thread(target=follow, name="view", daemon=True)
@@ -51,8 +51,15 @@ def show_progress(
         finally:
             ended.set()
             thread.join()
-            with tolerating_outage():
+            with _tolerating():
                 view.update(observer.look())
+
+
+@contextmanager
+def _tolerating() -> Iterator[None]:
+    """Ignore that the database does not answer, or that the study has been deleted."""
+    with tolerating_outage(), suppress(KeyError):
+        yield
 
 
 class _Lines:

@@ -194,7 +194,8 @@ def status(database: Database, name: str) -> RenderableType:
             connection, ref, budget, objective=overview.objective, epochs=overview.n_epochs
         )
     parts: list[RenderableType] = [Text(f"Study {name} in {database}.")]
-    if early is not None:
+    spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
+    if early is not None and not budget.is_spent(**spent):
         parts.append(Text(f"Ended early: {early}."))
     elif budget.ends_early_with:
         parts.append(Text(f"It ends early with {budget.ends_early_with}."))
@@ -212,6 +213,11 @@ def listed(database: Database) -> RenderableType:
     )
 
 
+def shown_name(name: str) -> str:
+    """Return a study's name for a terminal, which must not get its control characters."""
+    return name if name.isprintable() else repr(name)
+
+
 def study_row(database: Database, name: str) -> dict[str, str]:
     """Return the cells of a study's row, by column; all but two are empty if it is not one of this
     service."""
@@ -219,7 +225,7 @@ def study_row(database: Database, name: str) -> dict[str, str]:
     try:
         ref = study_called(database, name)
     except UserError:
-        return row | {"study": name, "state": "not of this service, or a copy"}
+        return row | {"study": shown_name(name), "state": "not of this service, or a copy"}
     joined = optuna.load_study(study_name=name, storage=database.optuna)
     definition = joined.user_attrs[DEFINITION]
     objective = Objective(metric=definition["metric"], direction=definition["direction"])
@@ -241,7 +247,7 @@ def study_row(database: Database, name: str) -> dict[str, str]:
         elif steering.read(connection, ref.key).is_paused:
             state = "paused"
         row |= {
-            "study": name,
+            "study": shown_name(name),
             "state": state,
             "trials": _of(trials, budget.trials),
             "epochs": _of(epochs, budget.epochs),

@@ -20,7 +20,7 @@ from search.reporting.variant_tables import (
 )
 from search.study.metrics import number
 from search.study.space import params_text
-from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, REASON, label
+from search.study.trial_attributes import CANCELED, DIVERGED, ENVIRONMENTS, REASON, label
 
 AUDIT = (
     "A random share of the trials that were pruned for their metric, run to their last epoch after "
@@ -90,7 +90,12 @@ def counts(findings: ReportData) -> str:
         f"{findings.savings.diverged} diverged",
         f"{count[TrialState.FAIL]} failed",
     ]
-    others = len(findings.overview.finished) - len(findings.overview.ended_here)
+    finished = findings.overview.finished
+    canceled = sum(CANCELED in trial.user_attrs for trial in findings.overview.trials)
+    if canceled:
+        parts.append(f"{canceled} canceled")
+    others = len(finished) - len(findings.overview.ended_here)
+    others -= sum(CANCELED in trial.user_attrs for trial in finished)
     if others:
         parts.append(f"{others} finished outside the service")
     begun = count[TrialState.RUNNING] + count[TrialState.WAITING]

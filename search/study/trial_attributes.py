@@ -38,6 +38,8 @@ last."""
 AUDITED = "audited"
 """User attribute of a trial that was pruned, and that an audit runs to its end: the epoch at which
 it was pruned."""
+CANCELED = "canceled"
+"""User attribute of a trial that a user has ended for good: true."""
 CUTOFF = "cutoff"
 """User attribute of a trial that was pruned on a rung: the value that it needed."""
 DIVERGED = "diverged"
@@ -57,7 +59,7 @@ CRASH = "crash"
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
-    PAUSED: int, REOPENED: int, AUDITED: int, CUTOFF: (int, float), DIVERGED: int,
+    PAUSED: int, REOPENED: int, CANCELED: bool, AUDITED: int, CUTOFF: (int, float), DIVERGED: int,
     SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list, MEASURED_TRAIN: bool, CRASH: str,
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from search.database import steering
 from search.database.database import Database
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
-from search.database.studies import study_called, with_reruns
+from search.database.studies import stored_definition, study_called, with_reruns
 from search.errors import UserError
 from search.reporting.rendering import template
 from search.reporting.status import study_row, worker_name
@@ -90,8 +90,7 @@ def _steer(database: Database) -> HTTPResponse:
 def _cancel(database: Database, study: StudyRef, name: str, trial: str) -> None:
     if not trial.isdecimal() or len(trial) > 9:
         raise UserError(f"{trial!r} is not a trial's number")
-    metric = Overview.of_study(database, name).objective.metric
-    steering.cancel(database, study, int(trial), metric=metric)
+    steering.cancel(database, study, int(trial), stored_definition(database, name) or {})
 
 
 STEERS: dict[str, Callable[[Database, StudyRef], None]] = {

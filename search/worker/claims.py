@@ -419,6 +419,8 @@ class Claims:
             attempts.setdefault(trial.name, []).append(trial)
         before = {trial.trial_id for tried in attempts.values() for trial in tried}
         for tried in attempts.values():
+            if any(trial.is_canceled for trial in tried):
+                continue
             if len(tried) < ATTEMPTS and all(trial.state == TrialState.FAIL for trial in tried):
                 first = readable(self._database.optuna.get_trial(tried[0].trial_id))
                 params = first.system_attrs.get(FIXED_PARAMS)

@@ -10,8 +10,10 @@ import pytest
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
+from search.analysis.savings import Savings
 from search.database import steering
 from search.database.database import Database
+from search.database.snapshot import Observer
 from search.database.studies import n_at_work, study_called
 from search.errors import UserError
 from search.study.metrics import Metrics
@@ -20,10 +22,11 @@ from search.worker import worker
 from search.worker.claims import Standing
 from search.worker.stop import Stop
 from tests.support.commands import Command, Run
-from tests.support.curves import Choices, Curve, value
+from tests.support.curves import HALVING, Choices, Curve, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start, held_leases
 
+DEFINITION = curves.definition(None)
 ENDLESS = ("--study", "digits", "--images", 160, "--epochs", 500, "--trials", 30)
 
 
@@ -167,7 +170,7 @@ def test_a_paused_trial_is_left_within_a_batch_and_has_the_same_metrics(
 
 def test_a_running_trial_that_is_canceled_is_left_within_a_batch(working: Process) -> None:
     (running,) = _held(working)
-    was = steering.cancel(working.database, working.ref, running, metric="value")
+    was = steering.cancel(working.database, working.ref, running, DEFINITION)
     assert was == TrialState.RUNNING
     _until(lambda: _held(working) - {running} != set())
     trial = working.trials[running]
@@ -201,7 +204,7 @@ def test_a_trial_that_waits_for_its_promotion_is_canceled_for_good(start: Start)
     while len(process.trials) <= late:
         process.run(process.claim())
     assert process.trials[late].state == TrialState.PRUNED
-    steering.cancel(database, process.ref, late, metric="value")
+    steering.cancel(database, process.ref, late, DEFINITION)
     process.work()
     assert len(process.trials) == curves.trials
     assert len(process.trials[late].intermediate_values) == 1
@@ -210,11 +213,34 @@ def test_a_trial_that_waits_for_its_promotion_is_canceled_for_good(start: Start)
 
 def test_a_waiting_trial_is_canceled_once_and_a_complete_one_is_refused(start: Start) -> None:
     process = start(replace(curves, variants={"one": Choices(x=0.5), "two": Choices(x=0.6)}))
-    assert steering.cancel(process.database, process.ref, 1, metric="value") == TrialState.WAITING
+    assert steering.cancel(process.database, process.ref, 1, DEFINITION) == TrialState.WAITING
     process.work()
     assert [trial.user_attrs.get("variant") for trial in process.trials][:3] == ["one", "two", None]
-    assert process.trials[1].state == TrialState.PRUNED
-    assert not process.trials[1].intermediate_values
-    for number, message in ((0, "it is COMPLETE"), (1, "it is PRUNED"), (99, "no such trial")):
+    assert process.trials[1].state == TrialState.FAIL
+    finished = [t for t in process.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(finished) == curves.trials
+    start(replace(curves, variants={"one": Choices(x=0.5), "two": Choices(x=0.6)})).work()
+    assert len(process.trials) == curves.trials + 1
+    for number, message in ((0, "it is COMPLETE"), (1, "it is FAIL"), (99, "no such trial")):
         with pytest.raises(UserError, match=message):
-            steering.cancel(process.database, process.ref, number, metric="value")
+            steering.cancel(process.database, process.ref, number, DEFINITION)
+
+
+def test_what_was_canceled_is_no_result_of_pruning_and_a_re_run_is_refused(start: Start) -> None:
+    process = start(replace(curves, pruner=HALVING))
+    process.work()
+    overview = Observer(process.database, process.joined).look()
+    before = Savings.of(overview)
+    cut = next(trial for trial in overview.trials if trial.state == TrialState.PRUNED)
+    with pytest.raises(UserError, match="it is PRUNED and will not go on"):
+        steering.cancel(
+            process.database, process.ref, cut.number, process.worker.study.definition(None)
+        )
+    process.joined.enqueue_trial({"x": 0.5})
+    rerun = {"trial": 0, "repeat": 0, "seed": 1}
+    process.joined.enqueue_trial({"x": 0.5}, user_attrs=rerun)
+    definition = process.worker.study.definition(None)
+    steering.cancel(process.database, process.ref, curves.trials or 0, definition)
+    assert Savings.of(Observer(process.database, process.joined).look()) == before
+    with pytest.raises(UserError, match="it is a re-run"):
+        steering.cancel(process.database, process.ref, (curves.trials or 0) + 1, definition)
