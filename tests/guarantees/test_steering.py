@@ -244,3 +244,18 @@ def test_what_was_canceled_is_no_result_of_pruning_and_a_re_run_is_refused(start
     assert Savings.of(Observer(process.database, process.joined).look()) == before
     with pytest.raises(UserError, match="it is a re-run"):
         steering.cancel(process.database, process.ref, (curves.trials or 0) + 1, definition)
+
+
+def test_a_worker_whose_study_is_deleted_while_it_waits_says_so(
+    tmp_path: Path, search: Command
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'search.db'}"
+    with Run(tmp_path, "search.run", *ENDLESS) as run:
+        run.until("EPOCH")
+        assert search("search.__main__", "pause", "digits").returncode == 0
+        _until(lambda: _at_work(storage, "digits") == 0)
+        deleted = search("search.__main__", "delete", "digits", "--yes")
+        assert (deleted.returncode, deleted.stderr) == (0, "")
+        assert run.end(60) == 1
+        (line,) = run.errors.splitlines()
+        assert line.startswith("search.run: the study 'digits' was deleted or renamed")

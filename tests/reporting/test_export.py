@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -87,3 +88,66 @@ def test_studies_are_listed_with_their_states(search: Command, tmp_path: Path) -
     assert search(COMMAND, "delete", "other").returncode == 2
     assert search(COMMAND, "delete", "other", "--yes").returncode == 0
     assert "other" not in search(COMMAND, "list").stdout
+
+
+ODD = """
+from dataclasses import dataclass
+from typing import Annotated
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
+from search.study import Study
+
+@dataclass(frozen=True)
+class Choices:
+    value: Annotated[float, FloatDistribution(0.1, 1.0)]
+    score: Annotated[float, FloatDistribution(0.1, 1.0)]
+
+class Training:
+    def __init__(self, run):
+        self.run = run
+        if run.choices.value < 0.4:
+            raise ValueError(chr(0xD800))
+
+    def fit(self, after=0):
+        for epoch in range(after, self.run.epochs):
+            yield {"score": self.run.choices.value * %s}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+study = Study(name="odd", choices=Choices, train=Training, metric="score", trials=5, epochs=2,
+              sampler=RandomSampler, seed=3)
+"""
+"""Choices that are called like columns, metrics of unusual size, and a reason that is no text."""
+
+
+@pytest.mark.parametrize("size", ["1e-6", "0 + 1.7976931348623157e308"])
+def test_odd_names_metrics_and_reasons_are_exported_and_reported(
+    size: str, search: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD % size)
+    ran = search("run", "--study", "odd.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    overview = _overview(tmp_path, "odd")
+    assert any(trial.state.name == "FAIL" for trial in overview.trials)
+    best = overview.ranked[0]
+    assert "choice score" in ran.stdout
+    shown = re.escape(f"{best.values[0]:.4g}")
+    assert re.search(rf"^│ {best.number} +│ +{shown} │ ", ran.stdout, re.MULTILINE)
+    exported = search(COMMAND, "export", "odd")
+    assert (exported.returncode, exported.stderr) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(exported.stdout)))
+    for row, trial in zip(rows, overview.trials, strict=True):
+        value = overview.value(trial)
+        assert row["value"] == ("" if value is None else repr(value))
+        assert float(row["params.value"]) == trial.params["value"]
+        assert float(row["score"]) == trial.params["score"]
+    for form in ("html", "markdown"):
+        done = search("report", "--study", "odd.py", "--format", form)
+        assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "report-odd.html").read_text()
+    assert "\\ud800" in page
+    assert f"{best.values[0]!r}" in page
