@@ -204,11 +204,9 @@ def _running(n_workers: int) -> str:
 
 def _cancel(options: argparse.Namespace) -> int:
     from search.database import steering
-    from search.database.studies import stored_definition
 
     with _found(options) as (database, study):
-        definition = stored_definition(database, options.study) or {}
-        state = steering.cancel(database, study, options.trial, definition)
+        state = steering.cancel(database, study, options.trial)
     print(f"Trial {options.trial} is canceled; it was {state.name}.")
     return 0
 
@@ -228,8 +226,7 @@ def _delete(options: argparse.Namespace) -> int:
                 f"study {options.study}: give --yes to delete it, its {n_trials} trials, its "
                 "re-runs and its files"
             )
-        for one in reversed(every):
-            delete(database, open_artifacts(options.artifacts), one)
+        delete(database, open_artifacts(options.artifacts), every)
     print(f"Deleted {options.study}, its {n_trials} trials and its re-runs.")
     return 0
 

@@ -55,10 +55,6 @@ exit status: 0 done, 1 the search failed, 2 invalid request,
 """
 
 
-KEPT = object()
-"""Stands for an option that is not given and has None as a value."""
-
-
 def parser() -> Parser:
     made = Parser(
         "search.run",
@@ -300,8 +296,9 @@ def _asked(options: argparse.Namespace) -> Mapping[str, Any]:
     """Return the fields of the budget that the options give."""
     limits = {"trials": options.trials, "epochs": options.epochs_budget}
     found: dict[str, Any] = {name: n for name, n in limits.items() if n is not None}
-    ends = {name: getattr(options, name, KEPT) for name in ("target", "patience")}
-    return found | {name: end for name, end in ends.items() if end is not KEPT}
+    # None takes one of these back, so those that are not given are not there at all.
+    ends = (name for name in ("target", "patience") if name in options)
+    return found | {name: getattr(options, name) for name in ends}
 
 
 def _head(

@@ -43,8 +43,9 @@ class RungAudit:
     @classmethod
     def of(cls, overview: Overview, rung: int) -> Self:
         pruned, audited = [], []
+        known = {trial.number for trial in overview.ended_here}
         for trial in overview.trials:
-            if trial.user_attrs.get(AUDITED) == rung and trial in overview.ended_here:
+            if trial.user_attrs.get(AUDITED) == rung and trial.number in known:
                 audited.append(trial)
             elif trial.user_attrs.get(RUNG) == rung:
                 pruned.append(trial)

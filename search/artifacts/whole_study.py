@@ -1,5 +1,7 @@
 """Copies and deletes a study with its files."""
 
+from collections.abc import Sequence
+
 from search.artifacts.store import Artifacts
 from search.database import studies
 from search.database.database import Database, new_key
@@ -21,14 +23,18 @@ def copy(database: Database, artifacts: Artifacts, study: StudyRef, name: str) -
     return studies.copy_study(database, study, name, files=files, prefix=prefix)
 
 
-def delete(database: Database, artifacts: Artifacts, study: StudyRef) -> None:
-    """Delete the study and its files.
+def delete(database: Database, artifacts: Artifacts, every: Sequence[StudyRef]) -> None:
+    """Delete the studies and their files.
 
     Raises:
-        UserError: workers are running trials of it.
-        OSError: the files cannot be listed; the study is deleted.
+        UserError: workers are running trials of one of them.
+        OSError: the files cannot be listed; their study is deleted.
     """
-    prefix = studies.files_of(database, study)
-    studies.delete_study(database, study)
-    for artifact_id in artifacts.ids(f"{prefix}-"):
-        artifacts.remove(artifact_id)
+    with database.engine.connect() as connection:
+        for study in every:  # before the first is deleted
+            studies.check_idle(connection, study)
+    for study in every:
+        prefix = studies.files_of(database, study)
+        studies.delete_study(database, study)
+        for artifact_id in artifacts.ids(f"{prefix}-"):
+            artifacts.remove(artifact_id)

@@ -235,6 +235,13 @@ def set_study_user_attribute(
     connection.execute(update(table).where(*mine).values(value_json=json.dumps(value)))
 
 
+def drop_study_user_attribute(connection: Connection, study_id: int, name: str) -> None:
+    """Remove a user attribute of a study in the caller's transaction, if it is there."""
+    table = study_user_attributes
+    mine = table.c.study_id == study_id, table.c.key == name
+    connection.execute(delete(table).where(*mine))
+
+
 def artifact_meta(artifact_id: str, filename: str, mimetype: str = DEFAULT_MIME_TYPE) -> str:
     """Return the value of the system attribute that lists an artifact."""
     meta = ArtifactMeta(

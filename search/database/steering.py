@@ -4,15 +4,14 @@ trial.
 A worker looks before it claims a trial, and whenever it renews the lease of the one that it runs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from optuna.trial import TrialState
 from sqlalchemy import Connection, delete, insert, select
 
 from search.database import leases, queries
 from search.database.database import Database
+from search.database.identity import DEFINITION
 from search.database.optuna_internals import begin_trial, end_trial, reopen_trial
 from search.database.queries import StudyRef
 from search.database.tables import clock, epochs
@@ -66,10 +65,8 @@ def pause(database: Database, study: StudyRef, *, is_paused: bool) -> None:
         _write(connection, study, replace(read(connection, study.key), is_paused=is_paused))
 
 
-def cancel(
-    database: Database, study: StudyRef, number: int, definition: Mapping[str, Any]
-) -> TrialState:
-    """End a trial for good, and return the state that it was in; `definition` is the study's.
+def cancel(database: Database, study: StudyRef, number: int) -> TrialState:
+    """End a trial for good, and return the state that it was in.
 
     It is then pruned, with its last metric. If it has no epoch yet, it has failed: it takes no
     place of the budget, and a sampler is not told of it. A worker that runs it notices within
@@ -79,6 +76,8 @@ def cancel(
         UserError: there is no such trial, it has ended and would not go on, or it is a re-run,
             which a result needs.
     """
+    definition = database.optuna.get_study_user_attrs(study.study_id)[DEFINITION]
+    is_promoting = str(definition["pruner"]).startswith(f"{Promotion.__name__}(")
     with database.lock(study.key) as connection:
         found = queries.entries(connection, study, [number])
         if not found:
@@ -89,7 +88,6 @@ def cancel(
                 f"--trial {number}: it is a re-run, without which there is no result; `python -m "
                 "search stop` stops its worker"
             )
-        is_promoting = str(definition["pruner"]).startswith(Promotion.__name__)
         may_go_on = trial.paused is not None or (trial.rung is not None and is_promoting)
         if trial.state == TrialState.WAITING:
             begin_trial(connection, trial.trial_id)
@@ -106,7 +104,9 @@ def cancel(
         metrics = connection.execute(last).scalar_one_or_none()
         value = None if metrics is None else float(metrics[definition["metric"]])
         state = TrialState.FAIL if value is None else TrialState.PRUNED
-        end_trial(connection, trial.trial_id, state, value, {REASON: WHY, CANCELED: True})
+        attributes = {REASON: WHY, CANCELED: True}
+        if not end_trial(connection, trial.trial_id, state, value, attributes):
+            raise UserError(f"--trial {number}: another program has just ended it")
     return trial.state
 
 

@@ -163,6 +163,17 @@ def study_called(database: Database, name: str) -> StudyRef:
     return found.ref
 
 
+def check_idle(connection: Connection, study: StudyRef) -> None:
+    """Raises:
+    UserError: workers are running trials of the study.
+    """
+    if held := n_at_work(connection, study):
+        raise UserError(
+            f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
+            "search stop` stops them"
+        )
+
+
 def delete_study(database: Database, study: StudyRef) -> None:
     """Delete the study and all that was recorded of it; its files stay.
 
@@ -170,11 +181,7 @@ def delete_study(database: Database, study: StudyRef) -> None:
         UserError: workers are running trials of it.
     """
     with database.lock(study.key) as connection:
-        if held := n_at_work(connection, study):
-            raise UserError(
-                f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
-                "search stop` stops them"
-            )
+        check_idle(connection, study)
         optuna_internals.delete_study(connection, study.study_id)
         for table in (tables.epochs, tables.leases, tables.weights, tables.steering, _rows):
             connection.execute(delete(table).where(table.c.study_key == study.key))
@@ -208,6 +215,8 @@ def copy_study(
             query = select(*mine).where(table.c.study_key == study.key).order_by(*table.primary_key)
             connection.execute(insert(table).from_select([c.name for c in columns], query))
         optuna_internals.set_study_user_attribute(connection, copied.study_id, KEY, key)
+        # Of two studies with the re-runs of another one, neither would be it.
+        optuna_internals.drop_study_user_attribute(connection, copied.study_id, ORIGIN_KEY)
         artifact_lists.rename(connection, copied, prefix, files)
     return copied
 

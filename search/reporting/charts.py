@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.published import spreads
-from search.reporting.choices import cell, differing
+from search.reporting.choices import cell, differing, plain
 from search.reporting.report_data import ReportData
 from search.study.metrics import split, words
 from search.study.trial_attributes import REASON, is_fixed, label
@@ -78,7 +78,7 @@ def slices(findings: ReportData) -> Iterator[tuple[str, Figure]]:
     """Yield the name of each parameter with a plot of the metric over its values."""
     for name, distribution in findings.study.space.ranges.items():
         traces = [
-            _points(findings, there, [_on_axis(trial.params[name]) for trial in there], kind)
+            _points(findings, there, [plain(trial.params[name]) for trial in there], kind)
             for kind, trials in _kinds(findings)
             if (there := [trial for trial in trials if name in trial.params])
         ]
@@ -121,8 +121,8 @@ def parallel_coordinates(findings: ReportData) -> Figure:
             }
         )
     ticks = [
-        {"x": place, "y": at, "text": text, "showarrow": False, "xanchor": "left", "xshift": 3,
-         "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
+        {"x": place, "y": at, "text": escape(text), "showarrow": False, "xanchor": "left",
+         "xshift": 3, "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
         for place, (_, marks) in enumerate((*places, metric))
         for at, text in marks
     ]  # fmt: skip
@@ -302,7 +302,10 @@ def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> Figure:
     return {
         "x": [epoch.number for epoch in last],
         "y": _rounded(_height(findings, epoch) for epoch in last),
-        "text": [f"trial {label(t)}: {why}" for t, why in zip(pruned, reasons, strict=True)],
+        "text": [
+            f"trial {escape(label(trial))}: {why}"
+            for trial, why in zip(pruned, reasons, strict=True)
+        ],
         "customdata": [trial.number for trial in pruned],
         "mode": "markers", "marker": {"symbol": "x", "color": "#606060", "size": 6},
         "name": "pruned here", "hovertemplate": "%{text}<extra></extra>",
@@ -337,17 +340,11 @@ def _value_axis(distribution: object) -> dict[str, Any]:
     """Return the settings of an axis for the values of a parameter."""
     match distribution:
         case CategoricalDistribution(choices=values):
-            names = [_on_axis(value) for value in values]
+            names = [plain(value) for value in values]
             return {"type": "category", "categoryorder": "array", "categoryarray": names}
         case FloatDistribution(log=True) | IntDistribution(log=True):
             return {"type": "log", "dtick": 1, "exponentformat": "power"}
     return {}
-
-
-def _on_axis(value: object) -> object:
-    """Return a parameter's value for an axis: a category as text, a number as it is."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else cell(value)  # type: ignore[arg-type]
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float | None], list[tuple[float, str]]]:

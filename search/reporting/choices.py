@@ -31,6 +31,13 @@ def cell(value: Value | None) -> str:
     return "" if value is None else rounded(value)
 
 
+def plain(value: Value | None) -> Value | None:
+    """Return a value for a chart or a table that sorts: a number with few digits, or text."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value if isinstance(value, int) and not isinstance(value, bool) else cell(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChoicesTable:
     """A table with a row for each trial.

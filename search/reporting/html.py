@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from search.reporting import charts, tables
 from search.reporting.charts import Figure
-from search.reporting.choices import cell, differing
+from search.reporting.choices import differing, plain
 from search.reporting.fitted_table import FittedTable
 from search.reporting.rendering import template
 from search.reporting.report_data import ENOUGH, RESAMPLES, ReportData
@@ -17,7 +17,6 @@ from search.study.trial_attributes import REASON, label
 
 SCRIPT = "plotly-basic.min.js"
 """The bundle of plotly.js 4.1.1 with the kinds of charts that are used: lines, points and bars."""
-DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def html(findings: ReportData) -> str:
     return template("report.html").render(
         study=findings.study,
         database=findings.database,
-        history=findings.history,
+        training_text=findings.training_text,
         answer=tables.answer(findings),
         caution=findings.caution,
         rerun=tables.rerun_command(findings),
@@ -143,7 +142,7 @@ def _all_trials(findings: ReportData) -> Mapping[str, Any]:
                 len(recorded),
                 trial.state.name.lower(),
                 float(f"{seconds:.3g}"),
-                *(_plain(trial.params.get(name)) for name in names),
+                *(plain(trial.params.get(name)) for name in names),
                 str(trial.user_attrs.get(REASON, "")),
             ]
         )
@@ -155,13 +154,6 @@ def _all_trials(findings: ReportData) -> Mapping[str, Any]:
         "rows": rows,
         "isMaximized": findings.study.direction == "maximize",
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a choice for the table: a number that sorts, or text."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    return value if isinstance(value, int) and not isinstance(value, bool) else cell(value)
 
 
 def _json(value: object) -> str:

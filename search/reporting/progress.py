@@ -25,7 +25,6 @@ from search.study.study import Study
 from search.study.trial_attributes import REASON, label
 
 POLL_SECONDS = 0.5
-BAR_WIDTH = 40
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class ReportData:
         return optuna.importance.get_param_importances(StudyView(empty, lambda _: trials))
 
     @property
-    def history(self) -> str:
+    def training_text(self) -> str:
         """When and where the trials were trained, in words."""
         starts = [t.datetime_start for t in self.overview.trials if t.datetime_start is not None]
         epochs = [epoch for found in self.overview.epochs.values() for epoch in found]

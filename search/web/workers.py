@@ -11,7 +11,7 @@ from search.database import steering
 from search.database.database import Database
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
-from search.database.studies import stored_definition, study_called, with_reruns
+from search.database.studies import study_called, with_reruns
 from search.errors import UserError
 from search.reporting.rendering import template
 from search.reporting.status import study_row, worker_name
@@ -75,7 +75,7 @@ def _steer(database: Database) -> HTTPResponse:
     try:
         study = study_called(database, asked["study"])
         if asked["do"] == "cancel":
-            _cancel(database, study, asked["study"], asked["trial"])
+            _cancel(database, study, asked["trial"])
         else:
             steer = STEERS.get(asked["do"])
             if steer is None:
@@ -87,10 +87,10 @@ def _steer(database: Database) -> HTTPResponse:
     return HTTPResponse(status=303, headers={"Location": PATH})
 
 
-def _cancel(database: Database, study: StudyRef, name: str, trial: str) -> None:
+def _cancel(database: Database, study: StudyRef, trial: str) -> None:
     if not trial.isdecimal() or len(trial) > 9:
         raise UserError(f"{trial!r} is not a trial's number")
-    steering.cancel(database, study, int(trial), stored_definition(database, name) or {})
+    steering.cancel(database, study, int(trial))
 
 
 STEERS: dict[str, Callable[[Database, StudyRef], None]] = {

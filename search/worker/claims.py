@@ -123,7 +123,8 @@ class Claims:
         the budget had cut short or that has earned a promotion, else a new one. Once the budget is
         spent, it is a pruned one that is drawn for the audit. A fixed trial that failed is enqueued
         again. A waiting trial with values outside the study's ranges, which other tools can
-        enqueue, is ended as FAIL.
+        enqueue, is ended as FAIL. There is none while a user has paused or stopped the workers, or
+        once the search has ended early.
 
         Raises:
             StudyGone: the study no longer exists.

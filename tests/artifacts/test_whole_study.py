@@ -88,13 +88,13 @@ def test_a_deleted_study_leaves_nothing_and_touches_no_other(start: Start, tmp_p
     files = _files(tmp_path, files_of(process.database, process.ref))
     copied = copy(process.database, artifacts, process.ref, "copy")
     prefix = files_of(process.database, copied)
-    delete(process.database, artifacts, copied)
+    delete(process.database, artifacts, [copied])
     assert _counts(process) == alone
     assert not _files(tmp_path, prefix)
     assert _files(tmp_path, files_of(process.database, process.ref)) == files
     with pytest.raises(UserError, match="no such study; it has curves"):
         study_called(process.database, "copy")
-    delete(process.database, artifacts, process.ref)
+    delete(process.database, artifacts, [process.ref])
     assert set(_counts(process).values()) == {0}
     assert not any(path.is_file() for path in (tmp_path / "files").rglob("*"))
 
@@ -102,12 +102,13 @@ def test_a_deleted_study_leaves_nothing_and_touches_no_other(start: Start, tmp_p
 def test_a_study_with_a_trial_at_work_is_not_deleted(start: Start, tmp_path: Path) -> None:
     process = start()
     claim = process.claim()
+    other = copy(process.database, open_artifacts(str(tmp_path)), process.ref, "copy")
     before = _counts(process)
     with pytest.raises(UserError, match="1 worker is running trials of it"):
-        delete(process.database, open_artifacts(str(tmp_path)), process.ref)
+        delete(process.database, open_artifacts(str(tmp_path)), [other, process.ref])
     assert _counts(process) == before
     process.claims.release(claim)
-    delete(process.database, open_artifacts(str(tmp_path)), process.ref)
+    delete(process.database, open_artifacts(str(tmp_path)), [process.ref])
 
 
 def _counts(process: Process) -> dict[str, int]:

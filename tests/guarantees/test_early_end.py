@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import select
 
-from search.database import tables
 from search.study.metrics import Direction
 from search.study.study import Study
 from tests.support.commands import Command
@@ -24,15 +22,6 @@ def study() -> Study:
     return replace(curves, trials=24)
 
 
-def _order(process: Process) -> list[tuple[int, int]]:
-    """Return the recorded epochs in their order, as (trial, epoch)."""
-    rows = tables.epochs.c
-    mine = rows.study_key == process.ref.key
-    query = select(rows.trial, rows.number).where(mine).order_by(rows.id)
-    with process.database.engine.connect() as connection:
-        return [(row.trial, row.number) for row in connection.execute(query)]
-
-
 def _x(process: Process, trial: int) -> float:
     return float(process.trials[trial].params["x"])
 
@@ -42,7 +31,7 @@ def test_the_trial_that_reaches_the_target_is_the_last(start: Start, direction: 
     of_all = replace(curves, trials=24, direction=direction, name="all")
     undisturbed = start(of_all)
     undisturbed.work()
-    order = _order(undisturbed)
+    order = undisturbed.order
     finals = [(place, value(_x(undisturbed, trial), LAST))
               for place, (trial, epoch) in enumerate(order, 1) if epoch == LAST]  # fmt: skip
     assert len(finals) > 2
@@ -51,16 +40,16 @@ def test_the_trial_that_reaches_the_target_is_the_last(start: Start, direction: 
     place = next(place for place, final in finals if sign * final >= sign * target)
     early = start(replace(of_all, name="early", target=target))
     early.work()
-    assert _order(early) == order[:place]
+    assert early.order == order[:place]
     more = start(replace(of_all, name="early", target=None))
     more.work()
-    assert _order(more) == order
+    assert more.order == order
 
 
 def test_it_ends_after_so_many_trials_without_a_better_one(start: Start) -> None:
     undisturbed = start()
     undisturbed.work()
-    order = _order(undisturbed)
+    order = undisturbed.order
     best, completed, expected = -1.0, 0, 0
     for place, (trial, epoch) in enumerate(order, 1):
         if epoch not in (*RUNGS, LAST):
@@ -75,7 +64,7 @@ def test_it_ends_after_so_many_trials_without_a_better_one(start: Start) -> None
     assert 0 < expected < len(order)
     early = start(replace(curves, trials=24, name="early", patience=7))
     early.work()
-    assert _order(early) == order[:expected]
+    assert early.order == order[:expected]
     assert early.claims.early_end(early.worker.study.budget) == (
         f"7 trials have finished since trial {order[completed - 1][0]} completed with value "
         f"{best:.4f}, and none is better"

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import select
 
-from search.database import tables
 from search.database.database import Database
 from search.database.snapshot import Observer
 from search.study.study import Study
@@ -63,14 +61,6 @@ def _earned(xs: Sequence[float], reached: Mapping[int, int]) -> int | None:
     return None
 
 
-def _order(process: Process) -> list[tuple[int, int]]:
-    """Return the recorded epochs in their order, as (trial, epoch)."""
-    rows = tables.epochs.c
-    query = select(rows.trial, rows.number).order_by(rows.id)
-    with process.database.engine.connect() as connection:
-        return [(row.trial, row.number) for row in connection.execute(query)]
-
-
 def _xs(process: Process) -> list[float]:
     return [trial.params["x"] for trial in process.trials]
 
@@ -89,7 +79,7 @@ def test_the_best_of_each_rung_go_on_in_the_order_in_which_they_earn_it(
     process.work()
     xs, expected = _xs(process), list[tuple[int, int]]()
     _expected(xs, N, expected)
-    assert _order(process) == expected
+    assert process.order == expected
     assert any(now < before for (before, _), (now, _) in pairwise(expected)), "some go on late"
     reached = _reached(expected)
     assert _states(process) == {n: last == 10 for n, last in reached.items()}
@@ -142,14 +132,14 @@ def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
     process.work()
     expected: list[tuple[int, int]] = []
     _expected(_xs(process), 10, expected)
-    assert _order(process) == expected
+    assert process.order == expected
     before = _reached(expected)
     for path in tmp_path.rglob("*-1-*"):
         path.unlink()  # its trial is trained again
     more = start(replace(curves, trials=20))
     more.work()
     _expected(_xs(more), 20, expected)
-    assert _order(more) == expected
+    assert more.order == expected
     after = _reached(expected)
     goes_on = {(before[trial], after[trial]) for trial in before} - {(1, 1), (4, 4), (10, 10)}
     assert goes_on == {(1, 4)}
@@ -170,7 +160,7 @@ def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:
     xs = _xs(beside)[5:]
     expected: list[tuple[int, int]] = []
     _expected(xs, N - 5, expected)
-    sampled = [(trial - 5, epoch) for trial, epoch in _order(beside) if trial >= 5]
+    sampled = [(trial - 5, epoch) for trial, epoch in beside.order if trial >= 5]
     assert sampled == expected
 
 

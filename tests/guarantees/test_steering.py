@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,25 +21,17 @@ from search.study.study import Study
 from search.worker import worker
 from search.worker.claims import Standing
 from search.worker.stop import Stop
-from tests.support.commands import Command, Run
+from tests.support.commands import Command, Run, until
 from tests.support.curves import HALVING, Choices, Curve, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start, held_leases
 
-DEFINITION = curves.definition(None)
 ENDLESS = ("--study", "digits", "--images", 160, "--epochs", 500, "--trials", 30)
 
 
 @pytest.fixture
 def study() -> Study:
     return curves
-
-
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def _at_work(url: str, name: str) -> int:
@@ -66,7 +58,7 @@ def test_a_stop_reaches_the_workers_of_all_commands_and_the_search_resumes(
         Run(tmp_path, "search.run", *ENDLESS, *storage, "--workers", 2) as first,
         Run(tmp_path, "search.run", *ENDLESS, *storage) as second,
     ):
-        _until(lambda: "EPOCH" in first.output + second.output and _at_work(url, "digits") == 3)
+        until(lambda: "EPOCH" in first.output + second.output and _at_work(url, "digits") == 3)
         done = search("search.__main__", "stop", "digits", *storage)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == (
@@ -81,7 +73,7 @@ def test_a_stop_reaches_the_workers_of_all_commands_and_the_search_resumes(
     assert _at_work(url, "digits") == 0
     with Run(tmp_path, "search.run", *ENDLESS, *storage) as third:
         third.until("resumes after epoch")
-        _until(lambda: _n_epochs(url, "digits") > before)
+        until(lambda: _n_epochs(url, "digits") > before)
 
 
 def test_paused_workers_wait_and_go_on(url: str, tmp_path: Path, search: Command) -> None:
@@ -89,7 +81,7 @@ def test_paused_workers_wait_and_go_on(url: str, tmp_path: Path, search: Command
     with Run(tmp_path, "search.run", *ENDLESS, *storage) as run:
         run.until("EPOCH")
         assert search("search.__main__", "pause", "digits", *storage).returncode == 0
-        _until(lambda: _at_work(url, "digits") == 0)
+        until(lambda: _at_work(url, "digits") == 0)
         before = _n_epochs(url, "digits")
         shown = search("search.__main__", "status", "digits", *storage).stdout
         assert "paused, 0 running" in shown
@@ -98,8 +90,8 @@ def test_paused_workers_wait_and_go_on(url: str, tmp_path: Path, search: Command
             time.sleep(2 * worker.WAIT_SECONDS)
             assert _n_epochs(url, "digits") == before
             assert search("search.__main__", "resume", "digits", *storage).returncode == 0
-            _until(lambda: _at_work(url, "digits") == 2)
-            _until(lambda: _n_epochs(url, "digits") > before)
+            until(lambda: _at_work(url, "digits") == 2)
+            until(lambda: _n_epochs(url, "digits") > before)
 
 
 class Held(Curve):
@@ -128,7 +120,7 @@ def working(start: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
         target=process.worker.work, args=(stop,), kwargs={"budget": held.budget}
     )
     thread.start()
-    _until(lambda: _n_recorded(process) == 1)
+    until(lambda: _n_recorded(process) == 1)
     try:
         yield process
     finally:
@@ -158,11 +150,11 @@ def test_a_paused_trial_is_left_within_a_batch_and_has_the_same_metrics(
     working: Process, start: Start, tmp_path: Path
 ) -> None:
     steering.pause(working.database, working.ref, is_paused=True)
-    _until(lambda: not _held(working))
+    until(lambda: not _held(working))
     assert (_n_recorded(working), _states(working)) == (1, [TrialState.RUNNING])
     Held.go.set()
     steering.pause(working.database, working.ref, is_paused=False)
-    _until(lambda: _is_done(working))
+    until(lambda: _is_done(working))
     undisturbed = start(held, url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
     undisturbed.work()
     assert working.figures() == undisturbed.figures()
@@ -170,14 +162,14 @@ def test_a_paused_trial_is_left_within_a_batch_and_has_the_same_metrics(
 
 def test_a_running_trial_that_is_canceled_is_left_within_a_batch(working: Process) -> None:
     (running,) = _held(working)
-    was = steering.cancel(working.database, working.ref, running, DEFINITION)
+    was = steering.cancel(working.database, working.ref, running)
     assert was == TrialState.RUNNING
-    _until(lambda: _held(working) - {running} != set())
+    until(lambda: _held(working) - {running} != set())
     trial = working.trials[running]
     assert (trial.state, trial.user_attrs["reason"]) == (TrialState.PRUNED, "canceled by a user")
     assert trial.value == value(trial.params["x"], 1)
     Held.go.set()
-    _until(lambda: _is_done(working))
+    until(lambda: _is_done(working))
     assert len(working.trials[running].intermediate_values) == 1
     assert len(working.trials) == held.trials
 
@@ -186,7 +178,7 @@ def test_a_stopped_worker_ends_within_a_batch_and_one_that_starts_later_does_not
     working: Process, start: Start
 ) -> None:
     steering.stop(working.database, working.ref)
-    _until(lambda: not _held(working))
+    until(lambda: not _held(working))
     assert working.claims.claim() is Standing.STOPPED
     assert start(held).claim().number == 0
 
@@ -204,7 +196,7 @@ def test_a_trial_that_waits_for_its_promotion_is_canceled_for_good(start: Start)
     while len(process.trials) <= late:
         process.run(process.claim())
     assert process.trials[late].state == TrialState.PRUNED
-    steering.cancel(database, process.ref, late, DEFINITION)
+    steering.cancel(database, process.ref, late)
     process.work()
     assert len(process.trials) == curves.trials
     assert len(process.trials[late].intermediate_values) == 1
@@ -213,7 +205,7 @@ def test_a_trial_that_waits_for_its_promotion_is_canceled_for_good(start: Start)
 
 def test_a_waiting_trial_is_canceled_once_and_a_complete_one_is_refused(start: Start) -> None:
     process = start(replace(curves, variants={"one": Choices(x=0.5), "two": Choices(x=0.6)}))
-    assert steering.cancel(process.database, process.ref, 1, DEFINITION) == TrialState.WAITING
+    assert steering.cancel(process.database, process.ref, 1) == TrialState.WAITING
     process.work()
     assert [trial.user_attrs.get("variant") for trial in process.trials][:3] == ["one", "two", None]
     assert process.trials[1].state == TrialState.FAIL
@@ -223,7 +215,7 @@ def test_a_waiting_trial_is_canceled_once_and_a_complete_one_is_refused(start: S
     assert len(process.trials) == curves.trials + 1
     for number, message in ((0, "it is COMPLETE"), (1, "it is FAIL"), (99, "no such trial")):
         with pytest.raises(UserError, match=message):
-            steering.cancel(process.database, process.ref, number, DEFINITION)
+            steering.cancel(process.database, process.ref, number)
 
 
 def test_what_was_canceled_is_no_result_of_pruning_and_a_re_run_is_refused(start: Start) -> None:
@@ -233,17 +225,14 @@ def test_what_was_canceled_is_no_result_of_pruning_and_a_re_run_is_refused(start
     before = Savings.of(overview)
     cut = next(trial for trial in overview.trials if trial.state == TrialState.PRUNED)
     with pytest.raises(UserError, match="it is PRUNED and will not go on"):
-        steering.cancel(
-            process.database, process.ref, cut.number, process.worker.study.definition(None)
-        )
+        steering.cancel(process.database, process.ref, cut.number)
     process.joined.enqueue_trial({"x": 0.5})
     rerun = {"trial": 0, "repeat": 0, "seed": 1}
     process.joined.enqueue_trial({"x": 0.5}, user_attrs=rerun)
-    definition = process.worker.study.definition(None)
-    steering.cancel(process.database, process.ref, curves.trials or 0, definition)
+    steering.cancel(process.database, process.ref, curves.trials or 0)
     assert Savings.of(Observer(process.database, process.joined).look()) == before
     with pytest.raises(UserError, match="it is a re-run"):
-        steering.cancel(process.database, process.ref, (curves.trials or 0) + 1, definition)
+        steering.cancel(process.database, process.ref, (curves.trials or 0) + 1)
 
 
 def test_a_worker_whose_study_is_deleted_while_it_waits_says_so(
@@ -253,7 +242,7 @@ def test_a_worker_whose_study_is_deleted_while_it_waits_says_so(
     with Run(tmp_path, "search.run", *ENDLESS) as run:
         run.until("EPOCH")
         assert search("search.__main__", "pause", "digits").returncode == 0
-        _until(lambda: _at_work(storage, "digits") == 0)
+        until(lambda: _at_work(storage, "digits") == 0)
         deleted = search("search.__main__", "delete", "digits", "--yes")
         assert (deleted.returncode, deleted.stderr) == (0, "")
         assert run.end(60) == 1

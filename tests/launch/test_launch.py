@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.database import Database
 from search.database.snapshot import Overview
-from tests.support.commands import Command, Run
+from tests.support.commands import Command, Run, until
 from tests.support.databases import PASSWORD, leased_pids
 
 pytestmark = pytest.mark.slow
@@ -35,13 +34,6 @@ def _trials(url: str) -> list[FrozenTrial]:
 def _descendants(pid: int) -> list[psutil.Process]:
     found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
     return found
-
-
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_a_temporary_folder_with_too_long_a_path_is_refused(
@@ -65,7 +57,7 @@ def test_a_signal_to_all_stops_all_workers_within_a_batch(
 ) -> None:
     """SIGHUP comes twice: from the shell, and from its terminal."""
     with Run(tmp_path, "run", *ENDLESS) as run:
-        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        until(lambda: len(leased_pids(tmp_path)) == 3)
         run.until("EPOCH")
         pids = leased_pids(tmp_path)
         for name in signals:
@@ -85,16 +77,16 @@ def test_a_signal_to_all_stops_all_workers_within_a_batch(
 
 def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     with Run(tmp_path, "run", *ENDLESS) as run:
-        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        until(lambda: len(leased_pids(tmp_path)) == 3)
         everyone = _descendants(run.pid)
         run.kill()
-        _until(lambda: not any(one.is_running() for one in everyone), seconds=20)
+        until(lambda: not any(one.is_running() for one in everyone), seconds=20)
     assert leased_pids(tmp_path) == []  # they left, and were not killed
 
 
 def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with Run(tmp_path, "run", *QUICK, "--epochs", "8", "--trials", "7") as run:
-        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        until(lambda: len(leased_pids(tmp_path)) == 3)
         run.until("EPOCH")
         os.kill(leased_pids(tmp_path)[0], signal.SIGKILL)
         assert run.end() == 0
@@ -106,7 +98,7 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
 
 def test_workers_that_somebody_stops_are_not_replaced(tmp_path: Path) -> None:
     with Run(tmp_path, "run", *ENDLESS) as run:
-        _until(lambda: len(leased_pids(tmp_path)) == 3)
+        until(lambda: len(leased_pids(tmp_path)) == 3)
         for pid in leased_pids(tmp_path):
             os.kill(pid, signal.SIGTERM)
         assert run.end() == 1
@@ -145,7 +137,7 @@ def test_no_password_is_in_a_command_line(
 ) -> None:
     monkeypatch.setenv("SEARCH_STORAGE", url)
     with Run(tmp_path, "run", *ENDLESS) as run:
-        _until(lambda: len(leased_pids(url)) == 3)
+        until(lambda: len(leased_pids(url)) == 3)
         lines = [one.cmdline() for one in [*_descendants(run.pid), psutil.Process(run.pid)]]
     assert len(lines) >= 4
     assert PASSWORD in url

@@ -90,6 +90,14 @@ class Run:
         return status
 
 
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
 def run_command(folder: Path, name: str, *options: object) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     with Run(folder, name, *options) as run:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import select
 
-from search.database import leases
+from search.database import leases, tables
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.leases import Claim, Lease
@@ -75,6 +76,14 @@ class Process:
     @property
     def trials(self) -> list[FrozenTrial]:
         return self.joined.get_trials()
+
+    @property
+    def order(self) -> list[tuple[int, int]]:
+        """The recorded epochs in their order, as (trial, epoch)."""
+        rows = tables.epochs.c
+        query = select(rows.trial, rows.number).where(rows.study_key == self.ref.key)
+        with self.database.engine.connect() as connection:
+            return [(row.trial, row.number) for row in connection.execute(query.order_by(rows.id))]
 
     def figures(self) -> list[list[dict[str, object]]]:
         """Everything recorded of every trial's epochs but the time that they took."""
