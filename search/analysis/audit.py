@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Self
 
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.snapshot import Overview
+from search.study.pruners import Promotion
 from search.study.trial_attributes import AUDITED, RUNG, is_fixed
 
 
@@ -37,11 +39,12 @@ class RungAudit:
     let_through: int
     """Number of the trials let through."""
     correlation: float
-    """Spearman's rank correlation of the metric at the rung and at the end, over the audited trials
-    and those let through; NaN for fewer than three, or if all are equal."""
+    """Spearman's rank correlation of what the rung compares and the metric at the end, over the
+    audited trials and those let through; NaN for fewer than three, or if all are equal."""
 
     @classmethod
-    def of(cls, overview: Overview, rung: int) -> Self:
+    def of(cls, overview: Overview, rung: int, loss: str | None) -> Self:
+        """`loss` is the metric that the rung compares, lower is better; None for the study's."""
         pruned, audited = [], []
         known = {trial.number for trial in overview.ended_here}
         for trial in overview.trials:
@@ -63,18 +66,24 @@ class RungAudit:
             above_best=sum(score > max(bars) for score in scores) if bars else 0,
             let_through=len(through),
             correlation=_spearman(
-                [_score(overview, trial, rung) for trial in both],
+                [
+                    _score(overview, trial, rung)
+                    if loss is None
+                    else -overview.of(trial)[rung - 1].metrics[loss]
+                    for trial in both
+                ],
                 [_score(overview, trial) for trial in both],
             ),
         )
 
 
-def audits(overview: Overview) -> list[RungAudit]:
+def audits(overview: Overview, pruner: BasePruner) -> list[RungAudit]:
     """Return the audits of the rungs at which audited trials were pruned, by rung."""
+    promotion = pruner if isinstance(pruner, Promotion) else Promotion()
     rungs = {
         trial.user_attrs[AUDITED] for trial in overview.ended_here if AUDITED in trial.user_attrs
     }
-    return [RungAudit.of(overview, rung) for rung in sorted(rungs)]
+    return [RungAudit.of(overview, rung, promotion.loss_at(rung)) for rung in sorted(rungs)]
 
 
 def _let_through(overview: Overview) -> Iterator[FrozenTrial]:

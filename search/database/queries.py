@@ -222,12 +222,17 @@ def n_on_rung(connection: Connection, study: StudyRef, epoch: int) -> int:
     return connection.scalar(query) or 0
 
 
-def best_on_rung(connection: Connection, study: StudyRef, epoch: int, *, n: int) -> Sequence[int]:
-    """Return the numbers of the `n` competing trials with the highest scores after `epoch`, best
-    first; ties go to the earlier trial."""
+def best_on_rung(
+    connection: Connection, study: StudyRef, epoch: int, *, n: int, loss: str | None
+) -> Sequence[int]:
+    """Return the numbers of the `n` competing trials that are best after `epoch`, best first; ties
+    go to the earlier trial.
+
+    The best have the highest scores, or the lowest values of the metric `loss`.
+    """
+    best = _epochs.c.score.desc() if loss is None else _epochs.c.metrics[loss].as_float()
     query = select(_epochs.c.trial).where(_at(study, epoch), _competes(study))
-    ranked = query.order_by(_epochs.c.score.desc(), _epochs.c.trial).limit(n)
-    return connection.scalars(ranked).all()
+    return connection.scalars(query.order_by(best, _epochs.c.trial).limit(n)).all()
 
 
 def standing(

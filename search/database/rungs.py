@@ -52,12 +52,14 @@ class RecordedRung:
     connection: Connection
     ref: StudyRef
     epoch: int
+    loss: str | None
+    """The metric that is compared, lower is better; None for the study's."""
 
     def __len__(self) -> int:
         return queries.n_on_rung(self.connection, self.ref, self.epoch)
 
     def best(self, n: int) -> list[Entry]:
-        numbers = queries.best_on_rung(self.connection, self.ref, self.epoch, n=n)
+        numbers = queries.best_on_rung(self.connection, self.ref, self.epoch, n=n, loss=self.loss)
         trials = queries.entries(self.connection, self.ref, numbers)
         found = {trial.number: trial for trial in trials}
         return [found[number] for number in numbers]
@@ -93,6 +95,11 @@ class Ladder:
 
     def _rungs(self, connection: Connection) -> Mapping[int, RecordedRung]:
         return {
-            epoch: RecordedRung(connection=connection, ref=self.ref, epoch=epoch)
+            epoch: RecordedRung(
+                connection=connection,
+                ref=self.ref,
+                epoch=epoch,
+                loss=self.promotion.loss_at(epoch),
+            )
             for epoch in self.promotion.rungs(self.epochs - 1)
         }

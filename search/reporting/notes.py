@@ -34,7 +34,7 @@ from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.metrics import Epoch, number
+from search.study.metrics import Epoch, number, words
 from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
 from search.study.study import Study
@@ -259,6 +259,7 @@ def text(study: Study, progress: Progress) -> str:
         rungs=halving and ", ".join(map(str, halving.rungs(study.epochs - 1))),
         kept=halving and f"{halving.keep:.0%}",
         is_promoting=isinstance(study.pruner, Promotion),
+        first_loss=study.first_loss and words(study.first_loss),
         pruner=type(study.pruner).__name__,
         data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],
         ranges=[(name, range_text(range_)) for name, range_ in study.space.ranges.items()],

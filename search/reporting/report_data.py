@@ -138,7 +138,7 @@ class ReportData:
 
     @cached_property
     def audits(self) -> list[RungAudit]:
-        return audits(self.overview)
+        return audits(self.overview, self.study.pruner)
 
     @property
     def caution(self) -> str:

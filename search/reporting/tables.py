@@ -25,7 +25,7 @@ from search.study.trial_attributes import CANCELED, DIVERGED, ENVIRONMENTS, REAS
 AUDIT = (
     "A random share of the trials that were pruned for their metric, run to their last epoch after "
     "the search, against the sampled trials that pruning let through. The rank correlation is "
-    "Spearman's, between the metric at the rung and at the end, over both."
+    "Spearman's, between what the rung compares and the metric at the end, over both."
 )
 """Explains the table of audits."""
 BEST = 10

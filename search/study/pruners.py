@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.errors import UserError
-from search.study.metrics import number
+from search.study.metrics import number, words
 from search.study.trial_attributes import REOPENED, readable
 
 
@@ -30,11 +30,14 @@ class PruneReason:
     value: float | None
     cutoff: float | None = None
     """The value that the trial needed; None if the pruner does not report one."""
+    loss: str | None = None
+    """The metric that the pruner compares instead of the value; None if it compares the value."""
     pruner: str
 
     def __str__(self) -> str:
         if self.pruner == Promotion.__name__:
-            return f"{number(self.value)} at epoch {self.epoch}, where it waits to be promoted"
+            by = "" if self.loss is None else f" by {words(self.loss)}"
+            return f"{number(self.value)} at epoch {self.epoch}, where it waits to be promoted{by}"
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
         return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"
@@ -161,6 +164,20 @@ class Promotion(Halving):
     promoted.
     """
 
+    first_loss: str | None = None
+    """A metric that is compared on the first rung instead of the study's; lower is better. The mean
+    training loss of an epoch depends far less on the seed than a test metric of a network that is
+    hardly trained. None for the study's metric."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.first_loss is None or (isinstance(self.first_loss, str) and self.first_loss)):
+            raise ValueError(f"first_loss must be the name of a metric, not {self.first_loss!r}")
+
+    def loss_at(self, epoch: int) -> str | None:
+        """Return the metric that is compared at the rung `epoch` if it is not the study's."""
+        return self.first_loss if epoch == self.min_epochs else None
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         epoch = trial.last_step
         if epoch is None or epoch not in self.rungs(epoch):
@@ -234,5 +251,8 @@ class ExemptingPruner(BasePruner):
         if not self._pruner.prune(study, trial):
             return None
         epoch = trial.last_step
+        loss = None
+        if isinstance(self._pruner, Promotion) and epoch is not None:
+            loss = self._pruner.loss_at(epoch)
         value = None if epoch is None else trial.intermediate_values[epoch]
-        return PruneReason(epoch=epoch, value=value, pruner=type(self._pruner).__name__)
+        return PruneReason(epoch=epoch, value=value, loss=loss, pruner=type(self._pruner).__name__)

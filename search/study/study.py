@@ -150,14 +150,19 @@ class Study(Generic[C]):
             raise UserError(
                 f'metric {costs[0]} is better if it is lower: give direction="minimize"'
             )
+        known = self.trainer.metrics
         for name in ("metric", "final_metric"):
-            metric, known = getattr(self, name), self.trainer.metrics
+            metric = getattr(self, name)
             if metric is None and name == "final_metric":
                 continue
             if not isinstance(metric, str) or not metric:
                 raise UserError(f"{name} must be the name of a metric, not {metric!r}")
             if known is not None and metric not in known:
                 raise UserError(f"{name} must be one of {', '.join(known)}, not {metric!r}")
+        if self.first_loss is not None and known is not None and self.first_loss not in known:
+            raise UserError(
+                f"pruner: first_loss must be one of {', '.join(known)}, not {self.first_loss!r}"
+            )
         is_held_out = [
             metrics.split(m)[0] == "validation" for m in (self.metric, self.final.metric)
         ]
@@ -174,6 +179,11 @@ class Study(Generic[C]):
     @cached_property
     def trainer(self) -> Trainer[C]:
         return self.train if isinstance(self.train, Trainer) else FunctionTrainer(train=self.train)
+
+    @property
+    def first_loss(self) -> str | None:
+        """The metric that `Promotion` compares on its first rung if it is not the study's."""
+        return self.pruner.first_loss if isinstance(self.pruner, Promotion) else None
 
     @property
     def budget(self) -> Budget:

@@ -23,10 +23,13 @@ C = TypeVar("C", default=Any)
 
 Precision = Literal["float32", "bfloat16"]
 
-METRICS = tuple(
-    f"{split}_{quantity}"
-    for split in ("test", "validation", "train")
-    for quantity in ("accuracy", "loss")
+METRICS = (
+    *(
+        f"{split}_{quantity}"
+        for split in ("test", "validation", "train")
+        for quantity in ("accuracy", "loss")
+    ),
+    "batch_loss",
 )
 """What an epoch measures: accuracies from 0 to 1, and mean cross-entropies in nats, in eval mode
 after the epoch, over the whole split; and `batch_loss`, the mean loss during the epoch."""

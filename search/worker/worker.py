@@ -238,7 +238,14 @@ class Worker:
 
         Raises:
             LeaseLost: another worker has the trial; nothing is written.
+            UserError: the epoch lacks the metric that the first rung compares.
         """
+        loss = self.study.first_loss
+        if loss is not None and loss not in epoch.metrics:
+            raise UserError(
+                f"fit yielded {', '.join(epoch.metrics)} in epoch {epoch.number}, but not {loss}, "
+                "the pruner's first_loss; yield it, or name another metric"
+            )
         # Weights are listed when the trial ends.
         checkpoint = None if epoch.number == self.study.epochs else sha256
         listed = self.kept.listed(claim, checkpoint, epoch.number)

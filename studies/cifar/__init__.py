@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.pruners import BasePruner
 
-from search.study import Confirmation, Epoch, Study
+from search.study import Confirmation, Epoch, Promotion, Study
 from search.study.space import Ranges, Value
 from search.vision import ImageClassification, ImageShape
 from studies.cifar.choices import Choices, learning_rate
@@ -62,11 +63,14 @@ def course_study(
     ranges: Ranges | None = None,
     batch_size: int = 32,
     images: int | None = None,
+    pruner: BasePruner | None = None,
     **settings: Any,
 ) -> Study[Choices]:
     """Return a study of the report's network on a dataset, ranked by test accuracy.
 
-    `ranges` replace those of `Choices`, `settings` are further fields of `search.study.Study`.
+    `ranges` replace those of `Choices`, `settings` are further fields of `search.study.Study`. The
+    default pruner compares training losses after epoch 1, and nothing later up to epoch 15; see
+    docs/performance.md.
 
     Raises:
         UserError: a setting is invalid.
@@ -87,6 +91,7 @@ def course_study(
         ),
         metric="test_accuracy",
         diverged_as=0.0,
+        pruner=pruner or Promotion(first_loss="batch_loss", factor=16),
         ranges=ranges or {},
         epoch_text=epoch_text,
         **settings,

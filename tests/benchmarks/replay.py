@@ -15,7 +15,7 @@ pruners of `search.study.pruners`. There are two kinds of searches.
 Printed is, for each pruner, the median over the searches, with the range of the middle 80 %, of the
 epochs and of the seconds until the incumbent is good enough, the share of the searches in which it
 never is, and the mean accuracy of the incumbents after so many epochs. With "loss", the first rung
-compares the mean training loss over the epoch and not the test accuracy. `tpe lifted` is given
+compares the mean training loss of its epoch and not the test accuracy. `tpe lifted` is given
 pruned trials as if they had completed, with what those that did complete gained on average from
 there.
 
@@ -42,7 +42,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.database.optuna_internals import StudyView
-from search.study.pruners import Halving, Promotion, SuccessiveHalving
+from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.samplers import TPE, SamplerFactory
 from search.study.space import Ranges, Space, Value
 from search.worker.repeatable_sampler import RepeatableSampler
@@ -58,7 +58,9 @@ PRUNERS: Mapping[str, BasePruner] = {
     "none": NopPruner(),
     "median": MedianPruner(),
     **{
-        f"{kind.__name__} {rungs}, {share}": kind(min_epochs=first, factor=factor, keep=keep)
+        f"{kind.__name__} {rungs}, {share}{', loss' if set_to else ''}": kind(
+            min_epochs=first, factor=factor, keep=keep, **set_to
+        )
         for rungs, first, factor in (
             ("1", 1, 11),  # whose second rung is beyond the last epoch
             ("1, 4", 1, 4),
@@ -67,7 +69,11 @@ PRUNERS: Mapping[str, BasePruner] = {
             ("2, 6", 2, 3),
         )
         for share, keep in (("1/2", 1 / 2), ("1/3", 1 / 3), ("1/4", 1 / 4))
-        for kind in (SuccessiveHalving, Promotion)
+        for kind, set_to in (
+            (SuccessiveHalving, {}),
+            (Promotion, {}),
+            (Promotion, {"first_loss": LOSS}),
+        )
     },
 }
 LIFTED = "tpe lifted"
@@ -88,17 +94,9 @@ class Trial:
     """The last one that it was trained for."""
     is_waiting: bool = False
     is_ended: bool = False
-    by_loss: int = 0
-    """The last epoch after which trials are compared by their training loss."""
 
     def accuracy(self, epoch: int) -> float:
         return self.curve.metrics[METRIC][epoch - 1]
-
-    def value(self, epoch: int) -> float:
-        """Return what is compared after `epoch`; higher is better."""
-        if epoch <= self.by_loss:
-            return -self.curve.metrics[LOSS][epoch - 1]
-        return self.accuracy(epoch)
 
     def frozen(self, *, last: int, ranges: Ranges | None = None) -> FrozenTrial:
         """Return the trial as Optuna hands it to a pruner, or with `ranges` to a sampler; `last` is
@@ -184,6 +182,8 @@ class Rung:
 
     epoch: int
     trials: list[Trial]
+    loss: str | None = None
+    """The metric that is compared, lower is better; None for the accuracy."""
     trial: Trial | None = None
     """The one that is compared with the others."""
 
@@ -192,20 +192,24 @@ class Rung:
 
     def best(self, n: int) -> Any:
         if self.trial is not None:
-            return heapq.nlargest(n, (trial.value(self.epoch) for trial in self._others()))[-1]
-        return heapq.nsmallest(
-            n, self.trials, key=lambda trial: (-trial.value(self.epoch), trial.number)
-        )
+            return heapq.nlargest(n, map(self._value, self._others()))[-1]
+        return heapq.nsmallest(n, self.trials, key=lambda one: (-self._value(one), one.number))
 
     def is_waiting(self, trial: Trial) -> bool:
         return trial.is_waiting and trial.epoch == self.epoch
 
     def standing(self, value: float) -> tuple[int, int]:
         others = self._others()
-        return len(others), sum(other.value(self.epoch) > value for other in others)
+        return len(others), sum(self._value(other) > value for other in others)
 
     def _others(self) -> list[Trial]:
         return [trial for trial in self.trials if trial is not self.trial]
+
+    def _value(self, trial: Trial) -> float:
+        """Return what is compared; higher is better."""
+        if self.loss is not None:
+            return -trial.curve.metrics[self.loss][self.epoch - 1]
+        return trial.accuracy(self.epoch)
 
 
 class Search:
@@ -213,9 +217,8 @@ class Search:
 
     direction = StudyDirection.MAXIMIZE
 
-    def __init__(self, draw: Draw, pruner: BasePruner, *, epochs: int, by_loss: int = 0) -> None:
+    def __init__(self, draw: Draw, pruner: BasePruner, *, epochs: int) -> None:
         self._draw = draw
-        self._by_loss = by_loss
         self._pruner = pruner
         self._last = epochs
         self._trials: list[Trial] = []
@@ -265,8 +268,7 @@ class Search:
             return trial.is_waiting
         study, frozen = cast(optuna.Study, self), trial.frozen(last=self._last)
         if isinstance(pruner, SuccessiveHalving):
-            rung = Rung(trial.epoch, self._rungs[trial.epoch], trial)
-            frozen.intermediate_values[trial.epoch] = trial.value(trial.epoch)
+            rung = Rung(trial.epoch, self._rungs[trial.epoch], trial=trial)
             trial.is_ended = pruner.cut(study, frozen, lambda *_: rung) is not None
         else:
             trial.is_ended = pruner.prune(study, frozen)
@@ -276,7 +278,7 @@ class Search:
         """Return the trial to go on with, else a new one; None if there is none."""
         if isinstance(self._pruner, Promotion):
             rungs = {
-                epoch: Rung(epoch, self._rungs[epoch])
+                epoch: Rung(epoch, self._rungs[epoch], self._pruner.loss_at(epoch))
                 for epoch in self._pruner.rungs(self._last - 1)
             }
             found: Trial | None = self._pruner.promotable(rungs)
@@ -286,7 +288,7 @@ class Search:
         curve = self._draw(self._trials)
         if curve is None:
             return None
-        self._trials.append(Trial(len(self._trials), curve, by_loss=self._by_loss))
+        self._trials.append(Trial(len(self._trials), curve))
         return self._trials[-1]
 
 
@@ -346,12 +348,12 @@ def _at_random(title: str, curves: list[Curve], options: argparse.Namespace) -> 
     target = max(curve.metrics[METRIC][-1] for curve in curves if len(curve) == epochs) - WITHIN
     print(f"{title}: {len(curves)} curves, target {target:.4f}, within {options.most} epochs")
     _head()
-    for workers, (name, pruner, by_loss) in itertools.product(options.workers, _pruners(options)):
+    for workers, name in itertools.product(options.workers, options.pruners):
         draw = random.Random(options.seed)
         found = []
         for _ in range(options.searches):
             seed = draw.random()
-            search = Search(drawn_from(curves, seed), pruner, epochs=epochs, by_loss=by_loss)
+            search = Search(drawn_from(curves, seed), PRUNERS[name], epochs=epochs)
             found.append(
                 followed(
                     search,
@@ -376,13 +378,13 @@ def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> 
     print(f"target {best - WITHIN:.4f}, within {options.most} epochs")
     _head()
 
-    for workers, sampler, (name, pruner, by_loss) in itertools.product(
-        options.workers, options.samplers, _pruners(options)
+    for workers, sampler, name in itertools.product(
+        options.workers, options.samplers, options.pruners
     ):
         found = []
         for seed in range(options.seed, options.seed + options.searches):
             draw = Suggested(sampler, surrogate, seed=seed, last=epochs)
-            search = Search(draw, pruner, epochs=epochs, by_loss=by_loss)
+            search = Search(draw, PRUNERS[name], epochs=epochs)
             found.append(
                 followed(
                     search,
@@ -393,15 +395,6 @@ def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> 
                 )
             )
         _row(workers, f"{sampler}, {name}", found)
-
-
-def _pruners(options: argparse.Namespace) -> Iterator[tuple[str, BasePruner, int]]:
-    """Yield the name, the pruner, and the last epoch that compares training losses."""
-    for name in options.pruners:
-        pruner = PRUNERS[name]
-        yield name, pruner, 0
-        if isinstance(pruner, Halving):
-            yield f"{name}, loss", pruner, pruner.min_epochs
 
 
 def _head() -> None:

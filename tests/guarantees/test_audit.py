@@ -15,10 +15,11 @@ from search.database import queries, tables
 from search.database.snapshot import Observer
 from search.study.budget import Budget
 from search.study.metrics import Epoch
+from search.study.pruners import Promotion
 from search.study.study import Study
 from search.worker.claims import Standing
 from search.worker.result import Outcome
-from tests.support.curves import HALVING, PROMOTION, value
+from tests.support.curves import BY_LOSS, HALVING, PROMOTION, value
 from tests.support.curves import study as curves
 from tests.support.process import Killed, Process, Start, killed_at
 
@@ -164,14 +165,15 @@ def test_a_failed_audit_leaves_the_trial_pruned(start: Start) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_the_report_counts_how_often_pruning_was_wrong(start: Start) -> None:
-    process = start(replace(curves, trials=40, audit=0.5, seed=5))
+@pytest.mark.parametrize("pruner", [PROMOTION, BY_LOSS], ids=["value", "loss"])
+def test_the_report_counts_how_often_pruning_was_wrong(start: Start, pruner: Promotion) -> None:
+    process = start(replace(curves, trials=40, audit=0.5, seed=5, pruner=pruner))
     process.work()
     overview = Observer(process.database, process.joined).look()
     ends = {t.number: t.value for t in process.trials if t.state == TrialState.COMPLETE}
     audited = _audited(process)
     through = [end for number, end in ends.items() if number not in audited and end is not None]
-    found = audits(overview)
+    found = audits(overview, pruner)
     assert [one.rung for one in found] == [1, 4]
     for one in found:
         of = [end for n, end in ends.items() if audited.get(n) == one.rung and end is not None]
@@ -181,13 +183,19 @@ def test_the_report_counts_how_often_pruning_was_wrong(start: Start) -> None:
         assert one.above_median == sum(end > median(through) for end in of)
         assert one.above_best == sum(end > max(through) for end in of)
         both = {n for n in ends if audited.get(n, one.rung) == one.rung}
-        pairs = [(overview.epochs[n][one.rung - 1], overview.epochs[n][-1]) for n in both]
-        assert one.correlation == pytest.approx(_spearman(pairs))
+        ranked = [_compared(overview.epochs[n][one.rung - 1], pruner) for n in both]
+        ended = [overview.epochs[n][-1].metrics["value"] for n in both]
+        assert one.correlation == pytest.approx(_spearman(ranked, ended))
     assert sum(one.above_median for one in found) > 0
 
 
-def _spearman(pairs: Sequence[tuple[Epoch, Epoch]]) -> float:
+def _compared(epoch: Epoch, pruner: Promotion) -> float:
+    is_loss = pruner is BY_LOSS and epoch.number == 1
+    return -epoch.metrics["loss"] if is_loss else epoch.metrics["value"]
+
+
+def _spearman(*values: Sequence[float]) -> float:
     """By its formula for ranks without ties."""
-    first, second = (rankdata([pair[which].metrics["value"] for pair in pairs]) for which in (0, 1))
-    n = len(pairs)
+    first, second = map(rankdata, values)
+    n = len(first)
     return float(1 - 6 * ((first - second) ** 2).sum() / (n * (n**2 - 1)))

@@ -14,11 +14,13 @@ from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.database.snapshot import Observer
+from search.errors import UserError
+from search.study.pruners import Promotion
 from search.study.study import Study
 from studies.curves.table import Curve
 from tests.benchmarks.replay import Search
 from tests.benchmarks.surrogate import METRIC
-from tests.support.curves import HALVING, PROMOTION, Choices, value
+from tests.support.curves import BY_LOSS, HALVING, PROMOTION, Choices, loss, value
 from tests.support.curves import study as curves
 from tests.support.process import Process, Start
 
@@ -37,11 +39,13 @@ def _reached(order: Sequence[tuple[int, int]]) -> dict[int, int]:
     return {trial: max(epoch for of, epoch in order if of == trial) for trial, _ in order}
 
 
-def _expected(xs: Sequence[float], n_trials: int, order: list[tuple[int, int]]) -> None:
+def _expected(
+    xs: Sequence[float], n_trials: int, order: list[tuple[int, int]], pruner: Promotion = PROMOTION
+) -> None:
     """Extend `order`, the epochs that one worker trains, to a budget of `n_trials`."""
     while True:
         reached = _reached(order)
-        trial = _earned(xs, reached)
+        trial = _earned(xs, reached, pruner)
         if trial is None:
             if len(reached) == n_trials:
                 return
@@ -51,10 +55,19 @@ def _expected(xs: Sequence[float], n_trials: int, order: list[tuple[int, int]]) 
         order += [(trial, epoch) for epoch in range(after + 1, until + 1)]
 
 
-def _earned(xs: Sequence[float], reached: Mapping[int, int]) -> int | None:
+def _ranked(
+    xs: Sequence[float], reached: Mapping[int, int], rung: int, pruner: Promotion
+) -> list[int]:
+    """Return the trials that have reached the rung, best first."""
+    there = [trial for trial, last in reached.items() if last >= rung]
+    if pruner is BY_LOSS and rung == 1:
+        return sorted(there, key=lambda trial: loss(xs[trial], 1))
+    return sorted(there, key=lambda trial: value(xs[trial], rung), reverse=True)
+
+
+def _earned(xs: Sequence[float], reached: Mapping[int, int], pruner: Promotion) -> int | None:
     for rung in RUNGS:
-        there = [trial for trial, last in reached.items() if last >= rung]
-        there.sort(key=lambda trial: value(xs[trial], rung), reverse=True)
+        there = _ranked(xs, reached, rung, pruner)
         for trial in there[: max(len(there) // FACTOR, 1)]:
             if reached[trial] == rung:
                 return trial
@@ -72,19 +85,20 @@ def _states(process: Process) -> dict[int, bool]:
     return {number: state == TrialState.COMPLETE for number, state in found.items()}
 
 
+@pytest.mark.parametrize("pruner", [PROMOTION, BY_LOSS], ids=["value", "loss"])
 def test_the_best_of_each_rung_go_on_in_the_order_in_which_they_earn_it(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, pruner: Promotion
 ) -> None:
-    process = start()
+    process = start(replace(curves, pruner=pruner, seed=1))
     process.work()
     xs, expected = _xs(process), list[tuple[int, int]]()
-    _expected(xs, N, expected)
+    _expected(xs, N, expected, pruner)
     assert process.order == expected
     assert any(now < before for (before, _), (now, _) in pairwise(expected)), "some go on late"
     reached = _reached(expected)
     assert _states(process) == {n: last == 10 for n, last in reached.items()}
-    assert _kept(tmp_path) <= _contenders(xs, reached)
-    assert _replayed(xs) == (
+    assert _kept(tmp_path) <= _contenders(xs, reached, pruner)
+    assert _replayed(xs, pruner) == (
         len(expected),
         [trial for trial, epoch in expected if epoch == 10],
     )
@@ -97,17 +111,18 @@ def _kept(folder: Path) -> set[tuple[int, int]]:
     return {(int(name[1]), int(name[2])) for name in names}
 
 
-def _contenders(xs: Sequence[float], reached: Mapping[int, int]) -> set[tuple[int, int]]:
+def _contenders(
+    xs: Sequence[float], reached: Mapping[int, int], pruner: Promotion
+) -> set[tuple[int, int]]:
     found = set()
     for rung in RUNGS:
-        there = [trial for trial, last in reached.items() if last >= rung]
-        there.sort(key=lambda trial: value(xs[trial], rung), reverse=True)
+        there = _ranked(xs, reached, rung, pruner)
         first = there[: max(2 * (len(there) // FACTOR), FACTOR)]
         found |= {(trial, rung) for trial in first if reached[trial] == rung}
     return found
 
 
-def _replayed(xs: Sequence[float]) -> tuple[int, list[int]]:
+def _replayed(xs: Sequence[float], pruner: Promotion) -> tuple[int, list[int]]:
     """Return the number of epochs and the completed trials of the same search in the benchmark."""
     draws = [
         Curve(
@@ -115,12 +130,15 @@ def _replayed(xs: Sequence[float]) -> tuple[int, list[int]]:
             repeat=None,
             choices={"x": x},
             seconds=(1.0,) * 10,
-            metrics={METRIC: tuple(value(x, epoch) for epoch in range(1, 11))},
+            metrics={
+                METRIC: tuple(value(x, epoch) for epoch in range(1, 11)),
+                "loss": tuple(loss(x, epoch) for epoch in range(1, 11)),
+            },
         )
         for trial, x in enumerate(xs)
     ]
     left = iter(draws)
-    search = Search(lambda trials: next(left, None), PROMOTION, epochs=10)
+    search = Search(lambda trials: next(left, None), pruner, epochs=10)
     complete = [trial.number for _, _, trial in search.run(workers=1)]
     return search.epochs, complete
 
@@ -149,6 +167,27 @@ def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
             value(trial.params["x"], epoch) for epoch in range(1, after[trial.number] + 1)
         ]
         assert list(trial.intermediate_values) == list(range(1, after[trial.number] + 1))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_loss_of_the_first_rung_has_to_be_measured(start: Start) -> None:
+    process = start(replace(curves, pruner=replace(PROMOTION, first_loss="nll")))
+    with pytest.raises(
+        UserError, match="yielded value, loss in epoch 1, but not nll, the pruner's"
+    ):
+        process.work()
+    (trial,) = process.trials
+    assert (trial.state, process.order) == (TrialState.FAIL, [])
+
+
+def test_a_trial_says_what_its_rung_compares(start: Start) -> None:
+    process = start(replace(curves, pruner=BY_LOSS, seed=1))
+    process.work()
+    reasons = [t.user_attrs["reason"] for t in process.trials if "rung" in t.user_attrs]
+    assert {reason.partition(" at ")[2] for reason in reasons} == {
+        "epoch 1, where it waits to be promoted by loss",
+        "epoch 4, where it waits to be promoted",
+    }
 
 
 def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:

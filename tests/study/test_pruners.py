@@ -163,7 +163,9 @@ def test_rungs_that_cannot_be_are_refused() -> None:
         with pytest.raises(ValueError, match="at least 1"):
             SuccessiveHalving(**options)
         with pytest.raises(ValueError, match="at least 1"):
-            Promotion(**options)
+            replace(Promotion(), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="first_loss must be the name of a metric, not ''"):
+        Promotion(first_loss="")
 
 
 def test_promotion_stops_each_trial_at_each_rung_once() -> None:

@@ -15,6 +15,7 @@ import studies
 from search.errors import UserError
 from search.study.confirmation import Confirmation
 from search.study.definition import differences
+from search.study.pruners import Promotion
 from search.study.shipped import known
 from search.study.study import Study
 from search.study.study_file import load
@@ -392,6 +393,10 @@ METRICS = "test_accuracy, test_loss, validation_accuracy, validation_loss, train
         ),
         ({"final_metric": "test_loss"}, "metric test_loss is better if it is lower"),
         ({"final_metric": "auc"}, f"^final_metric must be one of {METRICS}.*, not 'auc'"),
+        (
+            {"pruner": Promotion(first_loss="loss")},
+            f"^pruner: first_loss must be one of {METRICS}.*, not 'loss'",
+        ),
         ({"final_metric": 1}, "^final_metric must be the name of a metric, not 1"),
         ({"direction": "max"}, "direction must be maximize or minimize, not 'max'"),
         ({"train": "digits"}, "train must be a Trainer or a function .*, not 'digits'"),

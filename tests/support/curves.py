@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from optuna.distributions import FloatDistribution
@@ -24,6 +24,11 @@ def value(x: float, epoch: int) -> float:
     return x + math.sin(50 * x + epoch) / (1 + epoch)
 
 
+def loss(x: float, epoch: int) -> float:
+    """Return another metric after `epoch`, which ranks different `x` in another way."""
+    return math.cos(20 * x) / epoch
+
+
 class Curve:
     def __init__(self, run: Run[Choices]) -> None:
         self.run = run
@@ -34,7 +39,7 @@ class Curve:
         assert after == self.epoch, "the state was loaded"
         for epoch in range(after + 1, self.run.epochs + 1):
             self.epoch = epoch
-            yield {"value": value(self.run.choices.x, epoch)}
+            yield {of.__name__: of(self.run.choices.x, epoch) for of in (value, loss)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch}
@@ -46,6 +51,7 @@ class Curve:
 HALVING = SuccessiveHalving(factor=4, keep=0.25)
 PROMOTION = Promotion(factor=4, keep=0.25)
 """Of the four best trials at a rung, one goes on, as in the source of both."""
+BY_LOSS = replace(PROMOTION, first_loss="loss")
 
 study = Study(
     name="curves",
