@@ -187,12 +187,13 @@ def _resume(options: argparse.Namespace) -> int:
 def _steered(options: argparse.Namespace, steer: "Callable[[Database, StudyRef], None]") -> int:
     """Steer the workers of the study and of the confirmation of its best trials; return how many
     run a trial."""
-    from search.database.studies import n_at_work, with_reruns
+    from search.database.leases import n_at_work
+    from search.database.studies import with_reruns
 
     with _found(options) as (database, study):
         steered = with_reruns(database, study)
         with database.engine.connect() as connection:
-            n_workers = sum(n_at_work(connection, one) for one in steered)
+            n_workers = sum(n_at_work(connection, one.key) for one in steered)
         for one in steered:
             steer(database, one)
     return n_workers

@@ -107,6 +107,22 @@ def parser() -> Parser:
         "given several times (default: none)",
     )
     made.add_argument(
+        "--redefine",
+        action="store_true",
+        help="change the ranges, sampler and pruner of the study in the database to those of its "
+        "file, for the trials from now on; a choice that is new needs a default, which earlier "
+        "trials have (default: a study that differs is refused)",
+    )
+    made.add_argument(
+        "--from",
+        dest="learn_from",
+        action="append",
+        default=[],
+        metavar="STUDY",
+        help="let the sampler learn from the finished trials of another study in the database, as "
+        "far as they fit; stored with the study; can be given several times (default: none)",
+    )
+    made.add_argument(
         "--workers",
         type=workers,
         default=1,
@@ -228,7 +244,16 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             measure_train=options.measure_train,
         )
         machine = config.machine(study, out.print)
-        worker = stack.enter_context(Worker.open(config, study, machine, given=enqueue))
+        worker = stack.enter_context(
+            Worker.open(
+                config,
+                study,
+                machine,
+                given=enqueue,
+                redefine=options.redefine,
+                learn_from=options.learn_from,
+            )
+        )
         agreed = agree_on_budget(
             worker.database,
             worker.joined,
@@ -310,6 +335,9 @@ def _head(
 ) -> Iterator[str]:
     """Yield the lines that a search begins with; `budget` is the part of the agreed one that the
     confirmation leaves."""
+    from search.database.identity import DEFINITION, study_ref
+    from search.database.redefinition import redefinitions
+    from search.study.definition import history
     from search.worker.environment import last_with_another_file
 
     yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
@@ -320,6 +348,11 @@ def _head(
             "It is paused: its workers wait until it is resumed by `python -m search resume "
             f"{shlex.quote(worker.study.name)}`."
         )
+    ref = study_ref(worker.joined)
+    definition = worker.joined.user_attrs[DEFINITION]
+    yield from history(definition, redefinitions(worker.database, ref))
+    for known in worker.known:
+        yield f"Its sampler also learns from {known}."
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
             f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from search.artifacts.store import Artifacts
-from search.database import studies
+from search.database import leases, studies
 from search.database.database import Database, new_key
 from search.database.queries import StudyRef
 
@@ -32,7 +32,7 @@ def delete(database: Database, artifacts: Artifacts, every: Sequence[StudyRef]) 
     """
     with database.engine.connect() as connection:
         for study in every:  # before the first is deleted
-            studies.check_idle(connection, study)
+            leases.check_idle(connection, study.key)
     for study in every:
         prefix = studies.files_of(database, study)
         studies.delete_study(database, study)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, insert, select
 from search.database.liveness import ProcessIdentity
 from search.database.tables import clock
 from search.database.tables import leases as table
+from search.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,23 @@ def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
         )
         for row in rows
     }
+
+
+def n_at_work(connection: Connection, study_key: str) -> int:
+    """Return the number of workers that run a trial of the study."""
+    held = leases(connection, study_key).values()
+    return sum(not lease.expired and not lease.process.is_dead() for lease in held)
+
+
+def check_idle(connection: Connection, study_key: str) -> None:
+    """Raises:
+    UserError: workers are running trials of the study.
+    """
+    if held := n_at_work(connection, study_key):
+        raise UserError(
+            f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
+            "search stop` stops them"
+        )
 
 
 def grant(

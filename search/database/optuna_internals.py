@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from optuna import Study, Trial
 from optuna.artifacts import ArtifactMeta
 from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, DEFAULT_MIME_TYPE
+from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
@@ -235,6 +236,29 @@ def set_study_user_attribute(
     connection.execute(update(table).where(*mine).values(value_json=json.dumps(value)))
 
 
+def set_study_system_attribute(
+    connection: Connection, study_id: int, name: str, value: object
+) -> None:
+    """Set a system attribute of a study in the caller's transaction."""
+    table = study_system_attributes
+    connection.execute(delete(table).where(table.c.study_id == study_id, table.c.key == name))
+    values = {"study_id": study_id, "key": name, "value_json": json.dumps(value)}
+    connection.execute(insert(table).values(values))
+
+
+def draw_again(connection: Connection, trial_id: int) -> None:
+    """Forget the parameters that were drawn for an unfinished trial, in the caller's
+    transaction."""
+    connection.execute(delete(trial_params).where(trial_params.c.trial_id == trial_id))
+
+
+def set_fixed_params(connection: Connection, trial_id: int, params: Mapping[str, object]) -> None:
+    """Replace the values that a trial was enqueued with, in the caller's transaction."""
+    table = trial_system_attributes
+    mine = table.c.trial_id == trial_id, table.c.key == FIXED_PARAMS
+    connection.execute(update(table).where(*mine).values(value_json=json.dumps(params)))
+
+
 def drop_study_user_attribute(connection: Connection, study_id: int, name: str) -> None:
     """Remove a user attribute of a study in the caller's transaction, if it is there."""
     table = study_user_attributes
@@ -264,6 +288,18 @@ class RereadableStorage(_CachedStorage):
     ) -> list[FrozenTrial]:
         self._forget_reopened(study_id)
         return super().get_all_trials(study_id, deepcopy, states)
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """As Optuna's, but a study can be redefined: other trials may have other distributions."""
+        self._backend._set_trial_param(
+            trial_id, param_name, param_value_internal, distribution, distribution
+        )
 
     def _get_cached_trial(self, trial_id: int) -> FrozenTrial | None:
         found = super()._get_cached_trial(trial_id)

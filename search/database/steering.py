@@ -55,8 +55,7 @@ def now(connection: Connection) -> float:
 def stop(database: Database, study: StudyRef) -> None:
     """Ask all workers of the study that run now to stop."""
     with database.lock(study.key) as connection:
-        asked = read(connection, study.key)
-        _write(connection, study, replace(asked, stopped_at=now(connection)))
+        stop_within(connection, study)
 
 
 def pause(database: Database, study: StudyRef, *, is_paused: bool) -> None:
@@ -108,6 +107,12 @@ def cancel(database: Database, study: StudyRef, number: int) -> TrialState:
         if not end_trial(connection, trial.trial_id, state, value, attributes):
             raise UserError(f"--trial {number}: another program has just ended it")
     return trial.state
+
+
+def stop_within(connection: Connection, study: StudyRef) -> None:
+    """As `stop`, in the caller's transaction, under the study's lock."""
+    asked = read(connection, study.key)
+    _write(connection, study, replace(asked, stopped_at=now(connection)))
 
 
 def _write(connection: Connection, study: StudyRef, steering: Steering) -> None:

@@ -8,20 +8,21 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, insert, literal, select, update
 
-from search.database import artifact_lists, leases, optuna_internals, tables
+from search.database import artifact_lists, leases, optuna_internals, redefinition, tables
 from search.database.database import Database, new_key
 from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
-from search.study.definition import Definition, differences
-from search.study.space import Value, written
+from search.study.definition import Definition, changed, differences, is_redefinable
+from search.study.space import Space, Value, written
 from search.study.study import Study
 from search.study.trial_attributes import (
     CANCELED,
@@ -49,10 +50,12 @@ def join(
     precision: str | None = None,
     given: Sequence[Mapping[str, Value]] = (),
     retry: bool = True,
+    redefine: bool = False,
 ) -> optuna.Study:
     """Create or join the study of this name, and enqueue its variants and what a user has `given`.
 
-    Any number of processes may call this at once. `retry` is as for `enqueue`.
+    Any number of processes may call this at once. `retry` is as for `enqueue`. With `redefine`,
+    what `search.database.redefinition` allows is changed in the database.
 
     Raises:
         UserError: the study in the database was not made by this service, is a copy or has another
@@ -64,23 +67,30 @@ def join(
     with database.lock(f"name/{study.name}"):
         ref = _created(database, study, definition)
     joined = optuna.load_study(study_name=study.name, storage=database.optuna)
-    if found := differences(joined.user_attrs[DEFINITION], definition):
-        raise UserError(
-            f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
-            "Give the same options as before, or choose another --name"
-        )
+    stored = joined.user_attrs[DEFINITION]
+    if names := changed(stored, definition):
+        fixed = [name for name in names if not is_redefinable(name)]
+        if fixed or not redefine:
+            way = "" if fixed else "--redefine to change it, "
+            raise UserError(
+                f"--name {study.name}: the study of this name differs: "
+                f"{'; '.join(differences(stored, definition))}. Give the same options as before, "
+                f"{way}or choose another --name"
+            )
+        redefinition.redefine(database, joined, study.space, definition)
     _keep_published(database, ref, study)
     variants = [
         Fixed(params=study.space.params(choices), attributes={VARIANT: name})
         for name, choices in study.variants.items()
     ]
-    enqueue(database, joined, variants, given, retry=retry)
+    enqueue(database, joined, study.space, variants, given, retry=retry)
     return joined
 
 
 def enqueue(
     database: Database,
     joined: optuna.Study,
+    space: Space[Any],
     fixed: Sequence[Fixed],
     given: Sequence[Mapping[str, Value]] = (),
     *,
@@ -102,7 +112,7 @@ def enqueue(
             for trial in every
             if trial.state != TrialState.FAIL or CANCELED in trial.user_attrs
         ]
-        for one in _lacking_fixed(joined, fixed, trials if retry else every):
+        for one in _lacking_fixed(joined, space, fixed, trials if retry else every):
             joined.enqueue_trial(dict(one.params), user_attrs=dict(one.attributes))
         for params in _lacking_given(given, trials):
             joined.enqueue_trial(params, user_attrs={ENQUEUED: params})
@@ -163,17 +173,6 @@ def study_called(database: Database, name: str) -> StudyRef:
     return found.ref
 
 
-def check_idle(connection: Connection, study: StudyRef) -> None:
-    """Raises:
-    UserError: workers are running trials of the study.
-    """
-    if held := n_at_work(connection, study):
-        raise UserError(
-            f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
-            "search stop` stops them"
-        )
-
-
 def delete_study(database: Database, study: StudyRef) -> None:
     """Delete the study and all that was recorded of it; its files stay.
 
@@ -181,9 +180,9 @@ def delete_study(database: Database, study: StudyRef) -> None:
         UserError: workers are running trials of it.
     """
     with database.lock(study.key) as connection:
-        check_idle(connection, study)
+        leases.check_idle(connection, study.key)
         optuna_internals.delete_study(connection, study.study_id)
-        for table in (tables.epochs, tables.leases, tables.weights, tables.steering, _rows):
+        for table in (*tables.OF_STUDIES, tables.leases, tables.steering, _rows):
             connection.execute(delete(table).where(table.c.study_key == study.key))
 
 
@@ -209,7 +208,7 @@ def copy_study(
         connection.execute(
             insert(_rows).values(study_key=key, study_id=copied.study_id, name=name, files=files)
         )
-        for table in (tables.epochs, tables.weights):
+        for table in tables.OF_STUDIES:
             columns = [column for column in table.c if column.name != "id"]
             mine = [literal(key) if c.name == "study_key" else c for c in columns]
             query = select(*mine).where(table.c.study_key == study.key).order_by(*table.primary_key)
@@ -219,12 +218,6 @@ def copy_study(
         optuna_internals.drop_study_user_attribute(connection, copied.study_id, ORIGIN_KEY)
         artifact_lists.rename(connection, copied, prefix, files)
     return copied
-
-
-def n_at_work(connection: Connection, study: StudyRef) -> int:
-    """Return the number of workers that run a trial of the study."""
-    held = leases.leases(connection, study.key).values()
-    return sum(not lease.expired and not lease.process.is_dead() for lease in held)
 
 
 def with_reruns(database: Database, study: StudyRef) -> list[StudyRef]:
@@ -312,12 +305,14 @@ def _settle(database: Database, ref: StudyRef, name: str) -> None:
 
 
 def _lacking_fixed(
-    joined: optuna.Study, fixed: Sequence[Fixed], trials: list[FrozenTrial]
+    joined: optuna.Study, space: Space[Any], fixed: Sequence[Fixed], trials: list[FrozenTrial]
 ) -> list[Fixed]:
     there: dict[str, list[Mapping[str, Value]]] = {}  # other tools can reuse a name
     for trial in map(readable, trials):
         params = trial.system_attrs.get(FIXED_PARAMS, trial.params)
         if (name := fixed_name(trial)) is not None and isinstance(params, dict):
+            with suppress(UserError):  # it may have been begun before a field was added
+                params = space.completed(params)
             there.setdefault(name, []).append(params)
     for one in fixed:
         if one.params not in there.get(one.name, [one.params]):

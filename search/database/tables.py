@@ -106,6 +106,22 @@ steering = Table(
 """What is asked of a study's workers; see `search.database.steering`."""
 
 
+knowledge = Table(
+    "search_knowledge",
+    metadata,
+    Column("study_key", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("origin", String(32), nullable=False),  # its key
+    Column("origin_name", String(512), nullable=False),  # when its trials were copied
+    Column("is_comparable", Boolean, nullable=False),
+    Column("trial", JSON, nullable=False),
+)
+"""Trials of other studies that a study's sampler learns from; see `search.database.knowledge`."""
+
+OF_STUDIES = (epochs, weights, knowledge)
+"""The tables of what a study has found and knows, which a copy of it has too."""
+
+
 class clock(FunctionElement[float]):  # noqa: N801  # named as SQLAlchemy names functions
     """The database's clock in seconds since 1970; workers' clocks may be wrong."""
 

@@ -23,17 +23,19 @@ from sqlalchemy.exc import IntegrityError
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
 from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
-from search.database import optuna_internals, queries, tables
+from search.database import knowledge, optuna_internals, queries, tables
 from search.database.budgets import stored_budget
 from search.database.database import Database
-from search.database.identity import study_ref
+from search.database.identity import DEFINITION, study_ref
 from search.database.queries import StudyRef
+from search.database.redefinition import redefinitions
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
 from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
+from search.study.definition import history
 from search.study.metrics import Epoch, number, words
 from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
@@ -67,6 +69,8 @@ class Progress:
     answer: Answer
     is_of_reruns: bool = False
     """Whether its trials are re-runs of another study's trials."""
+    changes: Sequence[str] = ()
+    """Its redefinitions, and what its sampler knows of other studies, a sentence each."""
 
     @classmethod
     def of(cls, database: Database, study: Study, ref: StudyRef) -> Self:
@@ -79,6 +83,8 @@ class Progress:
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
         ids |= {place.trial_id for place in best}
         ids |= {entry.trial_id for entry in fixed if entry.name in study.variants}
+        attributes = storage.get_study_user_attrs(ref.study_id)
+        known = knowledge.known(database, ref, study.space)
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
@@ -95,7 +101,11 @@ class Progress:
             n_epochs=n_epochs,
             some=some,
             answer=answer_from_reruns(some, runs),
-            is_of_reruns=ORIGIN_KEY in storage.get_study_user_attrs(ref.study_id),
+            is_of_reruns=ORIGIN_KEY in attributes,
+            changes=[
+                *history(attributes[DEFINITION], redefinitions(database, ref)),
+                *(f"The sampler also learns from {one}." for one in known),
+            ],
         )
 
 
@@ -262,6 +272,7 @@ def text(study: Study, progress: Progress) -> str:
         first_loss=study.first_loss and words(study.first_loss),
         pruner=type(study.pruner).__name__,
         data=[f"`{study.dataset}`", study.trained_on] if study.dataset else [],
+        changes=progress.changes,
         ranges=[(name, range_text(range_)) for name, range_ in study.space.ranges.items()],
     )
 

@@ -17,9 +17,9 @@ from search.database import queries, steering
 from search.database.budgets import early_end, stored_budget
 from search.database.database import Database
 from search.database.identity import DEFINITION
-from search.database.leases import Lease
+from search.database.leases import Lease, n_at_work
 from search.database.snapshot import Observer, Overview
-from search.database.studies import n_at_work, study_called
+from search.database.studies import study_called
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
 from search.reporting.fitted_table import FittedTable
@@ -235,7 +235,7 @@ def study_row(database: Database, name: str) -> dict[str, str]:
         trials = sum(counts[state] for state in FINISHED)
         epochs = queries.n_epochs(connection, ref)
         best = queries.best(connection, ref, epochs=definition["epochs"], n=1)
-        n_workers = n_at_work(connection, ref)
+        n_workers = n_at_work(connection, ref.key)
         is_over = (
             budget.is_spent(trials=trials, epochs=epochs)
             or early_end(connection, ref, budget, objective=objective, epochs=definition["epochs"])

@@ -1,6 +1,7 @@
 """The definition of a study: the stored settings on which all of its workers must agree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 
@@ -15,13 +16,54 @@ RANGE = "range of "
 """Beginning of the names of the settings that are distributions, as Optuna's JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Redefinition:
+    """A change of what decides which trials are tried and stopped, and not how they end."""
+
+    trial: int
+    """The number of the first trial that was begun after it."""
+    before: Definition
+    """The settings that it changed, as they were; None for the range of a new parameter."""
+
+    def to(self, after: Definition) -> str:
+        """Return the change as text; `after` is the definition that it made."""
+        changed = [
+            f"{name} {_plain(name, after)} (before: {_plain(name, self.before)})"
+            for name in self.before
+        ]
+        return f"From trial {self.trial} on: {'; '.join(changed)}."
+
+
+def is_redefinable(name: str) -> bool:
+    """Return whether a setting can change while trials of before stay what they are."""
+    return name in ("sampler", "pruner") or name.startswith(RANGE)
+
+
+def history(now: Definition, redefinitions: Sequence[Redefinition]) -> list[str]:
+    """Return a line for each redefinition, the latest last; `now` is the present definition."""
+    after, lines = dict(now), []
+    for one in reversed(redefinitions):
+        lines.append(one.to(after))
+        after |= one.before
+    return lines[::-1]
+
+
+def changed(stored: Definition, asked: Definition) -> list[str]:
+    """Return the names of the settings in which two definitions differ."""
+    return [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
+
+
 def differences(stored: Definition, asked: Definition) -> list[str]:
     """Return one line for each setting in which two definitions differ."""
     return [
         f"{name} is {_shown(name, stored)} in the database and {_shown(name, asked)} here"
-        for name in {**stored, **asked}
-        if stored.get(name) != asked.get(name)
+        for name in changed(stored, asked)
     ]
+
+
+def _plain(name: str, definition: Definition) -> str:
+    """Return a setting that may not have been there as text."""
+    return "none" if definition.get(name) is None else _shown(name, definition).strip("'")
 
 
 def _shown(name: str, definition: Definition) -> str:

@@ -12,13 +12,16 @@
         optimizer: SGD | AdamW
 
 A field that is a union of such dataclasses is a branch: a trial takes one of the classes, and only
-the fields of that class are sampled and stored, as `optimizer.SGD.lr`.
+the fields of that class are sampled and stored, as `optimizer.SGD.lr`. The default of a field is
+the value of the trials that were begun before the field was added.
 """
 
+import copy
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from enum import Enum, auto
 from typing import Annotated, Any, Generic, Literal, Union, get_args, get_origin, get_type_hints
 
 from optuna.distributions import (
@@ -27,7 +30,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FrozenTrial
 from typing_extensions import TypeVar
 
 from search.errors import UserError
@@ -59,6 +62,7 @@ class _Parameter:
     type: type | None
     """bool, int, float or str; None for the values of a `Literal`."""
     distribution: BaseDistribution
+    has_default: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,10 @@ class Space(Generic[C]):
         """The distribution of each parameter."""
         return {name: parameter.distribution for name, parameter in self._known.items()}
 
+    def has_default(self, name: str) -> bool:
+        """Return whether the field of the parameter `name` has a default."""
+        return self._known[name].has_default
+
     @property
     def has_branches(self) -> bool:
         return any(isinstance(field, _Branch) for field in self._root.fields.values())
@@ -116,19 +124,44 @@ class Space(Generic[C]):
         return made
 
     def of(self, params: Params) -> C:
-        """Return the choices with these parameters; unknown ones are ignored.
+        """Return the choices with these parameters; unknown ones are ignored, and a missing one has
+        its field's default.
 
         Raises:
-            UserError: a parameter is missing.
+            UserError: a parameter without a default is missing.
         """
 
-        def value(parameter: _Parameter) -> Value:
-            if parameter.name not in params:
+        def value(parameter: _Parameter) -> Value | _Default:
+            if parameter.name in params:
+                return params[parameter.name]
+            if not parameter.has_default:
                 raise UserError(f"no value for {parameter.name}")
-            return params[parameter.name]
+            return _Default.DEFAULT
 
         made: C = _visit(self._root, value)
         return made
+
+    def completed(self, params: Params) -> dict[str, Value]:
+        """Return `params` with the defaults of what is missing.
+
+        Raises:
+            UserError: a name is unknown, a value is outside its range, or one is missing that has
+                no default.
+        """
+        self.check(params)
+        found = self.params(self.of(params))
+        self.check(found)
+        return found
+
+    def fitted(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Return a trial of other ranges as one of these; None if it does not fit them."""
+        found = copy.copy(trial)
+        try:
+            found.params = self.completed(trial.params)
+        except UserError:
+            return None
+        found.distributions = {name: self._known[name].distribution for name in found.params}
+        return found
 
     def params(self, choices: C) -> dict[str, Value]:
         """Return the parameters of `choices`."""
@@ -187,35 +220,42 @@ class Space(Generic[C]):
             hints = get_type_hints(type_, include_extras=True)
         except (NameError, TypeError) as error:
             raise UserError(f"choices: the annotations of {type_.__name__}: {error}") from error
-        own = {field.name: hints[field.name] for field in fields(type_)}
+        own = fields(type_)
         if not own and not prefix:
             raise UserError(f"choices: {type_.__name__} has no fields")
         return _Record(
             type=type_,
-            fields={name: self._field(f"{prefix}{name}", hint) for name, hint in own.items()},
+            fields={
+                field.name: self._field(
+                    f"{prefix}{field.name}", hints[field.name], _has_default(field)
+                )
+                for field in own
+            },
         )
 
-    def _field(self, name: str, hint: Any) -> _Parameter | _Branch:
+    def _field(self, name: str, hint: Any, has_default: bool) -> _Parameter | _Branch:
         options = _options(name, hint)
         if not options:
-            return self._parameter(name, *_annotated(name, hint))
+            return self._parameter(name, *_annotated(name, hint), has_default)
         names = [option.__name__ for option in options]
         if twice := [own for own in names if names.count(own) > 1]:
             raise UserError(
                 f"choices: {name} is a union of two classes named {twice[0]}; rename one of them"
             )
         return _Branch(
-            parameter=self._parameter(name, None, CategoricalDistribution(names)),
+            parameter=self._parameter(name, None, CategoricalDistribution(names), has_default),
             classes={
                 option.__name__: self._record(option, f"{name}.{option.__name__}.")
                 for option in options
             },
         )
 
-    def _parameter(self, name: str, type_: type | None, range_: BaseDistribution) -> _Parameter:
-        own = _Parameter(name=name, type=type_, distribution=range_)
+    def _parameter(
+        self, name: str, type_: type | None, range_: BaseDistribution, has_default: bool
+    ) -> _Parameter:
+        own = _Parameter(name=name, type=type_, distribution=range_, has_default=has_default)
         _check_range(own, own, where="choices")
-        found = _Parameter(name=name, type=type_, distribution=self._given.get(name, range_))
+        found = replace(own, distribution=self._given.get(name, range_))
         _check_range(found, own, where="ranges")
         return found
 
@@ -355,14 +395,27 @@ def _taken(record: _Record, params: Params) -> Iterator[_Parameter]:
             yield from _taken(field.classes[str(chosen)], params)
 
 
-def _visit(record: _Record, value: Callable[[_Parameter], Value]) -> Any:
+class _Default(Enum):
+    """Stands for the default of a field, which its dataclass knows."""
+
+    DEFAULT = auto()
+
+
+def _has_default(field: "Field[Any]") -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _visit(record: _Record, value: Callable[[_Parameter], Value | _Default]) -> Any:
     """Return the dataclass with what `value` returns for each parameter that it needs."""
-    made = {}
+    made: dict[str, Any] = {}
     for name, field in record.fields.items():
-        if isinstance(field, _Parameter):
-            made[name] = value(field)
-        else:
-            made[name] = _visit(field.classes[str(value(field.parameter))], value)
+        parameter = field if isinstance(field, _Parameter) else field.parameter
+        found = value(parameter)
+        if found is _Default.DEFAULT:
+            continue
+        made[name] = found
+        if isinstance(field, _Branch):
+            made[name] = _visit(field.classes[str(found)], value)
     return record.type(**made)
 
 

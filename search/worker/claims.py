@@ -32,6 +32,7 @@ from search.database.optuna_internals import (
     set_user_attributes,
 )
 from search.database.queries import Entry
+from search.database.redefinition import redefinitions
 from search.database.rungs import Ladder
 from search.study.budget import Budget
 from search.study.pruners import Promotion
@@ -97,6 +98,8 @@ class Claims:
         self._study = study
         self._ref = study_ref(joined)
         self._promotion = study.pruner if isinstance(study.pruner, Promotion) else None
+        redefined = redefinitions(database, self._ref)
+        self._redefined_from = redefined[-1].trial if redefined else 0
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
@@ -396,7 +399,10 @@ class Claims:
         return [trial for trial in found if trial.audited is not None]
 
     def _fault(self, connection: Connection, trial: Entry) -> str | None:
-        """Return why the trial's values do not fit the study; None if they do."""
+        """Return why the trial's values do not fit the study; None if they do, or if the trial was
+        begun before the study was redefined, with epochs that are recorded."""
+        if trial.number < self._redefined_from:
+            return None
         try:
             values, distributions = queries.given_values(connection, trial.trial_id)
             self._study.space.check(values)

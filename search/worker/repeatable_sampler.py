@@ -8,6 +8,7 @@ number and the parameter's name.
 """
 
 import heapq
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,10 +31,19 @@ class RepeatableSampler(BaseSampler):
     same if it is written again.
     """
 
-    def __init__(self, factory: SamplerFactory, seed: int, *, has_branches: bool = False) -> None:
+    def __init__(
+        self,
+        factory: SamplerFactory,
+        seed: int,
+        *,
+        has_branches: bool = False,
+        experience: Callable[[list[FrozenTrial]], list[FrozenTrial]] | None = None,
+    ) -> None:
+        """`experience` returns the trials to learn from; None for those of the study."""
         self._factory = factory
         self._seed = seed
         self._has_branches = has_branches
+        self._experience = experience
         self._caching = self._made(0)  # never draws: it keeps the search space between trials
 
     def _made(self, seed: int) -> BaseSampler:
@@ -42,12 +52,20 @@ class RepeatableSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
+        if self._experience is not None:
+            others = self._others(study, trial)
+            return self._made(0).infer_relative_search_space(others, trial)
         return self._caching.infer_relative_search_space(study, trial)
+
+    def _others(self, study: Study, trial: FrozenTrial) -> Study:
+        """Return the study as a sampler is to see it."""
+        others = StudyView(study, partial(_others, number=trial.number))
+        return others if self._experience is None else StudyView(others, self._experience)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        others = StudyView(study, partial(_others, number=trial.number))
+        others = self._others(study, trial)
         if isinstance(self._factory, TPE):
             sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
             others = StudyView(others, partial(thinned, history=self._factory.history, sign=sign))
@@ -73,9 +91,10 @@ class RepeatableSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         seed = derive_seed(self._seed, "sampler", trial.number, param_name)
-        others = StudyView(study, partial(_others, number=trial.number))
         sampler = self._made(seed)
-        return sampler.sample_independent(others, trial, param_name, param_distribution)
+        return sampler.sample_independent(
+            self._others(study, trial), trial, param_name, param_distribution
+        )
 
 
 def _others(trials: list[FrozenTrial], number: int) -> list[FrozenTrial]:

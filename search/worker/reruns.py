@@ -59,7 +59,8 @@ class Reruns:
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
         """Return re-run number `repeat` of the variant or trial that `origin` names."""
         seed = self.study.repeat_seed(repeat)
-        return Fixed(params=params, attributes={**origin, REPEAT: repeat, SEED: seed})
+        complete = self.study.space.params(self.study.space.of(params))
+        return Fixed(params=complete, attributes={**origin, REPEAT: repeat, SEED: seed})
 
     def train_best(self, best: Sequence[FrozenTrial], n_repeats: int, stop: Stop) -> Overview:
         """Train each of `best`, trials of another study, with `n_repeats` seeds, seed by seed.
@@ -118,13 +119,14 @@ class Reruns:
 
     @contextmanager
     def _opened(self) -> Iterator[Worker]:
-        with Worker.open(self.config, self.study, self.machine) as worker:
+        # All of its trials are fixed, so that ranges, sampler and pruner may be any.
+        with Worker.open(self.config, self.study, self.machine, redefine=True) as worker:
             if self.origin is not None:
                 self._adopt(worker.joined, self.origin)
             yield worker
 
     def _train(self, worker: Worker, wanted: list[Fixed], stop: Stop) -> Overview:
-        enqueue(worker.database, worker.joined, wanted)
+        enqueue(worker.database, worker.joined, self.study.space, wanted)
         observer = Observer(worker.database, worker.joined)
         counts = observer.look().counts
         budget = Budget(trials=counts.total() - counts[TrialState.FAIL])

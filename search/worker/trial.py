@@ -57,7 +57,8 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
     trial = open_trial(worker.joined, claim.trial_id)
     recorded = worker.database.epochs(claim.study_key, claim.number)
     _note_environment(worker, trial, is_new=not recorded)
-    study.space.suggest(trial)
+    if not recorded:  # otherwise it has its choices, perhaps of ranges that have changed since
+        study.space.suggest(trial)
     # As stored: if two workers drew values for the trial, the first to write one decided it.
     stored = readable(worker.database.optuna.get_trial(claim.trial_id))
     for epoch in recorded:

@@ -20,10 +20,12 @@ from search.artifacts.files_of_study import StudyFiles
 from search.artifacts.retention import Retention
 from search.artifacts.store import open_artifacts
 from search.database.database import Database
-from search.database.identity import study_ref
+from search.database.identity import DEFINITION, study_ref
+from search.database.knowledge import Known, known, learn
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
+from search.database.redefinition import redefinitions
 from search.database.rungs import Ladder, Recorded
 from search.database.studies import files_of, join
 from search.errors import UserError
@@ -37,6 +39,7 @@ from search.study.trial_attributes import AUDITED, is_fixed, readable
 from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
+from search.worker.experience import Experience
 from search.worker.machine import Machine
 from search.worker.repeatable_sampler import RepeatableSampler
 from search.worker.result import Outcome
@@ -75,6 +78,8 @@ class Worker:
     claims: Claims
     kept: Retention
     config: WorkerConfig
+    known: Sequence[Known] = ()
+    """What the sampler learns from other studies."""
     share: Share = field(default_factory=partial(Share, log.warning))
 
     @classmethod
@@ -87,10 +92,14 @@ class Worker:
         *,
         given: Sequence[Mapping[str, Value]] = (),
         retry: bool = True,
+        redefine: bool = False,
+        learn_from: Sequence[str] = (),
     ) -> Iterator["Worker"]:
         """Open the database, join `study`, and enqueue its variants and what a user has `given`.
 
-        A variant that failed is enqueued again only to `retry` it.
+        A variant that failed is enqueued again only to `retry` it. With `redefine`, the study in
+        the database changes to this one, as far as it can. The sampler learns from the trials of
+        the studies `learn_from`, now and in later searches.
 
         Raises:
             UserError: the database cannot be used, or the study in it is another one.
@@ -103,12 +112,22 @@ class Worker:
                 precision=machine.session.precision,
                 given=given,
                 retry=retry,
+                redefine=redefine,
             )
             study = study.in_precision(machine.session.precision)  # as notes and tables say
-            joined.sampler = RepeatableSampler(
-                study.sampler, study.seed, has_branches=study.space.has_branches
-            )
             ref = study_ref(joined)
+            for name in learn_from:
+                learn(database, ref, study.space, joined.user_attrs[DEFINITION], name)
+            elsewhere = known(database, ref, study.space)
+            has_experience = bool(elsewhere or redefinitions(database, ref))
+            joined.sampler = RepeatableSampler(
+                study.sampler,
+                study.seed,
+                has_branches=study.space.has_branches,
+                experience=(
+                    Experience(space=study.space, known=elsewhere) if has_experience else None
+                ),
+            )
             store = StudyFiles(open_artifacts(config.artifacts), files_of(database, ref))
             joined.pruner = ExemptingPruner(
                 study.pruner, _is_never_pruned, partial(Recorded, database, ref)
@@ -141,6 +160,7 @@ class Worker:
                     ),
                 ),
                 config=replace(config, since=claims.since),
+                known=elsewhere,
             )
 
     def work(

@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from search.analysis.savings import Savings
 from search.database import steering
 from search.database.database import Database
+from search.database.leases import n_at_work
 from search.database.snapshot import Observer
-from search.database.studies import n_at_work, study_called
+from search.database.studies import study_called
 from search.errors import UserError
 from search.study.metrics import Metrics
 from search.study.study import Study
@@ -38,7 +39,7 @@ def _at_work(url: str, name: str) -> int:
     database = Database(url)
     study = study_called(database, name)
     with database.engine.connect() as connection:
-        found = n_at_work(connection, study)
+        found = n_at_work(connection, study.key)
     database.close()
     return found
 

@@ -3,7 +3,7 @@ together.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -37,8 +37,11 @@ class Process:
         artifacts: str = "",
         machine: Machine | None = None,
         measure_train: bool = False,
+        redefine: bool = False,
+        learn_from: Sequence[str] = (),
     ) -> None:
-        """`artifacts` is as for `--artifacts`, by default the `folder`."""
+        """`artifacts` is as for `--artifacts`, by default the `folder`; `redefine` and `learn_from`
+        are as for `Worker.open`."""
         config = WorkerConfig(
             study=study.name,
             changes={},
@@ -50,7 +53,9 @@ class Process:
             measure_train=measure_train,
         )
         self.machine = machine or config.machine(study, print)
-        self._opened = Worker.open(config, study, self.machine)
+        self._opened = Worker.open(
+            config, study, self.machine, redefine=redefine, learn_from=learn_from
+        )
         self.worker = self._opened.__enter__()
         self.database, self.joined = self.worker.database, self.worker.joined
         self.claims, self.kept = self.worker.claims, self.worker.kept
