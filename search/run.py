@@ -335,9 +335,8 @@ def _head(
 ) -> Iterator[str]:
     """Yield the lines that a search begins with; `budget` is the part of the agreed one that the
     confirmation leaves."""
-    from search.database.identity import DEFINITION, study_ref
-    from search.database.redefinition import redefinitions
-    from search.study.definition import history
+    from search.database.identity import study_ref
+    from search.database.knowledge import changes
     from search.worker.environment import last_with_another_file
 
     yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
@@ -348,11 +347,7 @@ def _head(
             "It is paused: its workers wait until it is resumed by `python -m search resume "
             f"{shlex.quote(worker.study.name)}`."
         )
-    ref = study_ref(worker.joined)
-    definition = worker.joined.user_attrs[DEFINITION]
-    yield from history(definition, redefinitions(worker.database, ref))
-    for known in worker.known:
-        yield f"Its sampler also learns from {known}."
+    yield from changes(worker.database, study_ref(worker.joined), worker.study.space)
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
             f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "

@@ -11,12 +11,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import func, insert, select
 
 from search.database.database import Database
+from search.database.identity import DEFINITION
 from search.database.queries import StudyRef
+from search.database.redefinition import redefinitions
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition, study_called
 from search.database.tables import knowledge as table
 from search.errors import UserError
-from search.study.definition import Definition, changed, is_redefinable
+from search.study.definition import Definition, changed, history, is_redefinable
 from search.study.space import Space
 
 FIRST_NUMBER = 2**31
@@ -88,6 +90,16 @@ def learn(
         if rows:
             connection.execute(insert(table), rows)
     return len(rows)
+
+
+def changes(database: Database, study: StudyRef, space: Space) -> list[str]:
+    """Return the redefinitions of the study, and what its sampler knows of others, a sentence
+    each."""
+    definition = database.optuna.get_study_user_attrs(study.study_id)[DEFINITION]
+    return [
+        *history(definition, redefinitions(database, study)),
+        *(f"Its sampler also learns from {one}." for one in known(database, study, space)),
+    ]
 
 
 def _finished(overview: Overview, space: Space, is_comparable: bool) -> Iterator[FrozenTrial]:

@@ -115,6 +115,7 @@ def as_json(findings: ReportData) -> str:
     - `importances`, with their standard deviations over resamples; none if fewer than 20 trials
       are complete. `savings`.
     - `audits`: how pruned trials ended that were run to their end, by rung.
+    - `changes`: its redefinitions, and what its sampler learned from other studies, in words.
     """
     study = findings.study
     found = {
@@ -152,6 +153,7 @@ def as_json(findings: ReportData) -> str:
         "importances": {name: asdict(one) for name, one in findings.importances.items()},
         "savings": asdict(findings.savings),
         "audits": [asdict(one) for one in findings.audits],
+        "changes": findings.changes,
     }
     return json.dumps(_finite(found), indent=1, allow_nan=False) + "\n"
 

@@ -23,19 +23,18 @@ from sqlalchemy.exc import IntegrityError
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
 from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
-from search.database import knowledge, optuna_internals, queries, tables
+from search.database import optuna_internals, queries, tables
 from search.database.budgets import stored_budget
 from search.database.database import Database
-from search.database.identity import DEFINITION, study_ref
+from search.database.identity import study_ref
+from search.database.knowledge import changes
 from search.database.queries import StudyRef
-from search.database.redefinition import redefinitions
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
 from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.definition import history
 from search.study.metrics import Epoch, number, words
 from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
@@ -83,8 +82,6 @@ class Progress:
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
         ids |= {place.trial_id for place in best}
         ids |= {entry.trial_id for entry in fixed if entry.name in study.variants}
-        attributes = storage.get_study_user_attrs(ref.study_id)
-        known = knowledge.known(database, ref, study.space)
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
@@ -101,11 +98,8 @@ class Progress:
             n_epochs=n_epochs,
             some=some,
             answer=answer_from_reruns(some, runs),
-            is_of_reruns=ORIGIN_KEY in attributes,
-            changes=[
-                *history(attributes[DEFINITION], redefinitions(database, ref)),
-                *(f"The sampler also learns from {one}." for one in known),
-            ],
+            is_of_reruns=ORIGIN_KEY in storage.get_study_user_attrs(ref.study_id),
+            changes=changes(database, ref, study.space),
         )
 
 

@@ -17,9 +17,10 @@ from search.analysis.published import Verdict, verdict
 from search.analysis.rerun_metrics import REPRODUCED, Repeats, repeats
 from search.analysis.savings import Savings
 from search.database.database import Database
+from search.database.knowledge import changes
 from search.database.optuna_internals import StudyView
 from search.database.snapshot import Overview
-from search.database.studies import stored_definition
+from search.database.studies import stored_definition, study_called
 from search.errors import UserError
 from search.study.study import Study
 from search.study.trial_attributes import ENVIRONMENTS
@@ -56,6 +57,8 @@ class ReportData:
     """The study that the runs in `reproduced` were trained as, by variant; re-runs may differ from
     the search in images or epochs."""
     answer: Answer
+    changes: Sequence[str] = ()
+    """As for `search.database.knowledge.changes`."""
 
     @classmethod
     def of(cls, database: Database, study: Study, options: str) -> Self:
@@ -90,15 +93,18 @@ class ReportData:
             trained=dict.fromkeys(of_search, study)
             | dict.fromkeys(rerun, study.defined(definition)),
             answer=answer(database, overview),
+            changes=changes(database, study_called(database, study.name), study.space),
         )
 
     @cached_property
     def importances(self) -> Mapping[str, Importance]:
         """Parameter importances, which sum to 1, the highest first.
 
-        Empty with fewer than `ENOUGH` completed trials, or if all have the same value.
+        Empty with fewer than `ENOUGH` completed trials within the ranges, or if all have the same
+        value.
         """
-        ranked = sorted(self.overview.ranked, key=lambda trial: trial.number)
+        fitted = map(self.study.space.fitted, self.overview.ranked)  # ranges may have changed
+        ranked = sorted(filter(None, fitted), key=lambda trial: trial.number)
         if len(ranked) < ENOUGH:
             return {}
         found = self._importances(ranked)

@@ -68,7 +68,8 @@ def answer(findings: ReportData) -> list[tuple[str, str]]:
         top = "Highest" if study.direction == "maximize" else "Lowest"
         value = number(first.values[0])
         found.append((f"{top} in the search", f"trial {label(first)}, {value}; {NOT_RERUN}"))
-    return [*found, ("Trials", counts(findings))]
+    found.append(("Trials", counts(findings)))
+    return [*found, *(("Note", change) for change in findings.changes)]
 
 
 def rerun_command(findings: ReportData) -> str | None:

@@ -21,7 +21,7 @@ from search.artifacts.retention import Retention
 from search.artifacts.store import open_artifacts
 from search.database.database import Database
 from search.database.identity import DEFINITION, study_ref
-from search.database.knowledge import Known, known, learn
+from search.database.knowledge import known, learn
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
@@ -78,8 +78,6 @@ class Worker:
     claims: Claims
     kept: Retention
     config: WorkerConfig
-    known: Sequence[Known] = ()
-    """What the sampler learns from other studies."""
     share: Share = field(default_factory=partial(Share, log.warning))
 
     @classmethod
@@ -160,7 +158,6 @@ class Worker:
                     ),
                 ),
                 config=replace(config, since=claims.since),
-                known=elsewhere,
             )
 
     def work(

@@ -286,3 +286,19 @@ def test_cache_forgets_a_deleted_study_whose_ids_are_given_out_again(
     assert internals.study_id(made) == here, "SQLite gives ids out again"
     cache.forget_study(here)
     assert [trial.values for trial in cache.get_all_trials(here)] == [[0.0]]
+
+
+def test_a_trial_can_have_other_categories_than_those_before_it(storage: RDBStorage) -> None:
+    """Optuna refuses it, also where no process has seen the study's earlier trials."""
+    for opened in (storage, internals.RereadableStorage(storage)):
+        name = type(opened).__name__
+        study = optuna.create_study(storage=opened, study_name=name)
+        first, second = study.ask(), study.ask()
+        first.suggest_categorical("kind", ["a", "b"])
+        if opened is storage:
+            with pytest.raises(ValueError, match="does not support dynamic value space"):
+                second.suggest_categorical("kind", ["c"])
+            continue
+        second.suggest_categorical("kind", ["c"])
+        assert second.params == {"kind": "c"}
+        assert [list(trial.params) for trial in study.trials] == [["kind"]] * 2

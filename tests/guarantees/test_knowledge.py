@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from search.artifacts.store import open_artifacts
 from search.artifacts.whole_study import copy, delete
 from search.database import tables
-from search.database.knowledge import known
+from search.database.knowledge import changes, known
 from search.errors import UserError
 from search.study.samplers import TPE
 from search.study.study import Study
@@ -60,12 +60,11 @@ def test_its_first_trial_is_suggested_from_theirs(start: Start) -> None:
     assert {trial.state for trial in other.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     learner = start(LEARNER, learn_from=["curves"])
     learner.run(learner.claim())
-    assert [trial.number for trial in learner.trials] == [0]
-    assert learner.trials[0].params == _suggested(list(map(_learned, other.trials)))
-    learner.close()
+    (trial,) = learner.trials
+    assert trial.params == _suggested(list(map(_learned, other.trials)))
     alone = start(replace(LEARNER, name="alone"))
     alone.run(alone.claim())
-    assert alone.trials[0].params != learner.trials[0].params
+    assert alone.trials[0].params != trial.params
 
 
 def test_what_it_knows_stays_as_it_was(start: Start, tmp_path: Path) -> None:
@@ -77,7 +76,7 @@ def test_what_it_knows_stays_as_it_was(start: Start, tmp_path: Path) -> None:
     more = start(replace(curves, trials=2 * N, pruner=HALVING))
     more.work()
     learner = start(LEARNER, learn_from=["curves"])
-    assert [str(one) for one in learner.worker.known] == ["20 trials of the study curves"]
+    assert _changes(learner) == ["Its sampler also learns from 20 trials of the study curves."]
     copied = copy(learner.database, open_artifacts(str(tmp_path)), learner.ref, "copy")
     delete(more.database, open_artifacts(str(tmp_path)), [more.ref])
     learner.work()
@@ -89,6 +88,10 @@ def test_what_it_knows_stays_as_it_was(start: Start, tmp_path: Path) -> None:
     assert _n_rows(again) == 2 * N
     delete(again.database, open_artifacts(str(tmp_path)), [again.ref, learner.ref])
     assert _n_rows(again) == 0
+
+
+def _changes(process: Process) -> list[str]:
+    return changes(process.database, process.ref, process.worker.study.space)
 
 
 def _n_rows(process: Process) -> int:
@@ -114,8 +117,8 @@ def test_of_another_task_only_the_ranks_count(start: Start) -> None:
     complete = [trial for trial in other.trials if trial.state == TrialState.COMPLETE]
     assert 2 < len(complete) < N
     learner = start(replace(LEARNER, pruner=HALVING), learn_from=["curves"])
-    assert [str(one) for one in learner.worker.known] == [
-        f"{len(complete)} trials of the study curves, by their ranks"
+    assert _changes(learner) == [
+        f"Its sampler also learns from {len(complete)} trials of the study curves, by their ranks."
     ]
     learner.work()
     sampler = learner.joined.sampler

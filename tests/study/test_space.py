@@ -9,7 +9,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, create_trial
 
 from search.errors import UserError
 from search.study.space import Space, Value, params_text, range_text, written
@@ -493,3 +493,43 @@ def test_params_are_displayed_with_six_digits() -> None:
         "norm": "off",
     }
     assert params_text(params) == "lr=0.0123457 bias=true width=1234567 norm=off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """`Choices` with two fields more: one with a default, and a branch with one."""
+
+    width: Annotated[int, IntDistribution(16, 64, step=8)]
+    dropout: Annotated[float, FloatDistribution(0.0, 0.5)] = 0.125
+    schedule: Plain | Cosine = Cosine(warmup=2)
+
+
+def test_a_default_is_the_value_of_what_is_missing() -> None:
+    space = Space(Later)
+    expected = {
+        "width": 24, "dropout": 0.125, "schedule": "Cosine", "schedule.Cosine.warmup": 2,
+    }  # fmt: skip
+    assert space.of({"width": 24}) == Later(width=24)
+    assert space.completed({"width": 24}) == expected
+    with pytest.raises(UserError, match="no value for width"):
+        space.completed({})
+    with pytest.raises(UserError, match="width must be"):
+        space.completed({"width": 8})
+    narrow = Space(Later, {"dropout": FloatDistribution(0.25, 0.5)})
+    with pytest.raises(UserError, match="dropout must be a number from 0.25"):
+        narrow.completed({"width": 24})
+
+
+def test_a_trial_of_other_ranges_fits_if_its_values_do() -> None:
+    trial = create_trial(
+        value=1.0,
+        params={"width": 24, "dropout": 0.25},
+        distributions={"width": IntDistribution(1, 100), "dropout": FloatDistribution(0, 1)},
+    )
+    ranges = Space(Later).ranges
+    fitted = Space(Later).fitted(trial)
+    assert fitted is not None
+    assert fitted.params == Space(Later).completed(trial.params)
+    assert fitted.distributions == {name: ranges[name] for name in fitted.params}
+    assert (fitted.value, trial.params) == (1.0, {"width": 24, "dropout": 0.25})
+    assert Space(Later, {"dropout": FloatDistribution(0.3, 0.5)}).fitted(trial) is None
