@@ -24,11 +24,19 @@ def differences(stored: Definition, asked: Definition) -> list[str]:
     ]
 
 
+def settings(definition: Definition) -> Mapping[str, object]:
+    """Return the settings for people: ranges as text, and only those that are set."""
+    return {name: _readable(name, value) for name, value in definition.items() if value is not None}
+
+
 def _shown(name: str, definition: Definition) -> str:
-    value = definition.get(name)
+    return repr(_readable(name, definition.get(name)))
+
+
+def _readable(name: str, value: object) -> object:
     if name.startswith(RANGE) and isinstance(value, str):
-        return f"{range_text(json_to_distribution(value))!r}"
-    return repr(value)
+        return range_text(json_to_distribution(value))
+    return value
 
 
 def described(part: object) -> str:
