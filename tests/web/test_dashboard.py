@@ -238,6 +238,11 @@ def test_with_edits_the_buttons_are_there_and_studies_lead_to_their_notes(
         page.get_by_text("1. mine").click()
         page.get_by_role("heading", name="Note").wait_for()
         assert page.url == f"{one.url}dashboard/studies/1/note"
+    with served_dashboard(tmp_path, "sqlite:///search.db") as one:
+        page.goto(f"{one.url}dashboard/studies/1/trials")
+        page.get_by_text("Trial 0 (trial_id=1)").wait_for()
+        assert page.get_by_role("button", name="Fail Trial").count() == 0
+        assert not page.get_by_text("Upload a New File").is_visible()
 
 
 def test_a_studys_settings_are_told_one_by_one_and_its_metric_has_its_name(
