@@ -39,7 +39,7 @@ def agree_on_budget(
     with database.lock(ref.key) as connection:
         stored = joined.user_attrs.get(BUDGET)
         kept = stored_budget(joined)
-        if not isinstance(stored, dict) or _parsed(stored.get("of_file")) != of_file:
+        if not isinstance(stored, dict) or parsed(stored.get("of_file")) != of_file:
             kept = None
         budget = (kept or of_file).changed(asked)
         if has_enqueued:
@@ -52,10 +52,11 @@ def agree_on_budget(
 
 def stored_budget(joined: optuna.Study) -> Budget | None:
     """Return what `agree_on_budget` stored; None if it was overwritten."""
-    return _parsed(joined.user_attrs.get(BUDGET))
+    return parsed(joined.user_attrs.get(BUDGET))
 
 
-def _parsed(stored: object) -> Budget | None:
+def parsed(stored: object) -> Budget | None:
+    """Return the budget that the value of the user attribute holds; None if it is not one."""
     if not isinstance(stored, dict):
         return None
     found = {one.name: stored.get(one.name) for one in fields(Budget)}

@@ -8,7 +8,7 @@ URLs, and `search.database.leases` and `search.worker.claims` for who may run a 
 import hashlib
 import logging
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from search.database.url import (
 )
 from search.errors import UserError
 from search.study.metrics import Epoch
+from search.study.trial_attributes import ENVIRONMENTS
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,24 @@ class Database:
                 )
             )
             return [] if listed is None else artifact_lists.replace(connection, listed)
+
+    def note_environments(
+        self,
+        claim: Claim,
+        environments: Sequence[Mapping[str, object]],
+        attributes: Mapping[str, object],
+    ) -> None:
+        """Store where the claimed trial was trained, and user attributes; None removes one.
+
+        Raises:
+            LeaseLost: another worker has the trial; nothing is written.
+        """
+        with self.engine.begin() as connection:
+            leases.check(connection, claim)
+            optuna_internals.set_system_attribute(
+                connection, claim.trial_id, ENVIRONMENTS, environments
+            )
+            optuna_internals.set_user_attributes(connection, claim.trial_id, attributes)
 
     def epochs(self, study_key: str, trial: int) -> list[Epoch]:
         """Return the recorded epochs of the trial number `trial`, in order."""

@@ -25,7 +25,7 @@ from optuna.samplers import QMCSampler
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, insert, literal, select, update
+from sqlalchemy import Connection, Table, delete, insert, literal, select, update
 
 from search.errors import UserError
 from search.study.trial_attributes import REOPENED
@@ -214,14 +214,25 @@ def copy_study(connection: Connection, study_id: int, name: str) -> int:
 def set_user_attributes(
     connection: Connection, trial_id: int, attributes: Mapping[str, object]
 ) -> None:
-    """Set user attributes of an unfinished trial in the caller's transaction."""
-    table = trial_user_attributes
+    """Set user attributes of an unfinished trial in the caller's transaction; None removes one."""
+    _set_attributes(connection, trial_user_attributes, trial_id, attributes)
+
+
+def set_system_attribute(connection: Connection, trial_id: int, name: str, value: object) -> None:
+    """Set a system attribute of an unfinished trial in the caller's transaction."""
+    _set_attributes(connection, trial_system_attributes, trial_id, {name: value})
+
+
+def _set_attributes(
+    connection: Connection, table: Table, trial_id: int, attributes: Mapping[str, object]
+) -> None:
     connection.execute(
         delete(table).where(table.c.trial_id == trial_id, table.c.key.in_(attributes))
     )
     rows = [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
         for key, value in attributes.items()
+        if value is not None
     ]
     if rows:
         connection.execute(insert(table), rows)

@@ -279,7 +279,8 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
         best = [answer.best, *best[:-1]]
     return [
         {
-            "label": label(trial),
+            "number": str(trial.number),
+            "name": label(trial).removeprefix(str(trial.number)),
             "value": number(some.value(trial)),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),

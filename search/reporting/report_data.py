@@ -23,7 +23,7 @@ from search.database.snapshot import Overview
 from search.database.studies import stored_definition, study_called
 from search.errors import UserError
 from search.study.study import Study
-from search.study.trial_attributes import ENVIRONMENTS
+from search.study.trial_attributes import environments
 
 ENOUGH = 20
 """The number of completed trials from which on importances are told."""
@@ -129,7 +129,7 @@ class ReportData:
         starts = [t.datetime_start for t in self.overview.trials if t.datetime_start is not None]
         epochs = [epoch for found in self.overview.epochs.values() for epoch in found]
         seconds = timedelta(seconds=round(sum(epoch.seconds for epoch in epochs)))
-        found = [one for t in self.overview.trials for one in t.user_attrs.get(ENVIRONMENTS, [])]
+        found = [one for trial in self.overview.trials for one in environments(trial)]
         devices = dict.fromkeys(str(one["device"]) for one in found)
         parts = [
             f"begun {min(starts):%Y-%m-%d}" if starts else "",

@@ -18,9 +18,10 @@ from search.reporting.variant_tables import (
     published_epochs,
     setting,
 )
+from search.study import trial_attributes
 from search.study.metrics import number
 from search.study.space import params_text
-from search.study.trial_attributes import CANCELED, DIVERGED, ENVIRONMENTS, REASON, label
+from search.study.trial_attributes import CANCELED, DIVERGED, ENVIRONMENT, REASON, label
 
 AUDIT = (
     "A random share of the trials that were pruned for their metric, run to their last epoch after "
@@ -205,8 +206,8 @@ def failures(findings: ReportData) -> FittedTable:
 def environments(findings: ReportData) -> FittedTable:
     """Return the environments that trials were trained in, and the number of trials in each."""
     trials = findings.overview.trials
-    found = [one for trial in trials for one in trial.user_attrs.get(ENVIRONMENTS, [])]
-    names = ["device", "threads", "precision", "torch", "cuda", "packages", "code"]
+    found = [one for trial in trials for one in trial_attributes.environments(trial)]
+    names = list(ENVIRONMENT)
     if not any(one.get("packages") for one in found):  # only those of study files are known
         names.remove("packages")
     count = Counter(

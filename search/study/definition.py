@@ -27,11 +27,9 @@ class Redefinition:
 
     def to(self, after: Definition) -> str:
         """Return the change as text; `after` is the definition that it made."""
-        changed = [
-            f"{name} {_plain(name, after)} (before: {_plain(name, self.before)})"
-            for name in self.before
-        ]
-        return f"From trial {self.trial} on: {'; '.join(changed)}."
+        now, before = settings(after), settings(self.before)
+        changes = [f"{name} {now[name]} (before: {before.get(name)})" for name in self.before]
+        return f"From trial {self.trial} on: {'; '.join(changes)}."
 
 
 def is_redefinable(name: str) -> bool:
@@ -61,16 +59,19 @@ def differences(stored: Definition, asked: Definition) -> list[str]:
     ]
 
 
-def _plain(name: str, definition: Definition) -> str:
-    """Return a setting that may not have been there as text."""
-    return "none" if definition.get(name) is None else _shown(name, definition).strip("'")
+def settings(definition: Definition) -> Mapping[str, object]:
+    """Return the settings for people: ranges as text, and only those that are set."""
+    return {name: _readable(name, value) for name, value in definition.items() if value is not None}
 
 
 def _shown(name: str, definition: Definition) -> str:
-    value = definition.get(name)
+    return repr(_readable(name, definition.get(name)))
+
+
+def _readable(name: str, value: object) -> object:
     if name.startswith(RANGE) and isinstance(value, str):
-        return f"{range_text(json_to_distribution(value))!r}"
-    return repr(value)
+        return range_text(json_to_distribution(value))
+    return value
 
 
 def described(part: object) -> str:

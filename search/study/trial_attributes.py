@@ -1,11 +1,12 @@
-"""User attributes of a trial: which fixed trial it is, and how it finished.
+"""Attributes of a trial: which fixed trial it is, where it was trained, and how it finished.
 
 A fixed trial is a variant of its study, or a re-run of a variant or of another study's trial.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -48,9 +49,11 @@ SECONDS = "seconds_per_epoch"
 """User attribute of a trial: the mean wall time of its epochs."""
 TRACEBACK = "traceback"
 """User attribute of a failed trial: the end of its error's traceback."""
-ENVIRONMENTS = "environments"
-"""User attribute of a trial: the environments in which it was trained, the latest last; several if
-another worker took the trial over."""
+ENVIRONMENTS = "search:environments"
+"""System attribute of a trial: see `environments`."""
+ENVIRONMENT = ("device", "threads", "precision", "torch", "cuda", "packages", "code")
+"""User attributes of a trial, for its readers: entries of the environment in which it was trained
+last. Nothing else reads them."""
 MEASURED_TRAIN = "measured_train"
 """User attribute of a trial: true if it was started with --measure-train."""
 CRASH = "crash"
@@ -60,7 +63,7 @@ CRASH = "crash"
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     VARIANT: str, ORIGIN: int, REPEAT: int, SEED: int, ENQUEUED: dict, REASON: str, RUNG: int,
     PAUSED: int, REOPENED: int, CANCELED: bool, AUDITED: int, CUTOFF: (int, float), DIVERGED: int,
-    SECONDS: (int, float), TRACEBACK: str, ENVIRONMENTS: list, MEASURED_TRAIN: bool, CRASH: str,
+    SECONDS: (int, float), TRACEBACK: str, MEASURED_TRAIN: bool, CRASH: str,
 }  # fmt: skip
 
 
@@ -78,14 +81,27 @@ def readable(trial: FrozenTrial) -> FrozenTrial:
 
 def is_readable(name: str, value: object) -> bool:
     """Return whether an attribute has the right type, or is not one of this module."""
-    if name == ENVIRONMENTS and isinstance(value, list):
-        return all(
-            isinstance(one, dict)
-            and {"device", "threads", "precision", "cuda"} <= one.keys()
-            and isinstance(one["threads"], int | None)
-            for one in value
-        )
     return name not in _TYPES or isinstance(value, _TYPES[name])
+
+
+def environments(trial: FrozenTrial) -> Sequence[Mapping[str, Any]]:
+    """Return the environments in which a trial was trained, the latest last: several if another
+    worker took the trial over, none if they are not recorded.
+
+    Earlier versions stored them in a user attribute.
+    """
+    stored = trial.system_attrs.get(ENVIRONMENTS, trial.user_attrs.get("environments"))
+    if isinstance(stored, list) and all(map(_is_environment, stored)):
+        return stored
+    return []
+
+
+def _is_environment(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and {"device", "threads", "precision", "cuda"} <= value.keys()
+        and isinstance(value["threads"], int | None)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

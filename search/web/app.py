@@ -7,16 +7,15 @@ are among its artifacts, and are drawn on request.
 
 import io
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, BinaryIO
 from wsgiref.types import WSGIApplication
 
 import optuna_dashboard
-from bottle import HTTPError, HTTPResponse, Route, request
+from bottle import HTTPError, request
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Row, event, func, select
@@ -24,6 +23,7 @@ from sqlalchemy.engine import ExceptionContext
 
 from search.artifacts.store import ArtifactStore
 from search.database import artifact_lists
+from search.database.budgets import BUDGET, parsed
 from search.database.database import Database
 from search.database.dialects import visible_tables
 from search.database.identity import DEFINITION
@@ -39,24 +39,17 @@ from search.database.queries import StudyRef
 from search.database.studies import published_for
 from search.database.tables import epochs, studies, weights
 from search.reporting.curves import curves_id, svg
+from search.study.definition import settings
+from search.study.space import params_text
 from search.study.trial_attributes import label, origin_name
-from search.web import workers
+from search.web import study_list
+from search.web.pages import add_to_pages
 
 IDS = 2**31
 """Above all ids: PostgreSQL refuses such numbers, and SQLite's driver those of over 64 bits."""
 
 CURVES = re.compile(r"(?P<files>[0-9a-f]{16})-(?P<number>\d+)-c")
 """Matches artifact ids made by `curves_id`."""
-POLICY = "Content-Security-Policy"
-STYLE = """<style>
-#dashboard main { min-width: 0; overflow-wrap: anywhere; }
-#dashboard main th, #dashboard main td { overflow-wrap: normal; }
-#dashboard main .MuiCard-root .MuiTable-root { min-width: 0; }
-#dashboard main .MuiCard-root .MuiTableCell-body + td { overflow-wrap: anywhere; }
-#dashboard main p.MuiTypography-body1 { white-space: pre-wrap; }
-</style>
-"""
-"""Wraps long texts, such as a trial's attributes, that would be wider than the window."""
 
 
 def dashboard_app(
@@ -64,15 +57,15 @@ def dashboard_app(
 ) -> WSGIApplication:
     """Return the dashboard without access control; the store may be empty.
 
-    With `edits`, its page of workers has buttons.
+    With `edits`, its pages have buttons.
     """
     event.listen(database.engine, "handle_error", _answer_503)
     app = optuna_dashboard.wsgi(RefreshingStorage(database), _GuardedStore(store, database))
     # The routes of its static files require the header Accept-Encoding.
     app.add_hook("before_request", lambda: request.environ.setdefault("HTTP_ACCEPT_ENCODING", ""))
     app.install(_or_404)
-    app.install(_Styled())
-    workers.add_page(app, database, edits=edits)
+    study_list.add_page(app, database, edits=edits)
+    add_to_pages(app, edits=edits)
     served: WSGIApplication = app
     return served
 
@@ -95,28 +88,6 @@ def _or_404(route: Callable[..., Any]) -> Callable[..., Any]:
             raise HTTPError(404, "there is no such study or trial") from error
 
     return answer
-
-
-class _Styled:
-    """Adds `STYLE` to the only HTML page, and keeps its security policy."""
-
-    api = 2
-    name = "styled"
-
-    def apply(self, route: Callable[..., Any], context: Route) -> Callable[..., Any]:
-        if not context.rule.startswith("/dashboard"):
-            return route
-        index = files(optuna_dashboard).joinpath("index.html").read_text(encoding="utf-8")
-        styled = index.replace("</head>", f"{STYLE}</head>", 1)
-        styled = styled.replace("</body>", f"{workers.LINK}</body>", 1)
-
-        def answer(**asked: Any) -> HTTPResponse:
-            page = route(**asked)
-            page.close()
-            headers = {name: page.headers[name] for name in ("Content-Type", POLICY)}
-            return HTTPResponse(styled, headers=headers)
-
-        return answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +138,16 @@ class RefreshingStorage(RereadableStorage):
                 drawable.offer(trial)
         return trials
 
+    def get_all_studies(self) -> list[Any]:
+        """As Optuna's, with the settings of a study's definition and budget one by one.
+
+        The page shows a nested attribute as JSON. A study that is renamed is read by other methods.
+        """
+        found = super().get_all_studies()
+        for study in found:
+            study.user_attrs = _told(study.user_attrs)
+        return found
+
     def _forget_what_changed(self, study_id: int) -> None:
         of_study = optuna_trials.c.study_id == study_id
         name = select(optuna_studies.c.study_name).where(optuna_studies.c.study_id == study_id)
@@ -204,6 +185,20 @@ class RefreshingStorage(RereadableStorage):
                 if not CURVES.fullmatch(key.removeprefix(ARTIFACT))
             }
         return super().create_new_trial(study_id, template_trial)
+
+
+def _told(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study's user attributes without nested ones."""
+    flat: dict[str, Any] = {}
+    for name, value in attributes.items():
+        if name == DEFINITION and isinstance(value, dict):
+            with suppress(ValueError, KeyError, TypeError):  # somebody has changed a range
+                flat |= settings(value)
+                continue
+        if name == BUDGET and (budget := parsed(value)) is not None:
+            value = params_text({k: v for k, v in budget.settings.items() if v is not None})
+        flat[name] = value
+    return flat
 
 
 def _drawable(

@@ -8,7 +8,7 @@ import hashlib
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from search.study.training import Session
-from search.study.trial_attributes import ENVIRONMENTS
+from search.study.trial_attributes import environments
 
-Environment = dict[str, str | int | None]
+Environment = Mapping[str, str | int | None]
 
 
 def environment(
     device: str, *, threads: int, session: Session[Any], uses_torch: bool, file: str = ""
 ) -> Environment:
     """Return the environment of this process as JSON values; `file` is a user's study file."""
-    found: Environment = {
+    found: dict[str, str | int | None] = {
         "device": f"{platform.machine()} CPU",
         "threads": threads if device == "cpu" else None,
         "precision": session.precision,
@@ -44,7 +44,7 @@ def environment(
     return found
 
 
-def _of_torch(device: str) -> Environment:
+def _of_torch(device: str) -> dict[str, str | int | None]:
     import torch
 
     name = device
@@ -109,7 +109,7 @@ def last_with_another_file(trials: Sequence[FrozenTrial], now: Environment) -> i
     """
     file = now.get("study file")
     for trial in reversed(trials) if file is not None else ():
-        for last in trial.user_attrs.get(ENVIRONMENTS, [])[-1:]:
+        for last in environments(trial)[-1:]:
             if last.get("study file") != file:
                 return trial.number
     return None

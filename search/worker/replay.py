@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from search.errors import UserError
 from search.study.metrics import Epoch
 from search.study.study import Study
-from search.study.trial_attributes import DIVERGED, ENVIRONMENTS, FINISHED, measures_train
+from search.study.trial_attributes import DIVERGED, FINISHED, environments, measures_train
 from search.worker import device, environment
 from search.worker.environment import Environment
 from search.worker.guarded_training import Diverged
@@ -82,7 +82,7 @@ def told(trial: FrozenTrial, now: Environment, asked: Sequence[str]) -> str:
     then = _last(trial)
     if then is None:
         return f"{line}; what it was trained with is not recorded."
-    n = len(trial.user_attrs[ENVIRONMENTS])
+    n = len(environments(trial))
     last = f" in the last of its {n} environments" if n > 1 else ""
     if environment.described(then) == environment.described(now):
         return f"{line}, as it was trained{last}."
@@ -132,7 +132,7 @@ def train_again(
         apart=apart,
         differences=[
             line
-            for then in trial.user_attrs.get(ENVIRONMENTS, [])
+            for then in environments(trial)
             for line in environment.differences(then, machine.environment)
         ],
         epochs=len(stored),
@@ -141,7 +141,7 @@ def train_again(
 
 def _last(trial: FrozenTrial) -> Environment | None:
     """Return the environment in which the trial was last trained; None if not recorded."""
-    found: Sequence[Environment] = trial.user_attrs.get(ENVIRONMENTS, [])
+    found = environments(trial)
     return found[-1] if found else None
 
 

@@ -15,8 +15,9 @@ from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import open_trial, reported
 from search.study.metrics import Epoch
 from search.study.trial_attributes import (
-    ENVIRONMENTS,
+    ENVIRONMENT,
     MEASURED_TRAIN,
+    environments,
     measures_train,
     readable,
 )
@@ -56,7 +57,7 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
     study, objective = worker.study, worker.study.objective
     trial = open_trial(worker.joined, claim.trial_id)
     recorded = worker.database.epochs(claim.study_key, claim.number)
-    _note_environment(worker, trial, is_new=not recorded)
+    _note_environment(worker, claim, trial, is_new=not recorded)
     if not recorded:  # otherwise it has its choices, perhaps of ranges that have changed since
         study.space.suggest(trial)
     # As stored: if two workers drew values for the trial, the first to write one decided it.
@@ -95,12 +96,14 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
     )
 
 
-def _note_environment(worker: "Worker", trial: optuna.Trial, *, is_new: bool) -> None:
+def _note_environment(worker: "Worker", claim: Claim, trial: optuna.Trial, *, is_new: bool) -> None:
     """Store where the trial is trained, and for a new one what is measured of it."""
-    noted = readable(reported(trial)).user_attrs.get(ENVIRONMENTS, [])
+    noted = environments(reported(trial))
     now = worker.machine.environment
     if noted[-1:] != [now]:
-        trial.set_user_attr(ENVIRONMENTS, [*(then for then in noted if then != now), now])
+        every = [*(then for then in noted if then != now), now]
+        shown = {name: now.get(name) for name in ENVIRONMENT}
+        worker.database.note_environments(claim, every, shown)
     if worker.config.measure_train and is_new:
         trial.set_user_attr(MEASURED_TRAIN, True)
 

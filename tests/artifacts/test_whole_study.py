@@ -57,7 +57,7 @@ def test_a_copy_goes_on_as_its_original_does(start: Start, url: str, tmp_path: P
     again.work()
     assert again.figures() == process.figures()
     attributes = [
-        [{**trial.user_attrs, "environments": None, "seconds_per_epoch": None} for trial in trials]
+        [{**trial.user_attrs, "seconds_per_epoch": None} for trial in trials]
         for trials in (process.trials, again.trials)
     ]
     assert attributes[0] == attributes[1]

@@ -74,7 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "(SELECT trial_id FROM trials WHERE number = 3)"
         )
         connection.execute(
-            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'environments' AND "
+            "UPDATE trial_system_attributes SET value_json = ? "
+            "WHERE key = 'search:environments' AND "
             "trial_id = (SELECT trial_id FROM trials WHERE number = 4)",
             ('[1, {"device": [2]}]',),
         )

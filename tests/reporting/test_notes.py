@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -68,14 +69,16 @@ def _updated(notes: Notes) -> str:
 
 
 def _rows(note: str, heading: str) -> list[list[str]]:
-    """Return the cells of the rows of the table whose first column is called so."""
+    """Return the cells of the rows of the table whose first column is called so, without the links
+    of trials to their pages."""
     lines = note.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
     rows = []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+        told = re.sub(r"\[(\d+)\]\(trials\?numbers=\1\)", r"\1", line)
+        rows.append([cell.strip() for cell in told.strip("|").split("|")])
     return rows
 
 

@@ -31,9 +31,14 @@ CUDA: Environment = {
 
 
 def _trial(*environments: Environment) -> FrozenTrial:
-    trial = optuna.trial.create_trial(value=0.5, user_attrs={ENVIRONMENTS: list(environments)})
+    trial = optuna.trial.create_trial(value=0.5, system_attrs={ENVIRONMENTS: list(environments)})
     trial.number = 17
     return trial
+
+
+def _as_an_earlier_version_stored_it(trial: FrozenTrial) -> FrozenTrial:
+    environments = trial.system_attrs[ENVIRONMENTS]
+    return optuna.trial.create_trial(value=0.5, user_attrs={"environments": environments})
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +66,9 @@ def test_a_trial_is_replayed_as_it_was_last_trained_unless_the_user_asks_for_som
     threads: int | None,
     found: tuple[str, int | None],
 ) -> None:
-    assert place(_trial(*environments), device, threads) == found
+    trial = _trial(*environments)
+    assert place(trial, device, threads) == found
+    assert place(_as_an_earlier_version_stored_it(trial), device, threads) == found
 
 
 def test_where_there_is_cuda_a_trial_of_a_cpu_is_replayed_on_the_cpu(

@@ -29,8 +29,8 @@ def test_a_trial_is_replayed_with_more_threads_than_there_are_cores(
     with closing(sqlite3.connect(tmp_path / "search.db")) as connection, connection:
         # As a machine of more cores stores it.
         connection.execute(
-            "UPDATE trial_user_attributes SET value_json = "
-            "replace(value_json, '\"threads\": 1', ?) WHERE key = 'environments'",
+            "UPDATE trial_system_attributes SET value_json = "
+            "replace(value_json, '\"threads\": 1', ?) WHERE key = 'search:environments'",
             [f'"threads": {threads}'],
         )
     done = search("reproduce", "--study", "digits", "--trial", "best")

@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from search.database.leases import LeaseLost
 from search.database.studies import files_of, join
 from search.study.space import Value
 from search.study.study import Study
-from search.study.trial_attributes import CUTOFF, ENVIRONMENTS, REASON, RUNG
+from search.study.trial_attributes import CUTOFF, REASON, RUNG, environments
 from search.worker.result import Outcome
 from tests.support.process import Killed, Start, held_leases, killed_at
 
@@ -53,11 +55,36 @@ def test_the_environment_that_a_trial_was_last_trained_in_stands_last(
         )
         with pytest.raises(Killed):
             process.run(process.claim(), killed_at(2))
-    noted = process.trials[0].user_attrs[ENVIRONMENTS]
-    assert [(found["threads"], found["precision"]) for found in noted] == [
+    (trial,) = process.trials[:1]
+    assert [(found["threads"], found["precision"]) for found in environments(trial)] == [
         (2, "float32"),
         (1, "float32"),
     ]
+
+
+def test_a_trials_user_attributes_tell_its_last_environment_in_short_values(start: Start) -> None:
+    machine = start().machine
+    first = {"variant": "question-1", "code": machine.environment["code"]}
+    first |= {"precision": "float32", "torch": torch.__version__}
+    cpu = {"device": machine.environment["device"], "threads": 1}
+    cuda = {"device": "NVIDIA H100", "threads": None, "cuda": "13.0"}
+    for where in (cpu, cuda, cpu):
+        environment = {**machine.environment, **where}
+        process = start(machine=dataclasses.replace(machine, environment=environment))
+        with pytest.raises(Killed):
+            process.run(process.claim(), killed_at(2))
+        told = {name: value for name, value in where.items() if value is not None}
+        assert process.trials[0].user_attrs == first | told
+
+
+def test_a_worker_that_lost_its_trial_notes_no_environment(start: Start) -> None:
+    process = start()
+    claim = process.claim()
+    process.claims.release(claim)
+    with pytest.raises(LeaseLost):
+        process.run(claim)
+    assert environments(process.trials[0]) == []
+    assert process.trials[0].user_attrs == {"variant": "question-1"}
 
 
 def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start: Start) -> None:

@@ -1,4 +1,7 @@
-"""The dashboard's page of the workers of all studies, with what steers them."""
+"""The dashboard's first page: all studies, with what is running and what steers it.
+
+Each study leads to its note, which explains it.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +12,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from search.database import steering
 from search.database.database import Database
+from search.database.leases import leases
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import study_called, with_reruns
@@ -17,56 +21,70 @@ from search.reporting.rendering import template
 from search.reporting.status import study_row, worker_name
 from search.study.metrics import number
 from search.study.trial_attributes import label
+from search.web.pages import POLICY, STUDIES, study_path, trial_path
 
-PATH = "/workers"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'"
-LINK = f"""<a href="{PATH}" style="position: fixed; right: 16px; bottom: 12px; z-index: 1100;
-padding: 4px 12px; border-radius: 6px; background: #1976d2; color: #fff; text-decoration: none;
-font: 14px system-ui, sans-serif">Workers</a>
-"""
-"""Leads to the page from all others."""
+OWN_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'"
 
 
 def add_page(app: Bottle, database: Database, *, edits: bool) -> None:
     """Add the page to the dashboard; with `edits`, it has buttons. Who may press them is decided by
     `search.web.guard`."""
-    app.route(PATH, "GET", partial(_page, database, edits=edits))
-    app.route(PATH, "POST", partial(_steer, database))
+    app.route(STUDIES, "GET", partial(_page, database, edits=edits))
+    app.route(STUDIES, "POST", partial(_steer, database))
 
 
 def _page(database: Database, *, edits: bool) -> HTTPResponse:
     names = sorted(optuna.get_all_study_names(database.optuna))
     studies = [_study(database, name) for name in names]
-    text = template("workers.html").render(studies=studies, edits=edits)
-    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY}
+    text = template("studies.html").render(studies=studies, edits=edits)
+    headers = {"Content-Type": "text/html; charset=utf-8", POLICY: OWN_POLICY}
     return HTTPResponse(text, headers=headers)
 
 
 def _study(database: Database, name: str) -> dict[str, Any]:
     row = study_row(database, name)
-    found: dict[str, Any] = {"name": name, "is_ours": row["metric"] != "", "running": []}
+    study_id = database.optuna.get_study_id_from_name(name)
+    found: dict[str, Any] = {
+        "name": name,
+        "text": row["state"],
+        "path": study_path(study_id),
+        "is_ours": row["metric"] != "",
+    }
     if not found["is_ours"]:
-        return found | {"text": row["state"]}
+        return found
+    study = study_called(database, name)
+    with database.engine.connect() as connection:
+        is_paused = steering.read(connection, study.key).is_paused
+        is_running = bool(leases(connection, study.key))
+    return found | {
+        "text": f"{row['state']}; {row['trials']} trials, {row['epochs']} epochs",
+        "best": f"{row['metric']} {row['best']}" if row["best"] else "",
+        "best_trial": row["best trial"],
+        "best_path": trial_path(study_id, row["best trial"]),
+        "is_paused": is_paused,
+        "running": _running(database, name, study_id) if is_running else [],
+    }
+
+
+def _running(database: Database, name: str, study_id: int) -> list[dict[str, str]]:
+    """Return the cells of a row for each running trial of a study."""
     overview = Overview.of_study(database, name)
-    best = f"; best {row['metric']} {row['best']} (trial {row['best trial']})"
+    rows = []
     for trial in overview.running:
         recorded = overview.of(trial)
         value = overview.objective.value(recorded[-1]) if recorded else None
-        found["running"].append(
+        rows.append(
             {
-                "number": trial.number,
+                "number": str(trial.number),
+                "path": trial_path(study_id, trial.number),
                 "label": label(trial),
                 "epoch": f"{len(recorded)} of {overview.n_epochs}",
+                "quantity": overview.objective.quantity,
                 "value": number(value),
                 "worker": worker_name(overview.leases[trial.number]),
             }
         )
-    return found | {
-        "is_paused": overview.is_paused,
-        "quantity": overview.objective.quantity,
-        "text": f"{row['state']}; {row['trials']} trials, {row['epochs']} epochs"
-        + (best if row["best"] else ""),
-    }
+    return rows
 
 
 def _steer(database: Database) -> HTTPResponse:
@@ -84,7 +102,7 @@ def _steer(database: Database) -> HTTPResponse:
                 steer(database, one)
     except UserError as error:
         raise HTTPError(400, str(error)) from error
-    return HTTPResponse(status=303, headers={"Location": PATH})
+    return HTTPResponse(status=303, headers={"Location": STUDIES})
 
 
 def _cancel(database: Database, study: StudyRef, trial: str) -> None:

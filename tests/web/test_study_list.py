@@ -1,4 +1,4 @@
-"""The dashboard's page of workers: what is running, and buttons that stop, pause and cancel it."""
+"""The dashboard's list of studies: what is running, and buttons that stop, pause and cancel it."""
 
 import re
 import time
@@ -43,17 +43,21 @@ def test_a_search_is_canceled_paused_resumed_and_stopped_by_buttons(
     with Run(tmp_path, "search.run", *ENDLESS) as run:
         run.until("EPOCH: 2")
         with served_dashboard(tmp_path, STORAGE, "--allow-edits") as served:
-            page.goto(f"{served.url}dashboard")
-            page.click("text=Workers")
+            page.goto(f"{served.url}dashboard/studies/1")
+            page.get_by_role("link", name="Studies").click()
             _shows(
-                page, r"digits\s+2 running; 0 of 30 trials, \d+ epochs\s+Stop all workers\s+Pause"
+                page,
+                r"digits\s+2 running; 0 of 30 trials, .*\s+Note.*\s+Stop all workers\s+Pause",
             )
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             page.click("tr:has-text('0 base') >> text=Cancel")
             _shows(page, r"2 running; 1 of 30 trials")
             assert "0 base" not in page.inner_text("body")
             page.click("text=Pause")
-            _shows(page, r"paused; 1 of 30 trials, \d+ epochs\s+Stop all workers\s+Resume")
+            _shows(
+                page,
+                r"paused; 1 of 30 trials, \d+ epochs\s+Note.*\s+Stop all workers\s+Resume",
+            )
             page.click("text=Resume")
             _shows(page, r"2 running; 1 of 30 trials")
             page.click("text=Stop all workers")
@@ -71,7 +75,7 @@ def finished(tmp_path: Path, search: Command) -> Path:
 
 def _asked(served: Served, fields: str) -> tuple[int, str]:
     """Return status and text of the answer to a form."""
-    asked = urllib.request.Request(f"{served.url}workers", data=fields.encode(), method="POST")
+    asked = urllib.request.Request(f"{served.url}studies", data=fields.encode(), method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=60)
     with refused.value:
@@ -80,9 +84,10 @@ def _asked(served: Served, fields: str) -> tuple[int, str]:
 
 def test_a_read_only_dashboard_has_no_buttons_and_refuses_them(finished: Path) -> None:
     with served_dashboard(finished, STORAGE) as served:
-        status, text = served.ask("workers")
+        status, text = served.ask("studies")
         assert status == 200
         assert "done; 2 of 2 trials, 2 epochs; best test accuracy 0." in text
+        assert '<a href="/dashboard/studies/1/note">digits</a>' in text
         assert "Read-only: start the dashboard with --allow-edits" in text
         assert "<button" not in text
         status, text = _asked(served, "study=digits&do=stop")
