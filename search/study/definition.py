@@ -28,7 +28,10 @@ class Redefinition:
     def to(self, after: Definition) -> str:
         """Return the change as text; `after` is the definition that it made."""
         now, before = settings(after), settings(self.before)
-        changes = [f"{name} {now[name]} (before: {before.get(name)})" for name in self.before]
+        changes = [
+            f"{name} {now[name]} ({f'before: {before[name]}' if name in before else 'new'})"
+            for name in self.before
+        ]
         return f"From trial {self.trial} on: {'; '.join(changes)}."
 
 

@@ -100,7 +100,7 @@ def test_trials_of_before_stay_and_new_ones_take_the_new_ranges(start: Start) ->
     assert found.trial == 20
     assert history(definition, [found]) == [
         "From trial 20 on: range of x 0.25 to 2 (before: 0 to 1); range of kind b, c (before: "
-        "a, b); range of y 0 to 0.5 (before: None)."
+        "a, b); range of y 0 to 0.5 (new)."
     ]
     with pytest.raises(UserError, match="the choices lack y, which trials of the study mine have"):
         start(replace(before, trials=32), redefine=True)
