@@ -5,6 +5,7 @@ Everything is in the database: the same command resumes a search, however it was
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -78,7 +79,7 @@ def parser() -> Parser:
         metavar="N",
         help="budget: the total number of epochs of all trials; the last trials are cut short, and "
         "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
-        "spent (default: as for --trials; 400 for cifar)",
+        "spent (default: as for --trials; 400 for cifar, in proportion to --epochs)",
     )
     made.add_argument(
         "--target",
@@ -94,8 +95,9 @@ def parser() -> Parser:
         type=or_none(whole(1)),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="end the search once N trials, pruned ones included, have finished without a better "
-        "one; stored with the study; `none` takes it back (default: as for --target)",
+        help="end the search once N trials, pruned ones included and canceled ones not, have "
+        "finished without a better one; stored with the study; `none` takes it back (default: as "
+        "for --target)",
     )
     made.add_argument(
         "--enqueue",
@@ -275,6 +277,8 @@ def _checked(
     from search.study.confirmation import Confirmation
 
     changed = changes(options, study) | given(options, "audit")
+    if options.epochs is not None and study.epochs_budget is not None:  # as many trials as before
+        changed["epochs_budget"] = math.ceil(study.epochs_budget * options.epochs / study.epochs)
     if not options.variants:
         changed["variants"] = {}
     if options.confirm is not None:
@@ -310,9 +314,13 @@ def _head(
 ) -> Iterator[str]:
     """Yield the lines that a search begins with; `budget` is the part of the agreed one that the
     confirmation leaves."""
+    from optuna.trial import TrialState
+
     from search.worker.environment import last_with_another_file
 
-    yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
+    n_begun = overview.counts[TrialState.RUNNING]
+    begun = f", {n_begun} begun; {overview.n_recorded} epochs recorded" if n_begun else ""
+    yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done{begun}."
     if budget.ends_early_with:
         yield f"It ends early with {budget.ends_early_with}."
     if worker.claims.asked() is not None:

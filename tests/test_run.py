@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import QUICK, Command
-from tests.support.databases import states
+from tests.support.commands import QUICK, Command, Run
+from tests.support.databases import overview, states
 
 
 def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
@@ -109,6 +109,16 @@ def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None
     assert done.returncode == 0
     assert "Stopped by --timeout; run the same command to resume." in done.stdout
     assert "6 waiting" in done.stdout
+
+
+def test_what_an_interrupted_search_has_recorded_is_told(search: Command, tmp_path: Path) -> None:
+    with Run(tmp_path, "search.run", *QUICK, "--epochs", 500) as run:
+        run.until("EPOCH: 2")
+    done = search("run", *QUICK, "--epochs", 500, "--timeout", 0.001)
+    first = done.stdout.splitlines()[0]
+    told = re.fullmatch(r"Study .*: 0 of 8 trials done, 1 begun; (\d+) epochs recorded\.", first)
+    assert told, first
+    assert int(told[1]) == overview(tmp_path, "digits").n_recorded
 
 
 def test_help_explains_every_option(search: Command) -> None:

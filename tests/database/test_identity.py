@@ -181,6 +181,11 @@ def test_a_study_that_optuna_made_is_refused_before_anything_is_written(
         assert done.returncode == 2
         assert "--name digits: the study of this name was not made by this service" in done.stderr
         assert done.stderr.count("\n") == 1
+    for name in ("status", "stop", "export"):  # which have no option --name
+        done = search("search.__main__", name, "digits", "--storage", url)
+        assert done.returncode == 2
+        assert done.stderr.endswith("digits: the study of this name was not made by this service\n")
+        assert "--name" not in done.stderr
     assert _state(url) == before
 
 
