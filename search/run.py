@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from search.cli.options import (
     PLACES,
-    STORAGE_VARIABLE,
     add_search,
     changes,
     check_storage,
+    commands,
     given,
+    named,
     workers,
 )
 from search.cli.parser import Parser, command, decimal, or_none, share, whole
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.analysis.answer import Answer
-    from search.database.database import Database
     from search.database.snapshot import Overview
     from search.study.budget import Budget
     from search.study.space import Value
@@ -260,7 +260,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, honest=found.text))
-        for line in _next(options, found, worker.database):
+        for line in _next(options, found):
             say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
@@ -318,16 +318,15 @@ def _head(
 
     from search.worker.environment import last_with_another_file
 
+    write = commands(options)
     n_begun = overview.counts[TrialState.RUNNING]
     begun = f", {n_begun} begun; {overview.n_recorded} epochs recorded" if n_begun else ""
     yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done{begun}."
     if budget.ends_early_with:
         yield f"It ends early with {budget.ends_early_with}."
     if worker.claims.asked() is not None:
-        yield (
-            "It is paused: its workers wait until it is resumed by `python -m search resume "
-            f"{shlex.quote(worker.study.name)}`."
-        )
+        resume = write.line("search resume", shlex.quote(worker.study.name))
+        yield f"It is paused: its workers wait until it is resumed by `{resume}`."
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
             f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "
@@ -339,7 +338,7 @@ def _head(
             f"The study's file has changed since trial {other} was trained; a replay of the "
             "earlier trials can differ. Give another --name to begin a new study."
         )
-    yield f"View it with: {_command('dashboard', options, worker.database)}"
+    yield f"View it with: {write.line('search.dashboard', *_places(options, 'artifacts'))}"
 
 
 def _why(budget: "Budget", overview: "Overview", early: str | None, *, has_enqueued: bool) -> str:
@@ -357,18 +356,19 @@ def _spent(budget: "Budget", overview: "Overview") -> str:
     return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
-def _next(options: argparse.Namespace, answer: "Answer", database: "Database") -> Iterator[str]:
+def _next(options: argparse.Namespace, answer: "Answer") -> Iterator[str]:
     """Yield the commands to go on with."""
     if answer.best is None:
         return
-    study = f"--study {shlex.quote(options.study)}"
-    if options.name is not None:
-        study += f" --name {shlex.quote(options.name)}"
+    write, study = commands(options), named(options)
     yield "Next:"
-    yield f"  {_command('report', options, database)} {study}"
-    if answer.confirmed is None:
-        yield f"  {_command('reproduce', options, database)} {study} --trial best --repeats 5"
-    yield f"  {_command('dashboard', options, database)}"
+    if options.study:  # a study that is no file has neither
+        yield f"  {write.line('search.report', study)}"
+    if options.study and answer.confirmed is None:
+        places = _places(options, "data", "artifacts")
+        again = write.line("search.reproduce", study, "--trial best --repeats 5", *places)
+        yield f"  {again}"
+    yield f"  {write.line('search.dashboard', *_places(options, 'artifacts'))}"
 
 
 def _confirm(
@@ -402,18 +402,12 @@ def _confirm(
     return is_done
 
 
-def _command(name: str, options: argparse.Namespace, database: "Database") -> str:
-    """Return another command on the same database, without the database's password."""
-    words, usual = [f"python -m search.{name}"], parser()
-    if options.storage != usual.get_default("storage"):
-        url = shlex.quote(str(database))
-        if database.url.password:  # other users can see a process's options
-            words.insert(0, f"{STORAGE_VARIABLE}={url}")
-        else:
-            words.append(f"--storage {url}")
-    if name != "report" and options.artifacts != usual.get_default("artifacts"):
-        words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
-    return " ".join(words)
+def _places(options: argparse.Namespace, *names: str) -> Iterator[str]:
+    """Yield those of the named options that are not at their defaults, as a shell's words."""
+    for name in names:
+        value = getattr(options, name)
+        if value != parser().get_default(name):
+            yield f"--{name} {shlex.quote(str(value))}"
 
 
 def _gpus(text: str) -> float:

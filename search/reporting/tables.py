@@ -31,7 +31,6 @@ AUDIT = (
 BEST = 10
 """Maximum number of best trials listed."""
 NOT_RERUN = "not yet trained again with fresh seeds"
-RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
 
 
 def answer(findings: ReportData) -> list[tuple[str, str]]:
@@ -78,7 +77,8 @@ def rerun_command(findings: ReportData) -> str | None:
     if not_rerun is None:
         return None
     trial = str(not_rerun.number) if findings.answer.standings else "best"
-    return RERUN.format(options=findings.options, trial=trial)
+    which = f"--trial {trial} --repeats 5"
+    return findings.commands.line("search.reproduce", findings.options, which)
 
 
 def counts(findings: ReportData) -> str:
