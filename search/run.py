@@ -259,7 +259,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             say(_why(budget, overview, worker.claims.early_end(budget), has_enqueued=bool(enqueue)))
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
-        out.print(summary(overview, study, honest=found.text))
+        out.print(summary(overview, study, found))
         for line in _next(options, found):
             say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)

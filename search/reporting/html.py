@@ -55,14 +55,14 @@ def html(findings: ReportData) -> str:
 
 
 def _sections(findings: ReportData) -> Sequence[Section]:
-    is_ranked = findings.answer.best is not None
+    is_ranked, best = findings.answer.best is not None, tables.best_trials(findings)
     curves = "Solid: the mean over our seeds, in a band from the lowest to the highest."
     if findings.verdicts:
         curves += f" Dashed: the published run. {tables.compared(findings)}"
     n_curves = len(charts.shown_curves(findings))
     some = "" if n_curves == len(findings.overview.epochs) else f" {n_curves} of the trials."
     return [
-        Section(title="The best trials", table=tables.best_trials(findings)),
+        Section(title=best.title, text=best.above, table=best.table),
         Section(
             title="History",
             text="The metric of each trial after its last epoch; a pruned trial is a hollow mark. "

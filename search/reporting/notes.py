@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
 from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
+from search.analysis.ties import Ties
 from search.database import optuna_internals, queries, tables
 from search.database.budgets import stored_budget
 from search.database.database import Database
@@ -34,7 +35,7 @@ from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.metrics import Epoch, number, words
+from search.study.metrics import Epoch, words
 from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
 from search.study.study import Study
@@ -236,6 +237,7 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
+    ties = Ties() if answer.is_of_reruns else Ties.of(study, some.ranked[:BEST])
     return template("note.md").render(
         study=study,
         spent=study.budget.text(
@@ -244,7 +246,8 @@ def text(study: Study, progress: Progress) -> str:
         complete=progress.counts[TrialState.COMPLETE],
         pruned=progress.counts[TrialState.PRUNED],
         failed=progress.counts[TrialState.FAIL],
-        best=[] if progress.is_of_reruns else _best_rows(progress),
+        best=[] if progress.is_of_reruns else _best_rows(progress, ties),
+        ties=ties.text,
         is_of_reruns=progress.is_of_reruns,
         has_fresh=bool(answer.standings),
         not_rerun=answer.not_rerun and label(answer.not_rerun),
@@ -266,7 +269,7 @@ def text(study: Study, progress: Progress) -> str:
     )
 
 
-def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
+def _best_rows(progress: Progress, ties: Ties) -> list[Mapping[str, str]]:
     """Return the trials with the best metrics, preceded by the answer if not among them."""
     some, answer = progress.some, progress.answer
     best = some.ranked[:BEST]
@@ -275,7 +278,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
     return [
         {
             "label": label(trial),
-            "value": number(some.value(trial)),
+            "value": ties.marked(trial),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }
