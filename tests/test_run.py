@@ -111,6 +111,7 @@ def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None
     assert done.returncode == 0
     assert "Stopped by --timeout; run the same command to resume." in done.stdout
     assert "6 waiting" in done.stdout
+    assert "Epochs: 0 recorded." in done.stdout
 
 
 def test_what_an_interrupted_search_has_recorded_is_told(search: Command, tmp_path: Path) -> None:

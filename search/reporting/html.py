@@ -28,8 +28,8 @@ class Section:
     table: FittedTable | None = None
     charts: Sequence[tuple[str, Figure]] = ()
     """Pairs of a heading, which may be empty, and a chart."""
-    layout: Literal["one", "wide", "small"] = "one"
-    """One, two or three charts side by side where there is room."""
+    layout: Literal["one", "tall", "wide", "small"] = "one"
+    """One chart, a high one, or two or three side by side where there is room."""
     trials: Mapping[str, Any] | None = None
     """A table of all trials, which the page sorts."""
     is_folded: bool = False
@@ -78,7 +78,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
         ),
         Section(
             title=f"{findings.study.objective.quantity.capitalize()} by parameter",
-            text="Pruned trials are hollow; they are shown at their last epoch.",
+            text="Pruned trials are hollow, and shown at their last epoch; variants are diamonds.",
             charts=list(charts.slices(findings)),
             layout="small",
         ),
@@ -87,6 +87,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
             text=f"Each line is a completed trial; at most the best {charts.PARALLEL}. Axes with "
             "more than seven values are spaced by rank.",
             charts=[("", charts.parallel_coordinates(findings))] if is_ranked else [],
+            layout="tall",
         ),
         Section(
             title="Learning curves",

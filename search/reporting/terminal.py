@@ -79,6 +79,7 @@ def _counts(overview: Overview, study: Study) -> str:
     of_audit = f", {n_audit} of them for the audit" if n_audit else ""
     of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
     savings = Savings.of(overview)
+    ran = str(savings) if savings.epochs_possible else f"{overview.n_recorded} recorded"
     saved = "" if not savings.seconds_saved else f"; pruning saved {savings.saved_text}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
@@ -86,5 +87,5 @@ def _counts(overview: Overview, study: Study) -> str:
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a larger budget" if waiting + begun and is_spent else "")
-        + f".\nEpochs: {savings}{of_audit}{of_epochs}{saved}."
+        + f".\nEpochs: {ran}{of_audit}{of_epochs}{saved}."
     )
