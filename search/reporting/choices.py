@@ -20,8 +20,8 @@ def differing(trials: Collection[FrozenTrial]) -> list[str]:
 
 
 def choices_text(trial: FrozenTrial, names: Collection[str]) -> str:
-    """Return the named choices of the trial, those that it has."""
-    return params_text({name: trial.params[name] for name in names if name in trial.params})
+    """Return the named choices of the trial, those that it has, as in cells."""
+    return " ".join(f"{name}={cell(trial.params[name])}" for name in names if name in trial.params)
 
 
 def cell(value: Value | None) -> str:

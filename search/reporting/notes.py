@@ -28,6 +28,7 @@ from search.database import optuna_internals, queries, tables
 from search.database.budgets import stored_budget
 from search.database.database import Database
 from search.database.identity import study_ref
+from search.database.leases import leases
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
@@ -75,6 +76,7 @@ class Progress:
         with database.engine.connect() as connection:
             counts = queries.counts(connection, ref)
             n_epochs = queries.n_epochs(connection, ref)
+            held = leases(connection, ref.key)
             best = queries.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = queries.fixed(connection, ref)
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
@@ -87,6 +89,7 @@ class Progress:
             trials,
             study_key=ref.key,
             epochs=epochs,
+            leases=held,
             n_epochs=study.epochs,
             objective=study.objective,
             final=study.final,

@@ -62,7 +62,7 @@ def _best(overview: Overview, study: Study, ties: Ties) -> ChoicesTable:
             row[final.words] = number(overview.of(trial)[-1].metrics.get(final.metric))
         rows.append(row)
     return ChoicesTable(
-        title=f"Best trials by {selection}",
+        title=f"Best trials by {selection} ({variant_tables.setting(study)})",
         text=ties.text,
         trials=trials,
         rows=rows,
