@@ -171,7 +171,7 @@ class Status:
         told = self.overview.told.get(trial.number, trial.user_attrs.get(REASON, ""))
         n = len(self.overview.of(trial))
         if trial.state == TrialState.COMPLETE:
-            return told or f"complete after {n} epochs"
+            return told or f"complete after {n} epoch{'s' if n > 1 else ''}"
         return f"{trial.state.name.lower()} after {n} of {self.overview.n_epochs} epochs: {told}"
 
 
