@@ -326,7 +326,7 @@ def test_a_database_of_another_encoding_has_the_names_that_it_can_have(
     with closing(Database(url)) as database:
         join(database, study, data_digest="x")
         if encoding == "LATIN1":
-            with pytest.raises(UserError, match="--name snöw ☃: the database's encoding"):
+            with pytest.raises(UserError, match="study snöw ☃: the database's encoding"):
                 join(database, snow, data_digest="x")
         else:
             assert join(database, snow, data_digest="x").study_name == snow.name
