@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import output
-from search.cli.options import add_artifacts, add_storage, check_storage
+from search.cli.options import add_artifacts, add_storage, check_storage, commands
 from search.cli.parser import CommandParser, Parser, command, whole
 from search.errors import UserError
 from search.files import encoded, write_out
@@ -43,12 +43,12 @@ def parser() -> Parser:
     made = Parser("search", "Look at the studies of a database, and steer their workers.")
     made.epilog = EPILOG
     made.add_argument("--version", action="version", version=_version())
-    commands = made.add_subparsers(dest="command", required=True, parser_class=CommandParser)
+    every = made.add_subparsers(dest="command", required=True, parser_class=CommandParser)
 
     def add(
         run: Callable[[argparse.Namespace], int], name: str, brief: str, more: str = ""
     ) -> Parser:
-        one: Parser = commands.add_parser(
+        one: Parser = every.add_parser(
             name, help=brief, description=f"{brief[0].upper()}{brief[1:]}. {more}".strip()
         )
         one.set_defaults(run=run)
@@ -144,7 +144,7 @@ def _list(options: argparse.Namespace) -> int:
     from search.reporting.terminal import console
 
     with _opened(options) as database:
-        console().print(listed(database))
+        console().print(listed(database, commands(options)))
     return 0
 
 
@@ -169,9 +169,10 @@ def _pause(options: argparse.Namespace) -> int:
     from search.database import steering
 
     n_workers = _steered(options, partial(steering.pause, is_paused=True))
+    resume = commands(options).line("search resume", shlex.quote(options.study))
     print(
         f"The workers of {options.study} are asked to wait, like any that is started later, until "
-        f"`python -m search resume {shlex.quote(options.study)}`; {_running(n_workers)}."
+        f"`{resume}`; {_running(n_workers)}."
     )
     return 0
 

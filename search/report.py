@@ -5,14 +5,13 @@ The report is a self-contained HTML page, Markdown or JSON, made from the databa
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
-import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search import output
-from search.cli.options import add_study, check_storage, given
+from search.cli.options import add_study, check_storage, commands, given, named
 from search.cli.parser import Parser, command
 from search.files import encoded, write_out
 
@@ -67,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     from search.reporting.report_data import ReportData
 
     with closing(Database(options.storage, may_create=False)) as database:
-        text = _written(ReportData.of(database, study, _named(options)), options.format)
+        data = ReportData.of(database, study, options=named(options), commands=commands(options))
+        text = _written(data, options.format)
     out = options.out or f"report-{study.name}.{FORMATS[options.format]}"
     content = encoded(text)
     if out == "-":
@@ -85,12 +85,6 @@ def _written(findings: "ReportData", form: str) -> str:
     from search.reporting.export import as_json, markdown
 
     return {"markdown": markdown, "json": as_json}[form](findings)
-
-
-def _named(options: argparse.Namespace) -> str:
-    """Return the options that name the study, without the storage URL: it may hold a password."""
-    named = {"--study": options.study, "--name": options.name}
-    return " ".join(f"{option} {shlex.quote(v)}" for option, v in named.items() if v is not None)
 
 
 main = command(parser(), run)

@@ -20,7 +20,9 @@ from search.cli.options import (
     add_search,
     changes,
     check_storage,
+    commands,
     given,
+    named,
 )
 from search.cli.parser import Parser, command, whole
 from search.errors import UserError
@@ -141,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
             study=study,
             database=database,
             config=config,
+            search=commands(options).line("search.run", named(options)),
             out=console(),
             stop=stop,
         )

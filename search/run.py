@@ -5,6 +5,7 @@ Everything is in the database: the same command resumes a search, however it was
 # PYTHON_ARGCOMPLETE_OK: `search.cli.completion` answers the Tab key.
 
 import argparse
+import math
 import shlex
 import sys
 import time
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from search.cli.options import (
     PLACES,
-    STORAGE_VARIABLE,
     add_search,
     changes,
     check_storage,
+    commands,
     given,
+    named,
     workers,
 )
 from search.cli.parser import Parser, command, decimal, or_none, share, whole
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.analysis.answer import Answer
-    from search.database.database import Database
     from search.database.snapshot import Overview
     from search.study.budget import Budget
     from search.study.space import Value
@@ -78,7 +79,7 @@ def parser() -> Parser:
         metavar="N",
         help="budget: the total number of epochs of all trials; the last trials are cut short, and "
         "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
-        "spent (default: as for --trials; 400 for cifar)",
+        "spent (default: as for --trials; 400 for cifar, in proportion to --epochs)",
     )
     made.add_argument(
         "--target",
@@ -94,8 +95,9 @@ def parser() -> Parser:
         type=or_none(whole(1)),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="end the search once N trials, pruned ones included, have finished without a better "
-        "one; stored with the study; `none` takes it back (default: as for --target)",
+        help="end the search once N trials, pruned ones included and canceled ones not, have "
+        "finished without a better one; stored with the study; `none` takes it back (default: as "
+        "for --target)",
     )
     made.add_argument(
         "--enqueue",
@@ -282,8 +284,8 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             say(_why(budget, overview, worker.claims.early_end(budget), has_enqueued=bool(enqueue)))
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
-        out.print(summary(overview, study, honest=found.text))
-        for line in _next(options, found, worker.database):
+        out.print(summary(overview, study, found))
+        for line in _next(options, found):
             say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
@@ -300,6 +302,8 @@ def _checked(
     from search.study.confirmation import Confirmation
 
     changed = changes(options, study) | given(options, "audit")
+    if options.epochs is not None and study.epochs_budget is not None:  # as many trials as before
+        changed["epochs_budget"] = math.ceil(study.epochs_budget * options.epochs / study.epochs)
     if not options.variants:
         changed["variants"] = {}
     if options.confirm is not None:
@@ -335,18 +339,21 @@ def _head(
 ) -> Iterator[str]:
     """Yield the lines that a search begins with; `budget` is the part of the agreed one that the
     confirmation leaves."""
+    from optuna.trial import TrialState
+
     from search.database.identity import study_ref
     from search.database.knowledge import changes
     from search.worker.environment import last_with_another_file
 
-    yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done."
+    write = commands(options)
+    n_begun = overview.counts[TrialState.RUNNING]
+    begun = f", {n_begun} begun; {overview.n_recorded} epochs recorded" if n_begun else ""
+    yield f"Study {worker.study.name} in {worker.database}: {_spent(budget, overview)} done{begun}."
     if budget.ends_early_with:
         yield f"It ends early with {budget.ends_early_with}."
     if worker.claims.asked() is not None:
-        yield (
-            "It is paused: its workers wait until it is resumed by `python -m search resume "
-            f"{shlex.quote(worker.study.name)}`."
-        )
+        resume = write.line("search resume", shlex.quote(worker.study.name))
+        yield f"It is paused: its workers wait until it is resumed by `{resume}`."
     yield from changes(worker.database, study_ref(worker.joined), worker.study.space)
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
@@ -359,7 +366,7 @@ def _head(
             f"The study's file has changed since trial {other} was trained; a replay of the "
             "earlier trials can differ. Give another --name to begin a new study."
         )
-    yield f"View it with: {_command('dashboard', options, worker.database)}"
+    yield f"View it with: {write.line('search.dashboard', *_places(options, 'artifacts'))}"
 
 
 def _why(budget: "Budget", overview: "Overview", early: str | None, *, has_enqueued: bool) -> str:
@@ -377,18 +384,19 @@ def _spent(budget: "Budget", overview: "Overview") -> str:
     return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
-def _next(options: argparse.Namespace, answer: "Answer", database: "Database") -> Iterator[str]:
+def _next(options: argparse.Namespace, answer: "Answer") -> Iterator[str]:
     """Yield the commands to go on with."""
     if answer.best is None:
         return
-    study = f"--study {shlex.quote(options.study)}"
-    if options.name is not None:
-        study += f" --name {shlex.quote(options.name)}"
+    write, study = commands(options), named(options)
     yield "Next:"
-    yield f"  {_command('report', options, database)} {study}"
-    if answer.confirmed is None:
-        yield f"  {_command('reproduce', options, database)} {study} --trial best --repeats 5"
-    yield f"  {_command('dashboard', options, database)}"
+    if options.study:  # a study that is no file has neither
+        yield f"  {write.line('search.report', study)}"
+    if options.study and answer.confirmed is None:
+        places = _places(options, "data", "artifacts")
+        again = write.line("search.reproduce", study, "--trial best --repeats 5", *places)
+        yield f"  {again}"
+    yield f"  {write.line('search.dashboard', *_places(options, 'artifacts'))}"
 
 
 def _confirm(
@@ -422,18 +430,12 @@ def _confirm(
     return is_done
 
 
-def _command(name: str, options: argparse.Namespace, database: "Database") -> str:
-    """Return another command on the same database, without the database's password."""
-    words, usual = [f"python -m search.{name}"], parser()
-    if options.storage != usual.get_default("storage"):
-        url = shlex.quote(str(database))
-        if database.url.password:  # other users can see a process's options
-            words.insert(0, f"{STORAGE_VARIABLE}={url}")
-        else:
-            words.append(f"--storage {url}")
-    if name != "report" and options.artifacts != usual.get_default("artifacts"):
-        words.append(f"--artifacts {shlex.quote(str(options.artifacts))}")
-    return " ".join(words)
+def _places(options: argparse.Namespace, *names: str) -> Iterator[str]:
+    """Yield those of the named options that are not at their defaults, as a shell's words."""
+    for name in names:
+        value = getattr(options, name)
+        if value != parser().get_default(name):
+            yield f"--{name} {shlex.quote(str(value))}"
 
 
 def _gpus(text: str) -> float:

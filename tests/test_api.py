@@ -67,9 +67,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_search_returns_the_best_trial_and_a_table(file: Path) -> None:
+def test_a_search_returns_the_best_trial_and_a_table(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found: Result[Any] = run(load(str(file)), trials=5)
     assert found.is_done
+    # A study that is no file has no command to report on it.
+    assert capsys.readouterr().out.endswith("Next:\n  python -m search.dashboard\n")
     complete = [row for row in found.rows if row["state"] == "COMPLETE"]
     best = min(complete, key=lambda row: float(row["loss"]))
     assert (found.best.number, found.best.values) == (best["number"], [best["loss"]])

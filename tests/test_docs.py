@@ -84,4 +84,4 @@ def test_an_example_runs_to_its_end_and_its_best_trial_replays(
         exec(_code("own-training.md")[1], names)
         assert set(names["kept"]) == {"model"}
     metric = load(study[1]).objective.words
-    assert f"| trial | {metric} | choices |" in (tmp_path / f"report-{name}.md").read_text()
+    assert f"| trial | {metric} |" in (tmp_path / f"report-{name}.md").read_text()

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from search import output
 from search.output import PLAINLY, Channel
+from tests.support.commands import until
 
 QUICK = [
     *("--study", "digits", "--images", "100", "--epochs", "1", "--no-variants", "--threads", "1"),
@@ -166,7 +167,7 @@ def test_a_search_does_not_wait_for_a_terminal_that_is_stopped(tmp_path: Path) -
     """As Ctrl-S stops it; and the terminal has its cursor and the summary in the end."""
     with _on_terminal(["search.run", *QUICK[:-1], "3"], tmp_path) as (process, main):
         os.write(main, b"\x13")  # Ctrl-S
-        _until(lambda: _states(tmp_path) == ["COMPLETE"] * 3)
+        until(lambda: _states(tmp_path) == ["COMPLETE"] * 3)
         assert process.poll() is None
         os.write(main, b"\x11")  # Ctrl-Q
         shown = _rest(main)
@@ -182,7 +183,7 @@ def test_a_search_whose_terminal_closes_or_is_stopped_ends_at_once(
 ) -> None:
     endless = ["search.run", *QUICK, "--epochs", "500"]
     with _on_terminal(endless, tmp_path) as (process, main):
-        _until(lambda: _states(tmp_path) == ["RUNNING"])
+        until(lambda: _states(tmp_path) == ["RUNNING"])
         if is_closed:
             os.close(main)  # which sends SIGHUP to its processes
         else:
@@ -242,13 +243,6 @@ def _rest(main: int) -> bytes:
         while part := os.read(main, 65536):
             shown += part
     return shown
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _states(folder: Path) -> list[str]:

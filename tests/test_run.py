@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import QUICK, Command
-from tests.support.databases import states
+from search import dashboard
+from tests.support.commands import QUICK, Command, Run
+from tests.support.databases import overview, states
 
 
 def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
@@ -109,6 +111,42 @@ def test_a_time_limit_leaves_the_rest_for_the_next_time(search: Command) -> None
     assert done.returncode == 0
     assert "Stopped by --timeout; run the same command to resume." in done.stdout
     assert "6 waiting" in done.stdout
+    assert "Epochs: 0 recorded." in done.stdout
+
+
+def test_what_an_interrupted_search_has_recorded_is_told(search: Command, tmp_path: Path) -> None:
+    with Run(tmp_path, "search.run", *QUICK, "--epochs", 500) as run:
+        run.until("EPOCH: 2")
+    done = search("run", *QUICK, "--epochs", 500, "--timeout", 0.001)
+    first = done.stdout.splitlines()[0]
+    told = re.fullmatch(r"Study .*: 0 of 8 trials done, 1 begun; (\d+) epochs recorded\.", first)
+    assert told, first
+    assert int(told[1]) == overview(tmp_path, "digits").n_recorded
+
+
+def test_the_commands_that_are_printed_run_as_they_stand(search: Command, tmp_path: Path) -> None:
+    def run(line: str) -> str:
+        python, option, module, *words = shlex.split(line)
+        assert (python, option) == ("python", "-m")
+        ran = search("search.__main__" if module == "search" else module, *words)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        return ran.stdout
+
+    storage = "--storage", "sqlite:///my search.db"
+    places = *storage, "--name", "mine?", "--artifacts", "my files", "--data", "my data"
+    done = search("run", *QUICK[:-1], 2, *places)
+    report, rerun, view = done.stdout.splitlines()[-3:]
+    assert "report-mine?.html" in run(report)
+    assert "(range)" in run(rerun)
+    assert not (tmp_path / "artifacts").exists()
+    options = dashboard.parser().parse_args(shlex.split(view)[3:])
+    assert (options.storage, options.artifacts) == (storage[1], "my files")
+    absent = search("report", "--study", "digits", "--name", "other", *storage)
+    (create,) = re.findall("`(.*)`", absent.stderr)
+    assert run(f"{create} --timeout 0.001")
+    paused = search("search.__main__", "pause", "mine?", *storage)
+    (resume,) = re.findall("`(.*)`", paused.stdout)
+    assert run(resume) == "mine? goes on with the workers that wait for it.\n"
 
 
 def test_help_explains_every_option(search: Command) -> None:

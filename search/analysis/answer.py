@@ -76,6 +76,11 @@ class Answer:
     """The final metric, in words."""
 
     @property
+    def is_of_reruns(self) -> bool:
+        """Whether re-runs compare several trials, and so decide which is the best."""
+        return len(self.standings) > 1
+
+    @property
     def tied(self) -> list[int]:
         """Numbers of the trials that the re-runs cannot distinguish from the best."""
         best = self.best and self.best.number

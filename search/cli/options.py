@@ -5,12 +5,14 @@ No slow imports here, so that `--help` and mistyped options respond immediately.
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.cli.parser import seconds, whole
 
 if TYPE_CHECKING:
+    from search.reporting.commands import Commands
     from search.study.definition import Definition
     from search.study.study import Study
 
@@ -53,7 +55,7 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        default=os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE,
+        default=_default_storage(),
         help="database: sqlite:///FILE on a local disk, or "
         "postgresql://USER:PASSWORD@HOST/DATABASE with the extra `postgres` "
         f"(default: ${STORAGE_VARIABLE}, or {DEFAULT_STORAGE})",
@@ -172,6 +174,10 @@ def workers(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"auto, or {error}") from None
 
 
+def _default_storage() -> str:
+    return os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
+
+
 def _precision(text: str) -> str | None:
     """Parse --precision; None for auto."""
     if text not in ("auto", "float32", "bfloat16"):
@@ -190,6 +196,27 @@ def changes(options: argparse.Namespace, study: "Study") -> dict[str, Any]:
         selected = study.select(options.select)
         found |= {"metric": selected.metric, "final_metric": selected.final_metric}
     return found
+
+
+def commands(options: argparse.Namespace) -> "Commands":
+    """Return what writes commands on the database of --storage."""
+    from sqlalchemy import make_url
+
+    from search.database.url import shown
+    from search.reporting.commands import Commands
+
+    if options.storage == _default_storage():
+        return Commands()
+    url = shlex.quote(shown(options.storage))
+    if make_url(options.storage).password:
+        return Commands(variable=f"{STORAGE_VARIABLE}={url}")
+    return Commands(option=f"--storage {url}")
+
+
+def named(options: argparse.Namespace) -> str:
+    """Return the options that name the study, as a shell's words."""
+    found = {"--study": options.study, "--name": options.name}
+    return " ".join(f"{option} {shlex.quote(v)}" for option, v in found.items() if v is not None)
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

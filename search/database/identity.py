@@ -33,6 +33,14 @@ _studies = optuna_internals.studies
 _trials = optuna_internals.trials
 
 
+class NotOurs(UserError):
+    """The study of a name was not made by this service, is a copy, or was changed by others."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"study {name}: the study of this name {why}")
+        self.name, self.why = name, why
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identified:
     """A study that this service made."""
@@ -53,15 +61,15 @@ def identify(connection: Connection, name: str) -> Identified | None:
     """Return the study called `name`; None if there is none.
 
     Raises:
-        UserError: the study was not made by this service, or is a copy; or the database cannot
-            store this name.
+        NotOurs: the study was not made by this service, is a copy, or was changed by others.
+        UserError: the database cannot store this name.
     """
     try:  # also in an empty database
         connection.scalar(select(literal(name)))
     except DataError as error:
         raise UserError(
-            f"--name {name}: the database's encoding does not have all of its characters "
-            f"({first_line(error)}); choose another --name, or a database whose encoding is UTF8"
+            f"study {name}: the database's encoding does not have all of its characters "
+            f"({first_line(error)}); give another name, or a database whose encoding is UTF8"
         ) from error
     there = visible_tables(connection)
     if _studies.name not in there:
@@ -81,16 +89,15 @@ def identify(connection: Connection, name: str) -> Identified | None:
             why = "was not made by this service"
         else:
             why = "was copied from another database, without its epochs and weights"
-        raise UserError(f"--name {name}: the study of this name {why}; choose another --name")
+        raise NotOurs(name, why)
     is_renamed = row.study_id not in (None, study_id)
     if is_renamed:
         _check_renamed(connection, name, study_id, row)
     if row.study_id is not None:
         definition = _attribute(connection, study_id, DEFINITION)
         if not isinstance(definition, dict) or not isinstance(definition.get("epochs"), int):
-            raise UserError(
-                f"--name {name}: somebody has changed the study's user attribute {DEFINITION!r}, "
-                "which says what it is of; choose another --name"
+            raise NotOurs(
+                name, f"has another user attribute {DEFINITION!r} than this service gave it"
             )
     ref = StudyRef(study_id=study_id, key=row.study_key)
     return Identified(ref=ref, is_created=row.study_id is not None, is_renamed=is_renamed)
@@ -125,10 +132,7 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
         select(_studies.c.study_name).where(_studies.c.study_id == row.study_id)
     )
     if original is not None and _key_of(connection, row.study_id) == row.study_key:
-        raise UserError(
-            f"--name {name}: the study of this name is a copy of {original}, without its epochs "
-            f"and weights; give --name {original}, or choose another --name"
-        )
+        raise NotOurs(name, f"is a copy of {original}, without its epochs and weights")
     epochs, values = tables.epochs, optuna_internals.intermediate_values
     reported = values.c.intermediate_value  # a score may be negated
     recorded = (
@@ -142,7 +146,8 @@ def _check_renamed(connection: Connection, name: str, study_id: int, row: Row[An
         .where(_trials.c.trial_id.is_(None) | (func.abs(reported) != func.abs(epochs.c.score)))
     )
     if connection.scalar(recorded):
-        raise UserError(
-            f"--name {name}: the study of this name is a copy of {row.name}, which is gone, and "
-            "its trials are not those that were recorded; choose another --name"
+        raise NotOurs(
+            name,
+            f"is a copy of {row.name}, which is gone, and its trials are not those that were "
+            "recorded",
         )

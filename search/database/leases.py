@@ -80,8 +80,8 @@ def check_idle(connection: Connection, study_key: str) -> None:
     """
     if held := n_at_work(connection, study_key):
         raise UserError(
-            f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; `python -m "
-            "search stop` stops them"
+            f"{held} worker{'s are' if held > 1 else ' is'} running trials of it; the command "
+            "`stop` stops them"
         )
 
 

@@ -198,10 +198,11 @@ def best(connection: Connection, study: StudyRef, *, epochs: int, n: int) -> lis
 
 
 def n_finished_since(connection: Connection, study: StudyRef, place: Place) -> int:
-    """Return the number of other finished trials that recorded an epoch after the last one of the
-    completed trial at `place`."""
+    """Return the number of other finished trials, without canceled ones, that recorded an epoch
+    after the last one of the completed trial at `place`."""
     mine = _epochs.c.study_key == study.key, _epochs.c.trial == place.number
     end = select(func.max(_epochs.c.id)).where(*mine).scalar_subquery()
+    canceled = select(_attributes.c.trial_id).where(_attributes.c.key == CANCELED)
     query = (
         select(func.count(_epochs.c.trial.distinct()))
         .join_from(_epochs, _trials, _trials.c.number == _epochs.c.trial)
@@ -211,6 +212,7 @@ def n_finished_since(connection: Connection, study: StudyRef, place: Place) -> i
             not_(_epochs.c.is_audit),
             _trials.c.study_id == study.study_id,
             _trials.c.state.in_(FINISHED),
+            _trials.c.trial_id.not_in(canceled),
         )
     )
     return connection.scalar(query) or 0

@@ -124,8 +124,8 @@ def _draw_again(connection: Connection, space: Space[Any], trial: Entry) -> None
             values = space.completed(given)
     except UserError as error:
         raise UserError(
-            f"--redefine: trial {trial.number} was enqueued with {error}; `python -m search cancel "
-            f"--trial {trial.number}` takes it back"
+            f"--redefine: trial {trial.number} was enqueued with {error}; the command `cancel` "
+            "takes it back"
         ) from error
     if values != given:
         optuna_internals.set_fixed_params(connection, trial.trial_id, values)

@@ -84,8 +84,8 @@ def cancel(database: Database, study: StudyRef, number: int) -> TrialState:
         trial = found[0]
         if trial.is_rerun:
             raise UserError(
-                f"--trial {number}: it is a re-run, without which there is no result; `python -m "
-                "search stop` stops its worker"
+                f"--trial {number}: it is a re-run, without which there is no result; the command "
+                "`stop` stops its worker"
             )
         may_go_on = trial.paused is not None or (trial.rung is not None and is_promoting)
         if trial.state == TrialState.WAITING:

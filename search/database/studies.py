@@ -6,8 +6,8 @@ same definition. Each process that joins enqueues missing fixed trials, under th
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, insert, literal, select, update
 
 from search.database import artifact_lists, leases, optuna_internals, redefinition, tables
 from search.database.database import Database, new_key
-from search.database.identity import DEFINITION, KEY, Identified, identify, study_ref
+from search.database.identity import DEFINITION, KEY, Identified, NotOurs, identify, study_ref
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.queries import StudyRef
 from search.errors import UserError
@@ -130,7 +130,8 @@ def stored_definition(database: Database, name: str) -> Definition | None:
 
 def definition_in(connection: Connection, name: str) -> Definition | None:
     """As `stored_definition`, in a database that need not hold any tables yet."""
-    found = identify(connection, name)
+    with _another_name_helps():
+        found = identify(connection, name)
     if found is None or not found.is_created:
         return None
     attributes = optuna_internals.study_user_attributes
@@ -233,6 +234,17 @@ def files_of(database: Database, ref: StudyRef) -> str:
         return str(connection.execute(query).scalar_one())
 
 
+@contextmanager
+def _another_name_helps() -> Iterator[None]:
+    """Let the error on a study that is not of this service tell of the option --name."""
+    try:
+        yield
+    except NotOurs as error:
+        raise UserError(
+            f"--name {error.name}: the study of this name {error.why}; choose another --name"
+        ) from error
+
+
 def _identified(database: Database, name: str) -> Identified | None:
     with database.engine.connect() as connection:
         return identify(connection, name)
@@ -244,7 +256,8 @@ def _created(database: Database, study: Study, definition: Definition) -> StudyR
     A process that is killed in between leaves a row without Optuna's id. The next process completes
     that study.
     """
-    found = _identified(database, study.name)
+    with _another_name_helps():
+        found = _identified(database, study.name)
     if found is not None and found.is_created:
         if found.is_renamed:
             _settle(database, found.ref, study.name)

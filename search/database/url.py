@@ -52,7 +52,7 @@ def check(
         if must_exist:
             raise UserError(
                 f"--storage {url}: there is no such file in {Path.cwd()}; name the database of a "
-                "search, or make one with `python -m search.run`"
+                "search"
             )
         return None
     options, readable = engine_options(parsed), parsed

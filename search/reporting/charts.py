@@ -77,8 +77,9 @@ def importances(findings: ReportData) -> Figure:
 def slices(findings: ReportData) -> Iterator[tuple[str, Figure]]:
     """Yield the name of each parameter with a plot of the metric over its values."""
     for name, distribution in findings.study.space.ranges.items():
+        shown = cell if isinstance(distribution, CategoricalDistribution) else plain
         traces = [
-            _points(findings, there, [plain(trial.params[name]) for trial in there], kind)
+            _points(findings, there, [shown(trial.params[name]) for trial in there], kind)
             for kind, trials in _kinds(findings)
             if (there := [trial for trial in trials if name in trial.params])
         ]
@@ -89,7 +90,10 @@ def slices(findings: ReportData) -> Iterator[tuple[str, Figure]]:
 
 def parallel_coordinates(findings: ReportData) -> Figure:
     """Return a line for each of the best completed trials, up to `PARALLEL`, through an axis for
-    each choice that differs, and the metric on the last axis."""
+    each choice that differs, and the metric on the last axis.
+
+    The axes lie one below the other, so that names and values are readable on a phone too.
+    """
     trials = findings.overview.ranked[:PARALLEL]
     names = differing(trials)
     places = [_places([trial.params.get(name) for trial in trials]) for name in names]
@@ -101,14 +105,14 @@ def parallel_coordinates(findings: ReportData) -> Figure:
     )
     traces = []
     for title, color, width, numbers in groups:
-        x: list[int | None] = []
-        y: list[float | None] = []
+        x: list[float | None] = []
+        y: list[int | None] = []
         numbers_of: list[int] = []
         for index in numbers:
-            column = [found[index] for found, _ in (*places, metric)]
-            x += [*range(len(column)), None]
-            y += [*column, None]
-            numbers_of += [trials[index].number] * (len(column) + 1)
+            line = [found[index] for found, _ in (*places, metric)]
+            x += [*line, None]
+            y += [*range(len(line)), None]
+            numbers_of += [trials[index].number] * (len(line) + 1)
         traces.append(
             {
                 "x": x,
@@ -121,23 +125,24 @@ def parallel_coordinates(findings: ReportData) -> Figure:
             }
         )
     ticks = [
-        {"x": place, "y": at, "text": escape(text), "showarrow": False, "xanchor": "left",
-         "xshift": 3, "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
+        {"x": at, "y": place, "text": escape(text), "showarrow": False, "yanchor": "top",
+         "yshift": -2, "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
         for place, (_, marks) in enumerate((*places, metric))
         for at, text in marks
     ]  # fmt: skip
     axis = {
         "tickvals": list(range(len(names) + 1)),
         "ticktext": [*names, findings.study.objective.quantity],
-        "range": [-0.1, len(names) + 0.6],
+        "range": [len(names) + 0.5, -0.1],
         "zeroline": False,
+        "automargin": True,
     }
     layout = {
-        "xaxis": axis,
-        "yaxis": {"visible": False, "range": [-0.06, 1.06]},
+        "xaxis": {"visible": False, "range": [-0.1, 1.08]},
+        "yaxis": axis,
         "annotations": ticks,
     }
-    return _figure(traces, layout, height=420)
+    return _figure(traces, layout, height=90 + 44 * len(places))
 
 
 def learning_curves(findings: ReportData) -> Figure:
@@ -165,7 +170,9 @@ def learning_curves(findings: ReportData) -> Figure:
     axis: dict[str, Any] = _metric_axis(findings)
     if _is_close_to_1(findings):
         title = f"1 − {findings.study.objective.words}"
-        axis = {"title": {"text": title}, "type": "log", "autorange": "reversed", "dtick": "D2"}
+        ticks = [digit / 10**power for power in range(6) for digit in (1, 2, 5)]
+        axis = {"title": {"text": title}, "type": "log", "autorange": "reversed",
+                "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}  # fmt: skip
     return _figure(traces, {"xaxis": _epochs(findings), "yaxis": axis}, height=420)
 
 
@@ -340,7 +347,7 @@ def _value_axis(distribution: object) -> dict[str, Any]:
     """Return the settings of an axis for the values of a parameter."""
     match distribution:
         case CategoricalDistribution(choices=values):
-            names = [plain(value) for value in values]
+            names = [cell(value) for value in values]
             return {"type": "category", "categoryorder": "array", "categoryarray": names}
         case FloatDistribution(log=True) | IntDistribution(log=True):
             return {"type": "log", "dtick": 1, "exponentformat": "power"}

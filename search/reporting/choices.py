@@ -20,8 +20,8 @@ def differing(trials: Collection[FrozenTrial]) -> list[str]:
 
 
 def choices_text(trial: FrozenTrial, names: Collection[str]) -> str:
-    """Return the named choices of the trial, those that it has."""
-    return params_text({name: trial.params[name] for name in names if name in trial.params})
+    """Return the named choices of the trial, those that it has, as in cells."""
+    return " ".join(f"{name}={cell(trial.params[name])}" for name in names if name in trial.params)
 
 
 def cell(value: Value | None) -> str:
@@ -47,6 +47,8 @@ class ChoicesTable:
     """
 
     title: str
+    text: str = ""
+    """A line above the table; empty for none."""
     trials: Sequence[FrozenTrial]
     rows: Sequence[Mapping[str, str]]
     """The first cells of each trial's row."""
@@ -63,6 +65,12 @@ class ChoicesTable:
         return params_text({name: first[name] for name in first if name in names})
 
     @property
+    def above(self) -> str:
+        """What stands above the table, as one paragraph."""
+        common = f"All: {self.common}." if self.common else ""
+        return " ".join(filter(None, [self.text, common]))
+
+    @property
     def table(self) -> FittedTable:
         """The table with a column for each choice that differs."""
         return FittedTable(
@@ -76,6 +84,8 @@ class ChoicesTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self.title, style="bold")
+        if self.text:
+            yield Text(self.text)
         if self.common:
             yield Text(f"All: {self.common}")
         table = self.table

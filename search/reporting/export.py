@@ -32,8 +32,9 @@ are the mean of the final metric and the number of the re-runs with fresh seeds.
 
 def markdown(findings: ReportData) -> str:
     """Return the report's text and tables in Markdown."""
+    best = tables.best_trials(findings)
     parts = [
-        ("The best trials", "", tables.best_trials(findings)),
+        (best.title, best.above, best.table),
         ("The variants", tables.compared(findings), tables.variants(findings)),
         ("Parameter importances", "", _importances(findings)),
         ("What pruning saved", "", tables.savings(findings)),

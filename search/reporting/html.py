@@ -28,8 +28,8 @@ class Section:
     table: FittedTable | None = None
     charts: Sequence[tuple[str, Figure]] = ()
     """Pairs of a heading, which may be empty, and a chart."""
-    layout: Literal["one", "wide", "small"] = "one"
-    """One, two or three charts side by side where there is room."""
+    layout: Literal["one", "tall", "wide", "small"] = "one"
+    """One chart, a high one, or two or three side by side where there is room."""
     trials: Mapping[str, Any] | None = None
     """A table of all trials, which the page sorts."""
     is_folded: bool = False
@@ -55,14 +55,14 @@ def html(findings: ReportData) -> str:
 
 
 def _sections(findings: ReportData) -> Sequence[Section]:
-    is_ranked = findings.answer.best is not None
+    is_ranked, best = findings.answer.best is not None, tables.best_trials(findings)
     curves = "Solid: the mean over our seeds, in a band from the lowest to the highest."
     if findings.verdicts:
         curves += f" Dashed: the published run. {tables.compared(findings)}"
     n_curves = len(charts.shown_curves(findings))
     some = "" if n_curves == len(findings.overview.epochs) else f" {n_curves} of the trials."
     return [
-        Section(title="The best trials", table=tables.best_trials(findings)),
+        Section(title=best.title, text=best.above, table=best.table),
         Section(
             title="History",
             text="The metric of each trial after its last epoch; a pruned trial is a hollow mark. "
@@ -78,7 +78,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
         ),
         Section(
             title=f"{findings.study.objective.quantity.capitalize()} by parameter",
-            text="Pruned trials are hollow; they are shown at their last epoch.",
+            text="Pruned trials are hollow, and shown at their last epoch; variants are diamonds.",
             charts=list(charts.slices(findings)),
             layout="small",
         ),
@@ -87,6 +87,7 @@ def _sections(findings: ReportData) -> Sequence[Section]:
             text=f"Each line is a completed trial; at most the best {charts.PARALLEL}. Axes with "
             "more than seven values are spaced by rank.",
             charts=[("", charts.parallel_coordinates(findings))] if is_ranked else [],
+            layout="tall",
         ),
         Section(
             title="Learning curves",

@@ -23,11 +23,13 @@ from sqlalchemy.exc import IntegrityError
 from search.analysis.answer import Answer, answer_from_reruns, reruns_of
 from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
+from search.analysis.ties import Ties
 from search.database import optuna_internals, queries, tables
 from search.database.budgets import stored_budget
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.knowledge import changes
+from search.database.leases import leases
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
@@ -35,7 +37,7 @@ from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
-from search.study.metrics import Epoch, number, words
+from search.study.metrics import Epoch, words
 from search.study.pruners import Halving, Promotion
 from search.study.space import params_text, range_text
 from search.study.study import Study
@@ -77,6 +79,7 @@ class Progress:
         with database.engine.connect() as connection:
             counts = queries.counts(connection, ref)
             n_epochs = queries.n_epochs(connection, ref)
+            held = leases(connection, ref.key)
             best = queries.best(connection, ref, epochs=study.epochs, n=BEST)
             fixed = queries.fixed(connection, ref)
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
@@ -89,6 +92,7 @@ class Progress:
             trials,
             study_key=ref.key,
             epochs=epochs,
+            leases=held,
             n_epochs=study.epochs,
             objective=study.objective,
             final=study.final,
@@ -240,6 +244,7 @@ def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
     halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
+    ties = Ties() if answer.is_of_reruns else Ties.of(study, some.ranked[:BEST])
     return template("note.md").render(
         study=study,
         spent=study.budget.text(
@@ -248,7 +253,8 @@ def text(study: Study, progress: Progress) -> str:
         complete=progress.counts[TrialState.COMPLETE],
         pruned=progress.counts[TrialState.PRUNED],
         failed=progress.counts[TrialState.FAIL],
-        best=[] if progress.is_of_reruns else _best_rows(progress),
+        best=[] if progress.is_of_reruns else _best_rows(progress, ties),
+        ties=ties.text,
         is_of_reruns=progress.is_of_reruns,
         has_fresh=bool(answer.standings),
         not_rerun=answer.not_rerun and label(answer.not_rerun),
@@ -271,7 +277,7 @@ def text(study: Study, progress: Progress) -> str:
     )
 
 
-def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
+def _best_rows(progress: Progress, ties: Ties) -> list[Mapping[str, str]]:
     """Return the trials with the best metrics, preceded by the answer if not among them."""
     some, answer = progress.some, progress.answer
     best = some.ranked[:BEST]
@@ -281,7 +287,7 @@ def _best_rows(progress: Progress) -> list[Mapping[str, str]]:
         {
             "number": str(trial.number),
             "name": label(trial).removeprefix(str(trial.number)),
-            "value": number(some.value(trial)),
+            "value": ties.marked(trial),
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }

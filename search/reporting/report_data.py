@@ -22,6 +22,7 @@ from search.database.optuna_internals import StudyView
 from search.database.snapshot import Overview
 from search.database.studies import stored_definition, study_called
 from search.errors import UserError
+from search.reporting.commands import Commands
 from search.study.study import Study
 from search.study.trial_attributes import environments
 
@@ -50,6 +51,7 @@ class ReportData:
     """The URL of the database, without the password."""
     options: str
     """The options that name the study on a command line, such as `--study cifar`."""
+    commands: Commands
     overview: Overview
     reproduced: Repeats
     """The re-runs of `search.reproduce` by variant; without re-runs, the search's own trial."""
@@ -61,23 +63,23 @@ class ReportData:
     """As for `search.database.knowledge.changes`."""
 
     @classmethod
-    def of(cls, database: Database, study: Study, options: str) -> Self:
+    def of(cls, database: Database, study: Study, *, options: str, commands: Commands) -> Self:
         """Read the study with the name of `study`.
 
         Raises:
             UserError: the database has no such study, or the study has no finished epoch.
         """
         definition = stored_definition(database, study.name)
+        search = commands.line("search.run", options)
         if definition is None:
             raise UserError(
-                f"--name {study.name}: {database} has no study of this name; `python -m search.run`"
-                " creates one"
+                f"--name {study.name}: {database} has no study of this name; `{search}` creates it"
             )
         overview = Overview.of_study(database, study.name)
         if not overview.epochs:
             raise UserError(
                 f"--name {study.name}: this study has no finished epoch, so there is nothing to "
-                "report; `python -m search.run` resumes it"
+                f"report; `{search}` resumes it"
             )
         study = study.defined(definition)
         of_search = _of_search(overview)
@@ -88,6 +90,7 @@ class ReportData:
             study=study,
             database=str(database),
             options=options,
+            commands=commands,
             overview=overview,
             reproduced={**of_search, **rerun},
             trained=dict.fromkeys(of_search, study)

@@ -24,7 +24,8 @@ from search.study.trial_attributes import label
 
 
 def comparison(runs: Repeats, study: Study) -> RenderableType:
-    """Return a table of all epochs for each variant, and a table of the verdicts.
+    """Return a table of all epochs for each variant, and one of the variants: the verdicts, or else
+    the final metric over the seeds.
 
     `study` is the study that the runs were trained as.
     """
@@ -33,6 +34,8 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
     verdicts = [found for name in variants if (found := verdict(runs, study, name))]
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
+    elif variants:
+        parts.append(_finals(runs, study, variants))
     if verdicts and not study.incomparable:
         parts.append(published.rule(study.final))
     return Group(*parts)
@@ -80,17 +83,18 @@ def _epochs(runs: Repeats, study: Study, variant: str) -> FittedTable:
     for metric in _compared(runs, study, variant):
         for epoch, ours in spreads(runs, variant, metric).items():
             theirs = study.published_for(variant).get(epoch, {}).get(metric)
-            rows.append(
-                {
-                    "metric": words(metric),
-                    "epoch": str(epoch),
-                    "published": number(theirs),
-                    "our mean": number(ours.mean),
-                    "sd": number(ours.sd if ours.n > 1 else None, beside=ours.mean),
-                    "lowest": number(ours.lowest, beside=ours.mean),
-                    "highest": number(ours.highest, beside=ours.mean),
-                }
-            )
+            row = {
+                "metric": words(metric),
+                "epoch": str(epoch),
+                "published": number(theirs),
+                "our mean": number(ours.mean),
+                "sd": number(ours.sd if ours.n > 1 else None, beside=ours.mean),
+                "lowest": number(ours.lowest, beside=ours.mean),
+                "highest": number(ours.highest, beside=ours.mean),
+            }
+            if not study.published_figures:
+                del row["published"]
+            rows.append(row)
     return FittedTable(
         title=title,
         rows=rows,
@@ -106,6 +110,30 @@ def _compared(runs: Repeats, study: Study, variant: str) -> Iterable[str]:
     measured = [name for run in runs[variant].values() for epoch in run for name in epoch.metrics]
     splits = "train", split(study.final.metric)[0]
     return dict.fromkeys(published or [name for name in measured if split(name)[0] in splits])
+
+
+def _finals(runs: Repeats, study: Study, variants: Sequence[str]) -> FittedTable:
+    final = study.final
+    last, best = f"{final.words}, mean ± sd (range)", best_of("best mean", study.epochs)
+    rows = []
+    for name in variants:
+        found = spreads(runs, name, final.metric)
+        means = [spread.mean for spread in found.values()]
+        rows.append(
+            {
+                "variant": name,
+                "seeds": str(len(runs[name])),
+                last: str(found[study.epochs]) if study.epochs in found else "diverged",
+                best: number(max(means, key=final.score, default=None)),
+            }
+        )
+    return FittedTable(
+        title="The variants, over their seeds",
+        rows=rows,
+        foldable=[last],
+        droppable=[best, "seeds"],
+        box=box.MARKDOWN,
+    )
 
 
 def _verdicts(verdicts: list[Verdict], study: Study) -> FittedTable:

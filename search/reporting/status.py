@@ -22,6 +22,7 @@ from search.database.snapshot import Observer, Overview
 from search.database.studies import study_called
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
+from search.reporting.commands import Commands
 from search.reporting.fitted_table import FittedTable
 from search.study.budget import Budget
 from search.study.metrics import Objective, number
@@ -170,7 +171,7 @@ class Status:
         told = self.overview.told.get(trial.number, trial.user_attrs.get(REASON, ""))
         n = len(self.overview.of(trial))
         if trial.state == TrialState.COMPLETE:
-            return told or f"complete after {n} epochs"
+            return told or f"complete after {n} epoch{'s' if n > 1 else ''}"
         return f"{trial.state.name.lower()} after {n} of {self.overview.n_epochs} epochs: {told}"
 
 
@@ -202,12 +203,13 @@ def status(database: Database, name: str) -> RenderableType:
     return Group(*parts, Status(overview=overview, budget=budget, is_whole=True))
 
 
-def listed(database: Database) -> RenderableType:
-    """Return a table of the studies of the database."""
+def listed(database: Database, commands: Commands) -> RenderableType:
+    """Return a table of the studies of the database, or else a command that creates one."""
     names = sorted(optuna.get_all_study_names(database.optuna))
     rows = [study_row(database, name) for name in names]
     if not rows:
-        return Text(f"{database} has no study; `python -m search.run` creates one.")
+        search = commands.line("search.run", "--study digits")
+        return Text(f"{database} has no study; a search creates one, such as `{search}`.")
     return FittedTable(
         rows=rows, texts=["state"], droppable=["epochs", "best trial", "trials"], foldable=["state"]
     )

@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.analysis.answer import COLLAPSED, LEVEL
 from search.analysis.published import rule
+from search.analysis.ties import Ties
+from search.reporting.choices import ChoicesTable
 from search.reporting.fitted_table import FittedTable
 from search.reporting.report_data import ReportData
 from search.reporting.variant_tables import (
@@ -32,7 +34,6 @@ AUDIT = (
 BEST = 10
 """Maximum number of best trials listed."""
 NOT_RERUN = "not yet trained again with fresh seeds"
-RERUN = "python -m search.reproduce {options} --trial {trial} --repeats 5"
 
 
 def answer(findings: ReportData) -> list[tuple[str, str]]:
@@ -80,7 +81,8 @@ def rerun_command(findings: ReportData) -> str | None:
     if not_rerun is None:
         return None
     trial = str(not_rerun.number) if findings.answer.standings else "best"
-    return RERUN.format(options=findings.options, trial=trial)
+    which = f"--trial {trial} --repeats 5"
+    return findings.commands.line("search.reproduce", findings.options, which)
 
 
 def counts(findings: ReportData) -> str:
@@ -104,15 +106,18 @@ def counts(findings: ReportData) -> str:
     return ", ".join(parts) + (f", {begun} unfinished" if begun else "")
 
 
-def best_trials(findings: ReportData) -> FittedTable:
+def best_trials(findings: ReportData) -> ChoicesTable:
     """Return the best trials, with the results of their re-runs if there are any."""
+    overview, study, answer = findings.overview, findings.study, findings.answer
+    trials = overview.ranked[:BEST]
+    ties = Ties() if answer.is_of_reruns else Ties.of(study, overview.ranked)
     rows = []
-    for trial in findings.overview.ranked[:BEST]:
-        row = {"trial": label(trial), findings.study.objective.words: number(trial.values[0])}
-        if findings.answer.standings:
+    for trial in trials:
+        row = {"trial": label(trial), study.objective.words: ties.marked(trial)}
+        if answer.standings:
             row["with fresh seeds"] = _honest(findings, trial)
-        rows.append({**row, "choices": params_text(trial.params)})
-    return FittedTable(rows=rows, texts=["choices"])
+        rows.append(row)
+    return ChoicesTable(title="The best trials", text=ties.text, trials=trials, rows=rows)
 
 
 def variants(findings: ReportData) -> FittedTable:
@@ -243,7 +248,7 @@ def _honest(findings: ReportData, trial: FrozenTrial) -> str:
     standing = findings.answer.standings.get(trial.number)
     if standing is None:
         return ""
-    verdict = standing.verdict if len(findings.answer.standings) > 1 else ""
+    verdict = standing.verdict if findings.answer.is_of_reruns else ""
     return f"{standing.honest}, n = {standing.honest.n}" + (f": {verdict}" if verdict else "")
 
 

@@ -5,7 +5,9 @@ from functools import partial
 from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 
+from search.analysis.answer import Answer
 from search.analysis.savings import Savings
+from search.analysis.ties import Ties
 from search.database.snapshot import Overview
 from search.reporting import variant_tables
 from search.reporting.choices import ChoicesTable
@@ -18,14 +20,12 @@ COLUMNS = 160
 NOTEBOOK_COLUMNS = 110
 
 
-def summary(overview: Overview, study: Study, *, honest: str | None = None) -> RenderableType:
-    """Return the best trials, the variants, and the savings of pruning.
-
-    `honest` describes the results of re-runs with fresh seeds; None if there are none.
-    """
+def summary(overview: Overview, study: Study, answer: Answer) -> RenderableType:
+    """Return the best trials, the variants, and the savings of pruning."""
     parts: list[RenderableType] = []
     if overview.ranked:
-        parts.append(_best(overview, study))
+        ties = Ties() if answer.is_of_reruns else Ties.of(study, overview.ranked)
+        parts.append(_best(overview, study, ties))
     if study.variants:
         parts.append(variant_tables.variants(overview, study))
         if study.published_figures:
@@ -34,7 +34,7 @@ def summary(overview: Overview, study: Study, *, honest: str | None = None) -> R
     told = overview.told
     parts += [f"Trial {label(t)}: {told[t.number]}" for t in overview.trials if t.number in told]
     if overview.ranked:
-        parts.append(honest or study.caution)
+        parts.append(answer.text or study.caution)
     return Group(*parts)
 
 
@@ -52,21 +52,18 @@ def console() -> Console:
     return out if out.is_terminal else plain(width=COLUMNS)
 
 
-def _best(overview: Overview, study: Study) -> ChoicesTable:
+def _best(overview: Overview, study: Study, ties: Ties) -> ChoicesTable:
     selection, final = study.objective.words, study.final  # they may be the same column
     trials = overview.ranked[:BEST]
     rows = []
-    for place, trial in enumerate(trials):
-        is_tied = place > 0 and trial.values == trials[place - 1].values
-        row = {
-            "trial": label(trial),
-            selection: f"{'= ' if is_tied else ''}{number(trial.values[0])}",
-        }
+    for trial in trials:
+        row = {"trial": label(trial), selection: ties.marked(trial)}
         if final.words != selection:
             row[final.words] = number(overview.of(trial)[-1].metrics.get(final.metric))
         rows.append(row)
     return ChoicesTable(
-        title=f"Best trials by {selection}",
+        title=f"Best trials by {selection} ({variant_tables.setting(study)})",
+        text=ties.text,
         trials=trials,
         rows=rows,
         droppable=[final.words] if final.words != selection else [],
@@ -82,6 +79,7 @@ def _counts(overview: Overview, study: Study) -> str:
     of_audit = f", {n_audit} of them for the audit" if n_audit else ""
     of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
     savings = Savings.of(overview)
+    ran = str(savings) if savings.epochs_possible else f"{overview.n_recorded} recorded"
     saved = "" if not savings.seconds_saved else f"; pruning saved {savings.saved_text}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
@@ -89,5 +87,5 @@ def _counts(overview: Overview, study: Study) -> str:
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a larger budget" if waiting + begun and is_spent else "")
-        + f".\nEpochs: {savings}{of_audit}{of_epochs}{saved}."
+        + f".\nEpochs: {ran}{of_audit}{of_epochs}{saved}."
     )

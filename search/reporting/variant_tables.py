@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from optuna.trial import FrozenTrial, TrialState
+
 from search.analysis.published import published_values
 from search.database.snapshot import Overview
 from search.reporting.fitted_table import FittedTable
@@ -58,7 +60,7 @@ def variants(overview: Overview, study: Study) -> FittedTable:
         row = {
             "variant": name,
             "trial": str(trial.number) if trial else "",
-            "state": trial.state.name if trial else "not enqueued",
+            "state": _state(overview, trial) if trial else "not enqueued",
             "epochs": f"{len(recorded)} of {study.epochs}",
             study.final.words: number(tested.get(last)),
             ours: f"{number(best[1])} ({best[0]})" if best else "",
@@ -78,6 +80,11 @@ def variants(overview: Overview, study: Study) -> FittedTable:
         texts=["trial", "state"],
         droppable=[ours, "trial", theirs, "state", same, "epochs"],
     )
+
+
+def _state(overview: Overview, trial: FrozenTrial) -> str:
+    is_interrupted = trial.state == TrialState.RUNNING and trial.number not in overview.leases
+    return "INTERRUPTED" if is_interrupted else trial.state.name
 
 
 def measured(study: Study, epochs: Sequence[Epoch]) -> Mapping[int, float]:

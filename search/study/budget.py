@@ -12,7 +12,7 @@ class Budget:
     """Finished trials, epochs, or both: then the search ends as soon as one of them is spent.
 
     A search ends earlier once a completed trial is as good as `target`, or once `patience` trials
-    were trained and finished after the best one completed.
+    were trained and finished after the best one completed, without canceled ones.
     """
 
     trials: int | None = None

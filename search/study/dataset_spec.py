@@ -14,6 +14,8 @@ SIZES = range(8, 257, 4)
 """The network halves the size twice; at 256, its first linear layer has 134 million weights."""
 N_TRAIN = {"cifar10": 50_000, "digits": 1_438}
 """Number of training images of the datasets for which it is known in advance."""
+N_TEST = {"cifar10": 10_000, "digits": 359}
+"""Number of test images of these."""
 SPLITS = {
     "CIFAR100": "train",
     "Country211": "split",
@@ -46,6 +48,11 @@ class DatasetName:
     def n_train(self) -> int | None:
         """Number of training images; None if it is unknown before the files are read."""
         return N_TRAIN.get(self.kind)
+
+    @property
+    def n_test(self) -> int | None:
+        """Number of test images; None if it is unknown before the files are read."""
+        return N_TEST.get(self.kind)
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -129,6 +129,8 @@ class Trainer(ABC, Generic[C]):
 
     held_out = "data"
     """What is held out of the training data for validation, in words."""
+    examples = "examples"
+    """What metrics are measured on, in words."""
     suffix = ".state"
     """Ending of the names of weights files."""
     metrics: Collection[str] | None = None
@@ -167,6 +169,11 @@ class Trainer(ABC, Generic[C]):
     def data_text(self, metric: str) -> str:
         """Return what it trains on as text for pages, such as `digits, all 1438 images`."""
         return ""
+
+    def n_examples(self, metric: str) -> int | None:
+        """Return how many examples an accuracy is a share of; None if that is unknown, or if the
+        metric is no accuracy."""
+        return None
 
     def incomparable(self, dataset: str | None, metric: str) -> list[str]:
         """Return why metrics published for `dataset` cannot be compared with a trial's."""

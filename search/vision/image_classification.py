@@ -75,6 +75,7 @@ class ImageClassification(Trainer[C]):
     the first worker uses belongs to the study's definition."""
 
     held_out = "training images"
+    examples = "images"
     suffix = ".safetensors"
     metrics = METRICS
 
@@ -156,6 +157,15 @@ class ImageClassification(Trainer[C]):
         if _is_validated(metric):
             return f"all {images} but the last tenth, held out for validation"
         return f"all {images}"
+
+    def n_examples(self, metric: str) -> int | None:
+        dataset = DatasetName.parse(self.dataset)
+        match split(metric):
+            case "test", "accuracy" if dataset.n_test is not None:
+                return self.n_test(dataset.n_test)
+            case "validation", "accuracy" if dataset.n_train is not None:
+                return self.n_held_out(dataset.n_train, metric)
+        return None
 
     def incomparable(self, dataset: str | None, metric: str) -> list[str]:
         reasons = []

@@ -41,6 +41,8 @@ class Reproduction:
     database: Database
     config: WorkerConfig
     """In a replay, device `auto` and threads None mean those of the trial."""
+    search: str
+    """The command that creates the study in the database."""
     out: Console
     stop: Stop
 
@@ -161,8 +163,8 @@ class Reproduction:
         definition = stored_definition(self.database, name)
         if definition is None:
             raise UserError(
-                f"--name {name}: {self.database} has no study of this name; `python -m search.run` "
-                "makes one"
+                f"--name {name}: {self.database} has no study of this name; "
+                f"`{self.search}` creates it"
             )
         overview = Overview.of_study(self.database, name)
         return self.study.defined(definition), overview, definition["data"]

@@ -11,7 +11,9 @@ import argparse
 import csv
 import multiprocessing
 import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
@@ -60,6 +62,7 @@ def main() -> None:
     if missing:
         choose(torch.device("cpu"), "bfloat16")
         load_dataset("cifar10", options.data)  # downloaded before the processes need it
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends the pool too
     with (
         multiprocessing.get_context("spawn").Pool(options.workers) as pool,
         options.out.open("a", newline="") as file,

@@ -181,6 +181,11 @@ def test_a_study_that_optuna_made_is_refused_before_anything_is_written(
         assert done.returncode == 2
         assert "--name digits: the study of this name was not made by this service" in done.stderr
         assert done.stderr.count("\n") == 1
+    for name in ("status", "stop", "export"):  # which have no option --name
+        done = search("search.__main__", name, "digits", "--storage", url)
+        assert done.returncode == 2
+        assert done.stderr.endswith("digits: the study of this name was not made by this service\n")
+        assert "--name" not in done.stderr
     assert _state(url) == before
 
 
@@ -321,7 +326,7 @@ def test_a_database_of_another_encoding_has_the_names_that_it_can_have(
     with closing(Database(url)) as database:
         join(database, study, data_digest="x")
         if encoding == "LATIN1":
-            with pytest.raises(UserError, match="--name snöw ☃: the database's encoding"):
+            with pytest.raises(UserError, match="study snöw ☃: the database's encoding"):
                 join(database, snow, data_digest="x")
         else:
             assert join(database, snow, data_digest="x").study_name == snow.name

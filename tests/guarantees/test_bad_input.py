@@ -124,7 +124,7 @@ def test_postgresql_works_by_its_url_alone_and_its_password_stays_secret(
     assert PASSWORD not in done.stdout + done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("View it with: "))
     if url.startswith("sqlite"):
-        options = f"--storage {url} --artifacts 'my files'"
+        options = f"--artifacts 'my files' --storage {url}"
         assert line == f"View it with: python -m search.dashboard {options}"
     else:
         masked = shlex.quote(make_url(url).render_as_string(hide_password=True))

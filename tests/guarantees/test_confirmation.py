@@ -178,6 +178,15 @@ def test_a_budget_in_trials_counts_no_re_runs(url: str, tmp_path: Path) -> None:
     assert len(_reruns(url)) == RUNS
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_studys_own_budget_grows_with_the_epochs_of_a_trial(url: str, tmp_path: Path) -> None:
+    found = _search(url, tmp_path, epochs=10 * EPOCHS)  # whose re-runs alone would use it up
+    assert found.ended.overview.n_recorded == 10 * 30
+    assert _rows(url) == 10 * (30 + RUNS * EPOCHS)
+    assert _search(url, tmp_path, epochs=10 * EPOCHS).ended.is_done
+    assert _rows(url) == 10 * (30 + RUNS * EPOCHS)
+
+
 def test_a_budget_that_the_confirmation_would_use_up_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/none.db"
     expected = "--epochs-budget 39: the confirmation takes 39 of it, .*--no-confirm"

@@ -63,9 +63,13 @@ def test_a_definition_that_somebody_changed_is_refused_by_name(
     database: Database, study: Study, changed: object
 ) -> None:
     join(database, study, data_digest="x").set_user_attr(DEFINITION, changed)
-    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
+    with pytest.raises(
+        UserError, match=r"--name small: .* has another user attribute 'definition'"
+    ):
         join(database, study, data_digest="x")
-    with pytest.raises(UserError, match=r"--name small: somebody has changed .*'definition'"):
+    with pytest.raises(
+        UserError, match=r"--name small: .* has another user attribute 'definition'"
+    ):
         stored_definition(database, study.name)
 
 

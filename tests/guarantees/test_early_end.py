@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
+from search.database import steering
 from search.study.metrics import Direction
 from search.study.study import Study
 from tests.support.commands import Command
@@ -69,6 +70,20 @@ def test_it_ends_after_so_many_trials_without_a_better_one(start: Start) -> None
         f"7 trials have finished since trial {order[completed - 1][0]} completed with value "
         f"{best:.4f}, and none is better"
     )
+
+
+def test_a_canceled_trial_is_not_one_without_a_better_one(start: Start) -> None:
+    process = start(replace(curves, trials=24, patience=7))
+    process.work()
+    budget, order = process.worker.study.budget, process.order
+    finals = [trial for trial, epoch in order if epoch == LAST]
+    best = max(finals, key=lambda trial: value(_x(process, trial), LAST))
+    since = order[order.index((best, LAST)) + 1 :]
+    waiting = next(number for number, epoch in since if "rung" in process.trials[number].user_attrs)
+    assert len({number for number, _ in since}) == 7
+    assert process.claims.early_end(budget) is not None
+    steering.cancel(process.database, process.ref, waiting)
+    assert process.claims.early_end(budget) is None
 
 
 def test_other_workers_leave_their_trials(start: Start) -> None:

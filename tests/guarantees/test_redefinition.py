@@ -189,7 +189,7 @@ def test_a_variant_that_waits_has_the_default(start: Start) -> None:
         (replace(after, epochs=4), "epochs is 3 in the database and 4 here"),
         (
             replace(before, choices=After, ranges={"kind": CategoricalDistribution(["c"])}),
-            "trial 1 was enqueued with kind must be one of c, not b; .*cancel --trial 1",
+            "trial 1 was enqueued with kind must be one of c, not b; the command `cancel`",
         ),
     ],
 )

@@ -14,8 +14,9 @@ import pytest
 from optuna.trial import TrialState
 
 from search.database.database import Database
-from tests.support.commands import Command
-from tests.support.databases import leased_pids
+from search.worker import worker
+from tests.support.commands import Command, until
+from tests.support.databases import leased_pids, overview
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
 pytestmark = [
@@ -118,6 +119,32 @@ def test_ctrl_c_stops_workers_and_those_that_wait_for_room(nodes: Nodes, tmp_pat
     shown, _ = process.communicate(timeout=120)
     assert process.returncode == 130, shown
     assert "Stopped by SIGINT; run the same command to resume." in shown
+    assert leased_pids(tmp_path) == []
+
+
+def test_its_workers_are_paused_resumed_and_stopped(
+    nodes: Nodes, search: Command, tmp_path: Path
+) -> None:
+    def n_epochs() -> int:
+        return overview(tmp_path, "digits").n_recorded
+
+    def steer(name: str) -> None:
+        done = search("search.__main__", name, "digits")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    process = _start(tmp_path, "--ray", nodes.address, "--workers", 1, "--epochs", 500)
+    _until_they_run(tmp_path, 1)
+    steer("pause")
+    until(lambda: leased_pids(tmp_path) == [])
+    before = n_epochs()
+    time.sleep(2 * worker.WAIT_SECONDS)
+    assert n_epochs() == before
+    steer("resume")
+    until(lambda: n_epochs() > before)
+    steer("stop")
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, shown
+    assert "Stopped by `python -m search stop`; run the same command to resume." in shown
     assert leased_pids(tmp_path) == []
 
 

@@ -91,7 +91,10 @@ def test_the_note_counts_ranks_and_compares(notes: Notes) -> None:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = sorted(complete, key=lambda trial: (-trial.values[0], trial.number))
     shown = [(row[0], row[1]) for row in _rows(note, "best trials")]
-    assert shown == [(str(trial.number), f"{trial.values[0]:.4f}") for trial in best]
+    assert [number for number, _ in shown] == [str(trial.number) for trial in best]
+    assert [float(value.removeprefix("= ")) for _, value in shown] == [t.values[0] for t in best]
+    assert shown[0][1] == f"{best[0].values[0]:.4f}"
+    assert "is within twice the standard error of 160 test images" in note
     assert [row[0] for row in _rows(note, "name")][:2] == ["`bn1`", "`bn2`"]
     first, second = _rows(note, "variant")
     assert first == ["question-1", "0", "WAITING", "0 of 5", "", "", "", "0.7625"]

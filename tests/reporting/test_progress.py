@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console, RenderableType
 
+from search.analysis.answer import answer_from_reruns
 from search.analysis.paired_test import standings
 from search.database.database import Database
 from search.database.leases import Lease
@@ -187,7 +188,8 @@ def test_the_first_column_of_a_searchs_tables_is_whole_at_any_width(
     base: Choices, width: int
 ) -> None:
     published = dataclasses.replace(cifar, trials=60)
-    lines = _shown(summary(_overview(base, running=0), published), width)
+    overview = _overview(base, running=0)
+    lines = _shown(summary(overview, published, answer_from_reruns(overview, {})), width)
     first = [cell for cell in _first_cells(lines) if cell]
     best = [f"{number} {VARIANTS[number]}" for number in (5, 4, 3, 2, 1)]
     assert first == [*best, *VARIANTS]
@@ -197,6 +199,15 @@ def test_the_first_column_of_a_searchs_tables_is_whole_at_any_width(
     if width >= 80:
         assert "0.7757" in text  # the report's best of question-4.2
         assert "optimizer=SGD" in text
+
+
+def test_the_tables_at_the_end_tell_the_data_and_what_was_interrupted(base: Choices) -> None:
+    overview = _overview(base, running=1)
+    interrupted = dataclasses.replace(overview, trials=overview.trials[1:], leases={})
+    study = cifar.changed({"images": 300, "epochs": 1})
+    text = "\n".join(_shown(summary(interrupted, study, answer_from_reruns(overview, {})), 160))
+    assert "Best trials by test accuracy (the first 300 of 50000 images, 1 epoch)" in text
+    assert re.search(r"│ base +│ 6 +│ INTERRUPTED │", text)
 
 
 @pytest.mark.parametrize("width", [160, 80, 60, 40])
@@ -225,8 +236,13 @@ def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
 def test_re_runs_without_published_metrics_are_shown_on_train_and_test(study: Study) -> None:
     name = next(iter(study.variants))
     of = {"batch_loss": 1.0, "train_loss": 0.9, "validation_loss": 1.1, "test_loss": 1.2}
+    study = dataclasses.replace(study, epochs=1)
     runs = {name: {n: [epoch(1, **of, test_accuracy=0.5 + n * 6e-4)] for n in range(2)}}
     lines = _shown(comparison(runs, study.select("validation")), 160)
-    rows = [re.split(r" *\| *", line)[1:-1] for line in lines if re.match(r"\| +t", line)]
-    assert [row[0] for row in rows] == ["train loss", "test loss", "test accuracy"]
-    assert rows[-1][3:] == ["0.5003", "0.0004", "0.5000", "0.5006"]  # all with four decimals
+    rows = [re.split(r" *\| *", line)[1:-1] for line in lines if line.startswith("|")]
+    epochs = [row for row in rows if row[0].startswith("t")]
+    assert [row[0] for row in epochs] == ["train loss", "test loss", "test accuracy"]
+    assert epochs[-1][2:] == ["0.5003", "0.0004", "0.5000", "0.5006"]  # all with four decimals
+    assert "published" not in rows[0]
+    final = "0.5003 ± 0.0004 (0.5000 to 0.5006)"
+    assert rows[-1] == [name, "2", final, "0.5003"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import sqlite3
@@ -162,6 +163,30 @@ def test_the_page_fits_a_phone(page: Page) -> None:
         "[...document.querySelectorAll('.main-svg')].every(svg => svg.clientWidth <= 375)"
     )
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 375
+
+
+def test_the_axes_of_the_parallel_coordinates_are_apart_on_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 375, "height": 800})
+    page.wait_for_function(
+        "[...document.querySelectorAll('.main-svg')].every(svg => svg.clientWidth <= 375)"
+    )
+    chart = page.locator("section", has=page.locator("h2", has_text="Parallel")).locator(".chart")
+    names = chart.locator(".ytick text")
+    assert {"bn1", "optimizer", "weight_decay", "accuracy"} < set(names.all_text_contents())
+    boxes = [box for name in names.all() if (box := name.bounding_box()) is not None]
+    boxes.sort(key=lambda box: box["y"])
+    assert len(boxes) == names.count()
+    assert all(
+        above["y"] + above["height"] < below["y"] for above, below in itertools.pairwise(boxes)
+    )
+
+
+def test_what_is_folded_is_not_printed(page: Page) -> None:
+    page.emulate_media(media="print")
+    variants = page.get_by_role("heading", name="The variants")
+    assert not variants.is_visible()
+    page.emulate_media(media="screen")
+    assert variants.is_visible()
 
 
 def test_the_page_is_printed_with_its_charts(page: Page) -> None:

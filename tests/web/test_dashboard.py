@@ -548,7 +548,7 @@ def test_slow_clients_hold_up_neither_others_nor_the_end(
     ("options", "token", "complaint"),
     [
         (["--storage", "sqlite:///none.db"], "",
-         r"--storage sqlite:///none.db: .* no such file .*make one with `python -m search.run`"),
+         r"--storage sqlite:///none.db: .* no such file .*name the database of a search"),
         (["--host", "0.0.0.0"], "", rf"--host 0.0.0.0: .* token in {TOKEN_VARIABLE}.*or leave out"),
         (["--host", "::"], "", r"--host ::: others can reach this address"),
         (["--host", "0.0.0.0"], "short", rf"{TOKEN_VARIABLE}: .* 16 or more .*, not 5; `openssl"),
