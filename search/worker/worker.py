@@ -34,6 +34,7 @@ from search.study.pruners import ExemptingPruner, Promotion
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import AUDITED, is_fixed, readable
+from search.worker.callbacks import Callbacks, set_up
 from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
@@ -74,6 +75,7 @@ class Worker:
     machine: Machine
     claims: Claims
     kept: Retention
+    callbacks: Callbacks
     config: WorkerConfig
     share: Share = field(default_factory=partial(Share, log.warning))
 
@@ -93,8 +95,10 @@ class Worker:
         A variant that failed is enqueued again only to `retry` it.
 
         Raises:
-            UserError: the database cannot be used, or the study in it is another one.
+            UserError: the database cannot be used, the study in it is another one, or a callback
+                cannot be used.
         """
+        set_up(study.callbacks)
         with closing(Database(config.storage)) as database:
             joined = join(
                 database,
@@ -140,6 +144,7 @@ class Worker:
                         else None
                     ),
                 ),
+                callbacks=Callbacks(study=study, study_key=ref.key),
                 config=replace(config, since=claims.since),
             )
 
@@ -214,7 +219,8 @@ class Worker:
         except Exception as error:
             if not isinstance(error, LeaseLost) and not is_outage(error):
                 with tolerating_outage(), suppress(LeaseLost):
-                    self.claims.crash(claim, error, self.kept)
+                    if ended := self.claims.crash(claim, error, self.kept):
+                        self._after_trial(claim, ended)
             raise
         finally:
             with tolerating_outage():
@@ -253,7 +259,7 @@ class Worker:
         self.kept.store.remove(self.database.record(claim, epoch, sha256, listed, score=score))
 
     def finish(self, claim: Claim, outcome: Outcome) -> Outcome:
-        """End the trial in the database; return the outcome as it was stored.
+        """End the trial in the database, and call the callbacks; return the outcome as stored.
 
         Raises:
             LeaseLost: another worker has the trial; nothing is written.
@@ -264,7 +270,16 @@ class Worker:
             if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too
                 outcome = replace(outcome, value=self.study.objective.value(epochs[-1]))
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
+        self._after_trial(claim, outcome)
         return outcome
+
+    def _after_trial(self, claim: Claim, outcome: Outcome) -> None:
+        if not self.study.callbacks:
+            return
+        with tolerating_outage():
+            trial = readable(self.database.optuna.get_trial(claim.trial_id))
+            epochs = self.database.epochs(claim.study_key, claim.number)
+            self.callbacks.after_trial(trial, outcome, epochs[-1] if epochs else None)
 
     def _run(self, claim: Claim, stop: Stop) -> Outcome:
         with _renewing(self.claims, claim) as renewed:
