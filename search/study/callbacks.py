@@ -60,9 +60,9 @@ class TrialResult:
 class Callback:
     """A callback that does nothing, to be subclassed.
 
-    An exception in `after_epoch` or `after_trial` is logged as a warning, and the search goes on.
-    Both are called by the worker that trains the trial, which waits for them; the workers of a
-    study are separate processes. They are not called within a transaction or a lock.
+    `after_epoch` and `after_trial` are called by the worker that trains the trial, which waits for
+    them; the workers of a study are separate processes. They are not called within a transaction or
+    a lock. An exception in them is logged as a warning, and the search goes on.
     """
 
     def setup(self) -> None:
@@ -70,6 +70,12 @@ class Callback:
 
         Raises:
             UserError: the callback cannot be used; the search ends with this message.
+        """
+
+    def teardown(self) -> None:
+        """Called at the end of each process of a search that is not killed, as often as `setup`.
+
+        A trial that was stopped, lost or canceled has had no `after_trial`.
         """
 
     def after_epoch(self, trial: TrialInfo, epoch: Epoch) -> None:

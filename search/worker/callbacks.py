@@ -3,7 +3,8 @@
 import logging
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, TrialState
@@ -24,20 +25,22 @@ STATES: Mapping[TrialState, State] = {
 log = logging.getLogger(__name__)
 
 
-def set_up(callbacks: Sequence[Callback]) -> None:
-    """Call `setup` of those that have it.
+@contextmanager
+def ready(callbacks: Sequence[Callback]) -> Iterator[None]:
+    """Call `setup` of those that have it before the block, and `teardown` after it.
 
     Raises:
-        UserError: it raised an error.
+        UserError: `setup` raised an error.
     """
-    for callback in callbacks:
-        try:
-            if setup := getattr(callback, "setup", None):
-                setup()
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"callbacks: {type(callback).__name__}: {_line(error)}") from error
+    try:
+        for callback in callbacks:
+            _set_up(callback)
+        yield
+    finally:
+        for callback in callbacks:
+            with _logging_errors(f"{type(callback).__name__}.teardown"):
+                if teardown := getattr(callback, "teardown", None):
+                    teardown()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +63,9 @@ class Callbacks:
     def _call(self, method: str, trial: FrozenTrial, event: Epoch | TrialResult) -> None:
         info = self._info(trial)
         for callback in self.study.callbacks:
-            try:
+            with _logging_errors(f"trial {trial.number}: {type(callback).__name__}.{method}"):
                 if call := getattr(callback, method, None):
                     call(info, event)
-            except Exception as error:
-                where = f"trial {trial.number}: {type(callback).__name__}.{method}"
-                log.warning("%s: %s", where, _line(error))
-                log.debug("%s: %s", where, _masked("".join(traceback.format_exception(error))))
 
     def _info(self, trial: FrozenTrial) -> TrialInfo:
         return TrialInfo(
@@ -79,6 +78,26 @@ class Callbacks:
             metric=self.study.metric,
             direction=self.study.direction,
         )
+
+
+def _set_up(callback: Callback) -> None:
+    try:
+        if setup := getattr(callback, "setup", None):
+            setup()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"callbacks: {type(callback).__name__}: {_line(error)}") from error
+
+
+@contextmanager
+def _logging_errors(where: str) -> Iterator[None]:
+    """Log what the block raises, in a line, and with its traceback for debugging."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s: %s", where, _line(error))
+        log.debug("%s: %s", where, _masked("".join(traceback.format_exception(error))))
 
 
 def _line(error: Exception) -> str:

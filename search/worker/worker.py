@@ -34,7 +34,7 @@ from search.study.pruners import ExemptingPruner, Promotion
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import AUDITED, is_fixed, readable
-from search.worker.callbacks import Callbacks, set_up
+from search.worker.callbacks import Callbacks, ready
 from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
@@ -98,8 +98,7 @@ class Worker:
             UserError: the database cannot be used, the study in it is another one, or a callback
                 cannot be used.
         """
-        set_up(study.callbacks)
-        with closing(Database(config.storage)) as database:
+        with ready(study.callbacks), closing(Database(config.storage)) as database:
             joined = join(
                 database,
                 study,

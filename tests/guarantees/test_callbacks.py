@@ -17,7 +17,7 @@ from search.errors import UserError
 from search.study.callbacks import Callback, TrialInfo, TrialResult
 from search.study.metrics import Epoch
 from search.study.study import Study
-from tests.support.callbacks import LINES, Recorder
+from tests.support.callbacks import LINES, Fails, Recorder
 from tests.support.commands import Command
 from tests.support.curves import Choices, Curve, value
 from tests.support.curves import study as curves
@@ -204,12 +204,6 @@ def test_they_change_no_metric(start: Start, tiny: Study, tmp_path: Path) -> Non
     assert [trial.value for trial in meddled.trials] == [trial.value for trial in plain.trials]
 
 
-class Fails(Curve):
-    def fit(self, after: int = 0) -> Any:
-        yield from (metrics for _, metrics in zip(range(2), super().fit(after), strict=False))
-        raise ArithmeticError("too hot")
-
-
 class YieldsNothing(Curve):
     def fit(self, after: int = 0) -> Any:
         yield {}
@@ -261,6 +255,36 @@ def test_workers_of_one_study_may_have_different_ones(
     one.run(one.claim())
     other.run(other.claim())
     assert {trial for trial, _ in calls.order} == {trial for trial, _ in other.order[1:]}
+
+
+class Torn(Recorder):
+    def __init__(self, name: str, steps: list[str]) -> None:
+        super().__init__()
+        self.name, self.steps = name, steps
+
+    def setup(self) -> None:
+        self.steps.append(f"{self.name} setup")
+        if self.name == "refused":
+            raise UserError("no key")
+
+    def teardown(self) -> None:
+        self.steps.append(f"{self.name} teardown")
+        raise OSError("disk full")
+
+
+@on_sqlite
+def test_all_are_torn_down_whatever_ends_the_worker(
+    start: Start, study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps: list[str] = []
+    a, b, refused = (Torn(name, steps) for name in ("a", "b", "refused"))
+    start(replace(study, callbacks=[a, b])).close()
+    assert steps == ["a setup", "b setup", "a teardown", "b teardown"]
+    assert [one.getMessage() for one in caplog.records] == ["Torn.teardown: OSError: disk full"] * 2
+    steps.clear()
+    with pytest.raises(UserError, match="no key"):
+        start(replace(study, callbacks=[a, refused, b]))
+    assert steps[:3] == ["a setup", "refused setup", "a teardown"]
 
 
 def _calls(folder: Path) -> list[list[Any]]:

@@ -1,7 +1,11 @@
-"""A callback that remembers its calls, and the file of a study whose workers write them down."""
+"""A callback that remembers its calls, and studies to call it for."""
+
+from collections.abc import Iterator
+from itertools import islice
 
 from search.study.callbacks import Callback, TrialInfo, TrialResult
-from search.study.metrics import Epoch
+from search.study.metrics import Epoch, Metrics
+from tests.support.curves import Curve
 
 
 class Recorder(Callback):
@@ -27,6 +31,14 @@ class Recorder(Callback):
             (trial.number, result.last.number if result.last else 0, result.state)
             for trial, result in self.ends
         ]
+
+
+class Fails(Curve):
+    """Fails after two epochs."""
+
+    def fit(self, after: int = 0) -> Iterator[Metrics]:
+        yield from islice(super().fit(after), 2)
+        raise ArithmeticError("too hot")
 
 
 LINES = """
