@@ -4,8 +4,10 @@ A run's file is a log of protocol buffers in LevelDB's format, for which the lib
 https://github.com/google/leveldb/blob/main/doc/log_format.md.
 """
 
+import gc
 import json
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from search.errors import UserError
 from search.study.study import Study
 from search.trackers import WandB
 from tests.support.callbacks import Fails
-from tests.support.commands import Command
+from tests.support.commands import Command, until
 from tests.support.curves import loss, value
 from tests.support.process import Killed, Start, killed_at
 
@@ -38,6 +40,9 @@ def _service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("WANDB_API_KEY", raising=False)
         yield
         wandb.teardown()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # of processes that it does not await
+            gc.collect()
 
 
 def _records(path: Path) -> Iterator[Any]:
@@ -68,7 +73,9 @@ class Logged:
         self.summary: dict[str, Any] = {}
         self.history: dict[int, dict[str, float]] = {}
         """The metrics by step."""
+        self.run: Any = None
         self.exit_code: int | None = None
+        """None if it has not ended."""
         for record in _records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
@@ -87,9 +94,13 @@ class Logged:
 
 
 def _logged(folder: Path) -> list[Logged]:
-    """Return the files by the trial's number, and those of a trial by their first epoch."""
-    found = [Logged(path) for path in (folder / "wandb").glob("offline-run-*/*.wandb")]
-    return sorted(found, key=lambda of: (of.run.run_id, min(of.history)))
+    """Return the files by the trial's number, and those of a trial by their first epoch.
+
+    They are written by another process, a little later.
+    """
+    paths = list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    until(lambda: all(Logged(path).exit_code is not None for path in paths))
+    return sorted(map(Logged, paths), key=lambda of: (of.run.run_id, min(of.history)))
 
 
 def test_a_run_for_each_trial_has_all_metrics_by_epoch_and_its_end(
@@ -193,15 +204,12 @@ def test_a_killed_trial_goes_on_in_a_run_of_the_same_id(
     done = search("run", "--study", "mine.py")
     assert (done.returncode, done.stderr) == (0, "")
     # W&B writes to a file every 15 seconds: the first has nothing yet.
-    _, path = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"), key=_size)
-    heir = Logged(path)
-    assert heir.run.run_id == path.stem.removeprefix("run-")
-    assert list(heir.history) == [*range(4, 11)]
-    assert len({path.name for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")}) == 1
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+    killed, heir = sorted(
+        (tmp_path / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_size
+    )
+    assert killed.name == heir.name
+    until(lambda: Logged(heir).exit_code == 0)
+    assert list(Logged(heir).history) == [*range(4, 11)]
 
 
 def test_without_a_key_a_search_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
