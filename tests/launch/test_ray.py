@@ -1,5 +1,6 @@
 """Workers on a real Ray cluster of several nodes, on this machine."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.database.database import Database
+from tests.support.callbacks import LINES
 from tests.support.commands import Command
 from tests.support.databases import leased_pids
 
@@ -119,6 +121,26 @@ def test_ctrl_c_stops_workers_and_those_that_wait_for_room(nodes: Nodes, tmp_pat
     assert process.returncode == 130, shown
     assert "Stopped by SIGINT; run the same command to resume." in shown
     assert leased_pids(tmp_path) == []
+
+
+def test_the_callbacks_of_a_study_are_called_in_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LINES)
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", "--study", "mine.py", "--ray", nodes.address,
+         "--trials", "4", "--workers", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    recorded = [
+        [number, epoch.number]
+        for number in range(4)
+        for epoch in database.epochs(calls[0][2].partition("-")[0], number)
+    ]
+    database.close()
+    told = [[int(key.partition("-")[2]), what] for _, _, key, what in calls]
+    assert sorted(one for one in told if isinstance(one[1], int)) == recorded
 
 
 @pytest.mark.parametrize(
