@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from search.api import Result, run
 from search.errors import UserError
 from search.study.study_file import load
+from tests.support.callbacks import Recorder
 
 STUDY = """
 from dataclasses import dataclass
@@ -90,6 +92,13 @@ def test_a_search_returns_the_best_trial_and_a_table(
     more: Result[Any] = run(str(file), trials=6, enqueue="lr=0.5")
     assert more.rows[:5] == found.rows
     assert more.choices == more.study.choices(lr=0.5)
+
+
+def test_the_callbacks_of_a_study_are_called_in_this_process(file: Path) -> None:
+    calls = Recorder()
+    found: Result[Any] = run(replace(load(str(file)), callbacks=[calls]), trials=2)
+    assert {row["number"] for row in found.rows} == {trial for trial, *_ in calls.end_order}
+    assert len(calls.epochs) == sum(row["epochs"] for row in found.rows)
 
 
 def test_the_command_goes_on_with_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,25 @@ def test_the_page_about_ray_tune_begins_with_code_that_runs(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+def test_the_page_about_callbacks_begins_with_a_study_that_runs(
+    tmp_path: Path, search: Command
+) -> None:
+    mine, shipped = _code("callbacks.md")
+    (tmp_path / "my_study.py").write_text(mine)
+    done = search(
+        "run", "--study", "my_study.py", "--images", 64, "--epochs", 1, "--trials", 9,
+        "--workers", 2,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    told = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(told) == 18  # an epoch and an end each
+    assert len([line for line in told if " complete 0." in line]) == 9
+    assert len(list((tmp_path / "runs" / "mine").iterdir())) == 9
+    names: dict[str, Any] = {}
+    exec(shipped, names)
+    assert len(names["callbacks"]) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trials", "options"),

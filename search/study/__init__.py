@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.study.callbacks import Callback, TrialInfo, TrialResult
     from search.study.confirmation import Confirmation
     from search.study.metrics import Epoch, Metrics
     from search.study.pruners import Promotion, SuccessiveHalving
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
     from search.study.training import Run, Trainer, Training
 
 __all__ = [
-    "TPE", "Confirmation", "Epoch", "Metrics", "Promotion", "Run", "Study", "SuccessiveHalving",
-    "Trainer", "Training", "load",
+    "TPE", "Callback", "Confirmation", "Epoch", "Metrics", "Promotion", "Run", "Study",
+    "SuccessiveHalving", "Trainer", "Training", "TrialInfo", "TrialResult", "load",
 ]  # fmt: skip
 
 _HOMES = {
     "TPE": "samplers",
+    "Callback": "callbacks",
     "Confirmation": "confirmation",
     "Epoch": "metrics",
     "Metrics": "metrics",
@@ -31,6 +33,8 @@ _HOMES = {
     "SuccessiveHalving": "pruners",
     "Trainer": "training",
     "Training": "training",
+    "TrialInfo": "callbacks",
+    "TrialResult": "callbacks",
     "load": "study_file",
 }
 

@@ -7,7 +7,7 @@ worker with other settings cannot join it.
 
 import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing_extensions import TypeVar
 from search.errors import UserError
 from search.study import metrics
 from search.study.budget import Budget
+from search.study.callbacks import Callback, check_callback
 from search.study.confirmation import Confirmation
 from search.study.definition import RANGE, Definition, described
 from search.study.metrics import Direction, Epoch, Metrics, Objective
@@ -107,6 +108,8 @@ class Study(Generic[C]):
     are for the study's dataset."""
     epoch_text: Callable[[Epoch], str] = str
     """Returns the line that is printed for an epoch."""
+    callbacks: Sequence[Callback] = ()
+    """Objects that a worker calls after each epoch and each trial; see `search.study.callbacks`."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -136,6 +139,10 @@ class Study(Generic[C]):
             raise UserError(f"confirm must be a Confirmation or None, not {self.confirm!r}")
         if not isinstance(self.audit, int | float) or not 0 <= self.audit <= 1:
             raise UserError(f"audit must be a share from 0 to 1, not {self.audit!r}")
+        if not isinstance(self.callbacks, Sequence):
+            raise UserError(f"callbacks must be a list of callbacks, not {self.callbacks!r}")
+        for callback in self.callbacks:
+            check_callback(callback)
         _ = self.published_figures  # read now, so that an invalid file is an error immediately
 
     def _check_objective(self) -> None:
@@ -253,8 +260,9 @@ class Study(Generic[C]):
     def definition(self, data_digest: str | None, precision: str | None = None) -> Definition:
         """Return the settings on which all workers must agree, as JSON values.
 
-        The budget and the variants are left out, since both can be extended. `data_digest`
-        identifies the data; `precision` is the numeric precision, None if unknown.
+        The budget and the variants are left out, since both can be extended, and the callbacks,
+        since they affect no metric. `data_digest` identifies the data; `precision` is the numeric
+        precision, None if unknown.
         """
         ranges = {
             f"{RANGE}{name}": distribution_to_json(distribution)

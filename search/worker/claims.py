@@ -250,8 +250,12 @@ class Claims:
         is_waiting = outcome.rung is not None and self._promotion is not None
         return is_waiting or outcome.paused is not None
 
-    def crash(self, claim: Claim, error: Exception, kept: Retention | None = None) -> None:
+    def crash(
+        self, claim: Claim, error: Exception, kept: Retention | None = None
+    ) -> Outcome | None:
         """Store an unforeseen error: release the trial for one retry; the second time, end it.
+
+        Return how it ended; None if it was released.
 
         Raises:
             LeaseLost: another worker has the trial; nothing is written.
@@ -264,11 +268,12 @@ class Claims:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             ended = Outcome(state=TrialState.FAIL, reason=reason, traceback=trace)
             self.finish(claim, ended, kept)
-            return
+            return ended
         with self._database.lock(self._ref.key) as connection:
             leases.check(connection, claim)
             set_user_attributes(connection, claim.trial_id, {CRASH: trace})
             leases.drop(connection, self._ref.key, {claim.number})
+        return None
 
     def renew(self, claim: Claim, batches_per_second: float | None) -> bool:
         """Extend the lease; return whether this worker still holds it."""

@@ -85,6 +85,7 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
             continue
         worker.record(claim, epoch, files.save(training, epoch))
         trial.report(objective.value(epoch), step=epoch.number)
+        worker.callbacks.after_epoch(stored, epoch)
         last = epoch
         if ended := _ended(worker, claim, trial, epoch):
             return ended

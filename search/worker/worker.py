@@ -36,6 +36,7 @@ from search.study.pruners import ExemptingPruner, Promotion
 from search.study.space import Value
 from search.study.study import Study
 from search.study.trial_attributes import AUDITED, is_fixed, readable
+from search.worker.callbacks import Callbacks, ready
 from search.worker.claims import Claims, Standing
 from search.worker.config import WorkerConfig
 from search.worker.cpu import Share
@@ -77,6 +78,7 @@ class Worker:
     machine: Machine
     claims: Claims
     kept: Retention
+    callbacks: Callbacks
     config: WorkerConfig
     share: Share = field(default_factory=partial(Share, log.warning))
 
@@ -100,9 +102,10 @@ class Worker:
         the studies `learn_from`, now and in later searches.
 
         Raises:
-            UserError: the database cannot be used, or the study in it is another one.
+            UserError: the database cannot be used, the study in it is another one, or a callback
+                cannot be used.
         """
-        with closing(Database(config.storage)) as database:
+        with ready(study.callbacks), closing(Database(config.storage)) as database:
             joined = join(
                 database,
                 study,
@@ -157,6 +160,7 @@ class Worker:
                         else None
                     ),
                 ),
+                callbacks=Callbacks(study=study, study_key=ref.key),
                 config=replace(config, since=claims.since),
             )
 
@@ -231,7 +235,8 @@ class Worker:
         except Exception as error:
             if not isinstance(error, LeaseLost) and not is_outage(error):
                 with tolerating_outage(), suppress(LeaseLost):
-                    self.claims.crash(claim, error, self.kept)
+                    if ended := self.claims.crash(claim, error, self.kept):
+                        self._after_trial(claim, ended)
             raise
         finally:
             with tolerating_outage():
@@ -270,7 +275,7 @@ class Worker:
         self.kept.store.remove(self.database.record(claim, epoch, sha256, listed, score=score))
 
     def finish(self, claim: Claim, outcome: Outcome) -> Outcome:
-        """End the trial in the database; return the outcome as it was stored.
+        """End the trial in the database, and call the callbacks; return the outcome as stored.
 
         Raises:
             LeaseLost: another worker has the trial; nothing is written.
@@ -281,7 +286,16 @@ class Worker:
             if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too
                 outcome = replace(outcome, value=self.study.objective.value(epochs[-1]))
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
+        self._after_trial(claim, outcome)
         return outcome
+
+    def _after_trial(self, claim: Claim, outcome: Outcome) -> None:
+        if not self.study.callbacks:
+            return
+        with tolerating_outage():
+            trial = readable(self.database.optuna.get_trial(claim.trial_id))
+            epochs = self.database.epochs(claim.study_key, claim.number)
+            self.callbacks.after_trial(trial, outcome, epochs[-1] if epochs else None)
 
     def _run(self, claim: Claim, stop: Stop) -> Outcome:
         with _renewing(self.claims, claim) as renewed:

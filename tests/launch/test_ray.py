@@ -1,5 +1,6 @@
 """Workers on a real Ray cluster of several nodes, on this machine."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.worker import worker
+from tests.support.callbacks import LINES
 from tests.support.commands import Command, until
 from tests.support.databases import leased_pids, overview
 
@@ -146,6 +148,26 @@ def test_its_workers_are_paused_resumed_and_stopped(
     assert process.returncode == 0, shown
     assert "Stopped by `python -m search stop`; run the same command to resume." in shown
     assert leased_pids(tmp_path) == []
+
+
+def test_the_callbacks_of_a_study_are_called_in_the_cluster(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LINES)
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", "--study", "mine.py", "--ray", nodes.address,
+         "--trials", "4", "--workers", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    recorded = [
+        [number, epoch.number]
+        for number in range(4)
+        for epoch in database.epochs(calls[0][2].partition("-")[0], number)
+    ]
+    database.close()
+    told = [[int(key.partition("-")[2]), what] for _, _, key, what in calls]
+    assert sorted(one for one in told if isinstance(one[1], int)) == recorded
 
 
 @pytest.mark.parametrize(
