@@ -187,9 +187,14 @@ def test_a_kill_between_the_record_and_the_call_loses_the_call(
 class Meddles(Callback):
     """Draws random numbers, and changes what it is given."""
 
+    def __init__(self) -> None:
+        self.sizes: set[int] = set()
+        """The numbers of choices."""
+
     def after_epoch(self, trial: TrialInfo, epoch: Epoch) -> None:
         random.random(), np.random.random(), torch.rand(1)
         epoch.metrics.clear()  # type: ignore[attr-defined]
+        self.sizes.add(len(trial.params))
         trial.params.clear()  # type: ignore[attr-defined]
 
 
@@ -197,10 +202,12 @@ class Meddles(Callback):
 def test_they_change_no_metric(start: Start, tiny: Study, tmp_path: Path) -> None:
     digits = replace(tiny, epochs=3, trials=2)
     plain = start(digits, f"sqlite:///{tmp_path / 'plain.db'}")
-    meddled = start(replace(digits, callbacks=[Meddles()]))
+    meddles = Meddles()
+    meddled = start(replace(digits, callbacks=[meddles]))
     for process in (plain, meddled):
         process.work()
     assert meddled.figures() == plain.figures()
+    assert meddles.sizes == {len(digits.space.names)}
     assert [trial.value for trial in meddled.trials] == [trial.value for trial in plain.trials]
 
 
