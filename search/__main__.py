@@ -171,7 +171,7 @@ def _pause(options: argparse.Namespace) -> int:
     n_workers = _steered(options, partial(steering.pause, is_paused=True))
     resume = commands(options).line("search resume", shlex.quote(options.study))
     print(
-        f"The workers of {options.study} are asked to wait, like any that is started later, until "
+        f"The workers of {options.study}, and those that are started later, wait until "
         f"`{resume}`; {_running(n_workers)}."
     )
     return 0
@@ -180,8 +180,11 @@ def _pause(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from search.database import steering
 
+    with _found(options) as (database, study), database.engine.connect() as connection:
+        was_paused = steering.read(connection, study.key).is_paused
     _steered(options, partial(steering.pause, is_paused=False))
-    print(f"{options.study} goes on with the workers that wait for it.")
+    goes_on = "goes on with the workers that wait for it" if was_paused else "was not paused"
+    print(f"{options.study} {goes_on}.")
     return 0
 
 

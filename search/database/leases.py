@@ -49,6 +49,11 @@ class Lease:
     is_audit: bool = False
     """As for `Claim`."""
 
+    @property
+    def is_live(self) -> bool:
+        """Whether its worker may be running the trial, as far as can be known here."""
+        return not self.expired and not self.process.is_dead()
+
 
 def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
     """Return the leases of a study by trial number, including expired ones."""
@@ -71,7 +76,7 @@ def leases(connection: Connection, study_key: str) -> dict[int, Lease]:
 def n_at_work(connection: Connection, study_key: str) -> int:
     """Return the number of workers that run a trial of the study."""
     held = leases(connection, study_key).values()
-    return sum(not lease.expired and not lease.process.is_dead() for lease in held)
+    return sum(lease.is_live for lease in held)
 
 
 def check_idle(connection: Connection, study_key: str) -> None:

@@ -127,11 +127,13 @@ class Overview:
 
     @property
     def running(self) -> list[FrozenTrial]:
-        """The trials for which a worker holds a lease."""
+        """The trials that a worker runs."""
         return [
             trial
             for trial in self.trials
-            if trial.state == TrialState.RUNNING and trial.number in self.leases
+            if trial.state == TrialState.RUNNING
+            and (lease := self.leases.get(trial.number)) is not None
+            and lease.is_live
         ]
 
     @cached_property

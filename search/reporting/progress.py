@@ -22,7 +22,7 @@ from search.study.budget import Budget
 from search.study.metrics import number
 from search.study.space import params_text
 from search.study.study import Study
-from search.study.trial_attributes import REASON, label
+from search.study.trial_attributes import REASON, REOPENED, label
 
 POLL_SECONDS = 0.5
 
@@ -63,8 +63,8 @@ def _tolerating() -> Iterator[None]:
 
 class _Lines:
     """A line, with the time, for each trial that begins, each epoch, and each trial that finishes
-    since the start; and for each trial that another worker resumes or that goes on after it was
-    pruned."""
+    since the start; for each trial that another worker resumes or that goes on after it was pruned;
+    and for a pause of the study."""
 
     def __init__(self, console: Console, first: Overview, study: Study, *, budget: Budget) -> None:
         self._console = console
@@ -79,6 +79,7 @@ class _Lines:
         self._begun = {trial.number for trial in first.trials if first.of(trial)}
         """The trials whose choices have been printed, or were in an earlier command's output."""
         self._workers = {number: lease.worker for number, lease in first.leases.items()}
+        self._is_paused = first.is_paused
 
     def __enter__(self) -> "_Lines":
         return self
@@ -87,16 +88,24 @@ class _Lines:
         pass
 
     def update(self, overview: Overview) -> None:
+        if overview.is_paused != self._is_paused:
+            self._is_paused = overview.is_paused
+            self._print("paused: the workers wait" if self._is_paused else "resumed after a pause")
         for trial in overview.trials:
             recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
             if trial.state.is_finished() and self._ended.get(trial.number) == len(recorded):
                 continue
             lease = overview.leases.get(trial.number)
-            if self._ended.pop(trial.number, None) is not None:
+            # A trial can be pruned and go on between two looks.
+            reopened = trial.user_attrs.get(REOPENED, 0) == shown > 0
+            was_ended = self._ended.pop(trial.number, None) is not None
+            is_taken = lease and shown and self._workers.get(trial.number) != lease.worker
+            if was_ended or (is_taken and reopened):
                 self._print(f"[{label(trial)}] goes on after epoch {shown}")
-            elif lease and shown and self._workers.get(trial.number) != lease.worker:
+            elif is_taken:
                 self._print(f"[{label(trial)}] resumes after epoch {shown}")
-            if trial.number not in self._begun and (recorded or (lease and trial.params)):
+            is_drawn = lease and self._study.space.is_complete(trial.params)
+            if trial.number not in self._begun and (recorded or is_drawn):
                 self._begun.add(trial.number)
                 self._print(f"[{label(trial)}] begins: {params_text(trial.params)}")
             if lease:

@@ -82,9 +82,11 @@ class Status:
         )
         bar.add_row(*cells, Text(count))
         n = len(overview.running)
+        interrupted = states[TrialState.RUNNING] - n
         parts = [
             "paused" if overview.is_paused else "",
             f"{n} running",
+            f"{interrupted} interrupted" if interrupted else "",
             f"{states[TrialState.PRUNED]} pruned",
             f"{states[TrialState.FAIL]} failed",
         ]
@@ -194,7 +196,8 @@ def status(database: Database, name: str) -> RenderableType:
         early = early_end(
             connection, ref, budget, objective=overview.objective, epochs=overview.n_epochs
         )
-    parts: list[RenderableType] = [Text(f"Study {name} in {database}.")]
+    state = study_row(database, name)["state"]
+    parts: list[RenderableType] = [Text(f"Study {name} in {database}: {state}.")]
     spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
     if early is not None and not budget.is_spent(**spent):
         parts.append(Text(f"Ended early: {early}."))
@@ -248,6 +251,8 @@ def study_row(database: Database, name: str) -> dict[str, str]:
             state = f"{n_workers} running"
         elif steering.read(connection, ref.key).is_paused:
             state = "paused"
+        if (interrupted := counts[TrialState.RUNNING] - n_workers) > 0:
+            state += f", {interrupted} interrupted"
         row |= {
             "study": shown_name(name),
             "state": state,

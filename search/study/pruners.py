@@ -28,16 +28,18 @@ class PruneReason:
     epoch: int | None
     """None if the trial has reported no value."""
     value: float | None
+    """The study's metric, or that which `loss` names."""
     cutoff: float | None = None
     """The value that the trial needed; None if the pruner does not report one."""
     loss: str | None = None
-    """The metric that the pruner compares instead of the value; None if it compares the value."""
+    """The metric that the pruner compares; None for the study's."""
     pruner: str
 
     def __str__(self) -> str:
         if self.pruner == Promotion.__name__:
-            by = "" if self.loss is None else f" by {words(self.loss)}"
-            return f"{number(self.value)} at epoch {self.epoch}, where it waits to be promoted{by}"
+            what = "" if self.loss is None else f"{words(self.loss)} "
+            value = f"{what}{number(self.value)}"
+            return f"{value} at epoch {self.epoch}, where it waits to be promoted"
         if self.cutoff is None:
             return f"pruned by {self.pruner} at epoch {self.epoch}"
         return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"

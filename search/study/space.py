@@ -189,6 +189,10 @@ class Space(Generic[C]):
         if complete and (missing := [name for name in taken if name not in params]):
             raise UserError(f"no value for {listed(missing)}; a variant needs every parameter")
 
+    def is_complete(self, params: Params) -> bool:
+        """Return whether every parameter that these need has a value."""
+        return all(parameter.name in params for parameter in _taken(self._root, params))
+
     def parse(self, text: str) -> dict[str, Value]:
         """Parse fixed values such as `"optimizer=SGD lr=0.02"`, and return them in field order.
 

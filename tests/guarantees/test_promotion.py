@@ -185,9 +185,12 @@ def test_a_trial_says_what_its_rung_compares(start: Start) -> None:
     process.work()
     reasons = [t.user_attrs["reason"] for t in process.trials if "rung" in t.user_attrs]
     assert {reason.partition(" at ")[2] for reason in reasons} == {
-        "epoch 1, where it waits to be promoted by loss",
-        "epoch 4, where it waits to be promoted",
+        f"epoch {rung}, where it waits to be promoted" for rung in RUNGS
     }
+    for trial in process.trials:
+        at, x = trial.user_attrs.get("rung"), trial.params["x"]
+        compared = {None: "", 1: f"loss {loss(x, 1):.4f} at", 4: f"{value(x, 4):.4f} at"}
+        assert trial.user_attrs.get("reason", "").startswith(compared[at])
 
 
 def test_fixed_and_enqueued_trials_take_no_places(start: Start) -> None:
