@@ -285,7 +285,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, found))
-        for line in _next(options, found):
+        for line in _next(options, study, overview, found):
             say(line)
     return Ended(study=study, overview=overview, answer=found, is_done=is_done, stop=stop)
 
@@ -343,6 +343,7 @@ def _head(
 
     from search.database.identity import study_ref
     from search.database.knowledge import changes
+    from search.database.redefinition import redefinitions
     from search.worker.environment import last_with_another_file
 
     write = commands(options)
@@ -354,14 +355,16 @@ def _head(
     if worker.claims.asked() is not None:
         resume = write.line("search resume", shlex.quote(worker.study.name))
         yield f"It is paused: its workers wait until it is resumed by `{resume}`."
-    yield from changes(worker.database, study_ref(worker.joined), worker.study.space)
+    ref = study_ref(worker.joined)
+    yield from changes(worker.database, ref, worker.study.space)
     if agreed.epochs is not None and budget.epochs is not None and budget != agreed:
         yield (
             f"Of the budget of {agreed.epochs} epochs, {agreed.epochs - budget.epochs} are set "
             "aside for the confirmation."
         )
     other = last_with_another_file(overview.trials, worker.machine.environment)
-    if other is not None:
+    redefined = redefinitions(worker.database, ref)
+    if other is not None and not any(one.trial > other for one in redefined):
         yield (
             f"The study's file has changed since trial {other} was trained; a replay of the "
             "earlier trials can differ. Give another --name to begin a new study."
@@ -384,17 +387,22 @@ def _spent(budget: "Budget", overview: "Overview") -> str:
     return budget.text(trials=len(overview.finished), epochs=overview.n_recorded)
 
 
-def _next(options: argparse.Namespace, answer: "Answer") -> Iterator[str]:
+def _next(
+    options: argparse.Namespace, study: "Study", overview: "Overview", answer: "Answer"
+) -> Iterator[str]:
     """Yield the commands to go on with."""
+    from search.analysis.ties import Ties
+
     if answer.best is None:
         return
-    write, study = commands(options), named(options)
+    write, name = commands(options), named(options)
     yield "Next:"
     if options.study:  # a study that is no file has neither
-        yield f"  {write.line('search.report', study)}"
+        yield f"  {write.line('search.report', name)}"
     if options.study and answer.confirmed is None:
         places = _places(options, "data", "artifacts")
-        again = write.line("search.reproduce", study, "--trial best --repeats 5", *places)
+        which = "--top 5" if Ties.of(study, overview.ranked).numbers else "--trial best"
+        again = write.line("search.reproduce", name, which, "--repeats 5", *places)
         yield f"  {again}"
     yield f"  {write.line('search.dashboard', *_places(options, 'artifacts'))}"
 

@@ -50,7 +50,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert lines[-4:] == [
         "Next:",
         "  python -m search.report --study digits",
-        "  python -m search.reproduce --study digits --trial best --repeats 5",
+        "  python -m search.reproduce --study digits --top 5 --repeats 5",
         "  python -m search.dashboard",
     ]
     assert "Trials: 8 of 8 finished: " in done.stdout
@@ -159,7 +159,7 @@ def test_help_explains_every_option(search: Command) -> None:
         "--epochs", "--images",
         "--device", "--threads", "--seed", "--timeout", "--select", "--precision", "--enqueue",
         "--measure-train", "--variants", "--no-variants",
-        "--workers", "--ray", "--gpus-per-worker",
+        "--workers", "--ray", "--gpus-per-worker", "--redefine", "--from",
     }  # fmt: skip
 
 

@@ -57,7 +57,9 @@ def changed(stored: Definition, asked: Definition) -> list[str]:
 def differences(stored: Definition, asked: Definition) -> list[str]:
     """Return one line for each setting in which two definitions differ."""
     return [
-        f"{name} is {_shown(name, stored)} in the database and {_shown(name, asked)} here"
+        f"{name} is new"
+        if name.startswith(RANGE) and stored.get(name) is None
+        else f"{name} is {_shown(name, stored)} in the database and {_shown(name, asked)} here"
         for name in changed(stored, asked)
     ]
 

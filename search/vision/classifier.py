@@ -154,13 +154,21 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
         of = _study(path, about, study)
         assert isinstance(of.trainer, ImageClassification), "checked by _study"
         network = of.trainer.build(_choices(path, of, about), about.shape)
-        network.to(memory_format=torch.channels_last)
-        network.load_state_dict(load_file(path))
+        weights = load_file(path)
     except UserError:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"load {path}: not a weights file of this service ({cause})") from error
+    network.to(memory_format=torch.channels_last)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"load {path}: the study {of.name} now builds a network that these weights do not fit "
+            f"({cause})"
+        ) from error
     return Classifier(network=network.eval().requires_grad_(False), about=about)
 
 

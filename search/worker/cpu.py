@@ -96,5 +96,5 @@ class Share:
         self._say(
             f"training gets {share:.0%} of a CPU core, so epochs take {1 / max(share, 0.01):.0f} "
             "times as long as on a free one: the CPU is shared with other processes; start fewer "
-            "workers, and give each run --threads 1"
+            "workers, or give them fewer --threads"
         )

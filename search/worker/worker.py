@@ -27,7 +27,7 @@ from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
 from search.database.redefinition import redefinitions
 from search.database.rungs import Ladder, Recorded
-from search.database.studies import files_of, join
+from search.database.studies import files_of, join, study_called
 from search.errors import UserError
 from search.reporting.notes import Notes
 from search.study.budget import Budget
@@ -106,6 +106,8 @@ class Worker:
                 cannot be used.
         """
         with ready(study.callbacks), closing(Database(config.storage)) as database:
+            for name in learn_from:
+                study_called(database, name)  # before a study is created
             joined = join(
                 database,
                 study,

@@ -139,7 +139,7 @@ def test_of_another_task_only_the_ranks_count(start: Start) -> None:
     ("study", "name", "complaint"),
     [
         (LEARNER, "none", "study none: .* has no such study"),
-        (LEARNER, "learner", "--from learner: it is the study itself"),
+        (curves, "curves", "--from curves: it is the study itself"),
         (
             replace(LEARNER, direction="minimize"),
             "curves",
@@ -150,9 +150,11 @@ def test_of_another_task_only_the_ranks_count(start: Start) -> None:
 def test_what_cannot_be_learned_from_is_refused(
     start: Start, study: Study, name: str, complaint: str
 ) -> None:
-    start(curves)
+    process = start(curves)
     with pytest.raises(UserError, match=complaint):
         start(study, learn_from=[name])
+    if name == "none":
+        assert optuna.get_all_study_names(process.database.optuna) == ["curves"]
 
 
 def test_the_command_says_what_its_sampler_learns_from(search: Command) -> None:

@@ -56,7 +56,8 @@ def test_a_search_is_canceled_paused_resumed_and_stopped_by_buttons(
             page.click("text=Pause")
             _shows(
                 page,
-                r"paused; 1 of 30 trials, \d+ epochs\s+Note.*\s+Stop all workers\s+Resume",
+                r"paused, 2 interrupted; 1 of 30 trials, \d+ epochs\s+Note.*\s+Stop all workers\s+"
+                "Resume",
             )
             page.click("text=Resume")
             _shows(page, r"2 running; 1 of 30 trials")
