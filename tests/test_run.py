@@ -50,7 +50,7 @@ def test_a_search_runs_tells_its_epochs_and_ends_with_its_tables(
     assert lines[-4:] == [
         "Next:",
         "  python -m search.report --study digits",
-        "  python -m search.reproduce --study digits --top 5 --repeats 5",
+        "  python -m search.reproduce --study digits --trial best --repeats 5",
         "  python -m search.dashboard",
     ]
     assert "Trials: 8 of 8 finished: " in done.stdout
@@ -136,6 +136,8 @@ def test_the_commands_that_are_printed_run_as_they_stand(search: Command, tmp_pa
     places = *storage, "--name", "mine?", "--artifacts", "my files", "--data", "my data"
     done = search("run", *QUICK[:-1], 2, *places)
     report, rerun, view = done.stdout.splitlines()[-3:]
+    of_ties = "= marks such a tie with the best" in done.stdout
+    assert (" --top 5 " in rerun, " --trial best " in rerun) == (of_ties, not of_ties)
     assert "report-mine?.html" in run(report)
     assert "(range)" in run(rerun)
     assert not (tmp_path / "artifacts").exists()

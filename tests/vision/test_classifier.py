@@ -179,7 +179,7 @@ def test_a_file_of_other_choices_is_not_one_of_this_network(
 ) -> None:
     wider = dataclasses.replace(about.about, params={**about.about.params, "extra_fc": True})
     (tmp_path / "weights").write_bytes(serialized(network, dataclasses.replace(about, about=wider)))
-    with pytest.raises(UserError, match="not a weights file of this service"):
+    with pytest.raises(UserError, match="cifar now builds a network that these weights"):
         load(tmp_path / "weights")
     without = dataclasses.replace(about, about=dataclasses.replace(about.about, params={}))
     (tmp_path / "weights").write_bytes(serialized(network, without))

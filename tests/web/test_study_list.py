@@ -62,7 +62,7 @@ def test_a_search_is_canceled_paused_resumed_and_stopped_by_buttons(
             page.click("text=Resume")
             _shows(page, r"2 running; 1 of 30 trials")
             page.click("text=Stop all workers")
-            _shows(page, r"not running; 1 of 30 trials")
+            _shows(page, r"not running, 2 interrupted; 1 of 30 trials")
         assert run.end(60) == 0
         assert "Stopped by `python -m search stop`" in run.output
     assert states(tmp_path)[0] == "PRUNED"
