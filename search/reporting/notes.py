@@ -242,13 +242,16 @@ def _set(connection: Connection, study_id: int, key: str, value: object, before:
 
 def text(study: Study, progress: Progress) -> str:
     """Return the study's note in Markdown."""
+    finished = sum(progress.counts[state] for state in FINISHED)
     halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
     ties = Ties() if answer.is_of_reruns else Ties.of(study, some.ranked[:BEST])
     return template("note.md").render(
         study=study,
-        spent=study.budget.text(
-            trials=sum(progress.counts[state] for state in FINISHED), epochs=progress.n_epochs
+        spent=(
+            f"{finished} trials"
+            if progress.is_of_reruns
+            else study.budget.text(trials=finished, epochs=progress.n_epochs)
         ),
         complete=progress.counts[TrialState.COMPLETE],
         pruned=progress.counts[TrialState.PRUNED],

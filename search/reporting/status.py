@@ -19,7 +19,7 @@ from search.database.database import Database
 from search.database.identity import DEFINITION
 from search.database.leases import Lease, n_at_work
 from search.database.snapshot import Observer, Overview
-from search.database.studies import study_called
+from search.database.studies import ORIGIN_KEY, study_called
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
 from search.reporting.commands import Commands
@@ -234,7 +234,9 @@ def study_row(database: Database, name: str) -> dict[str, str]:
     joined = optuna.load_study(study_name=name, storage=database.optuna)
     definition = joined.user_attrs[DEFINITION]
     objective = Objective(metric=definition["metric"], direction=definition["direction"])
-    budget = stored_budget(joined) or Budget()
+    has_reruns = ORIGIN_KEY in joined.user_attrs
+    # Re-runs have no budget: a command enqueues those that it needs.
+    budget = Budget() if has_reruns else stored_budget(joined) or Budget()
     with database.engine.connect() as connection:
         counts = queries.counts(connection, ref)
         trials = sum(counts[state] for state in FINISHED)
@@ -243,6 +245,7 @@ def study_row(database: Database, name: str) -> dict[str, str]:
         n_workers = n_at_work(connection, ref.key)
         is_over = (
             budget.is_spent(trials=trials, epochs=epochs)
+            or (has_reruns and trials == counts.total() - counts[TrialState.FAIL])
             or early_end(connection, ref, budget, objective=objective, epochs=definition["epochs"])
             is not None
         )

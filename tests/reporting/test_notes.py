@@ -22,6 +22,7 @@ from search.database.optuna_internals import study_id, trial_id
 from search.database.snapshot import Overview
 from search.database.studies import join
 from search.reporting.notes import Notes, Progress, text
+from search.reporting.status import study_row
 from search.study.pruners import SuccessiveHalving
 from search.study.study import Study
 from studies.cifar import Choices
@@ -214,6 +215,10 @@ def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
     of_reruns.update()
     assert "| best trials |" not in get_note(rerun)
     assert "re-runs of another study" in get_note(rerun)
+    assert "trials: " in get_note(rerun).splitlines()[2]
+    assert not re.search("Search space|at the rungs|on a rung", get_note(rerun))
+    row = study_row(notes.database, "small-rerun")
+    assert (row["state"], row["trials"]) == ("done", str(len(rerun.trials)))
 
 
 def test_of_two_that_write_at_once_the_one_that_looked_later_wins(
