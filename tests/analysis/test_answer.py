@@ -24,6 +24,7 @@ from search.study.study import Study
 from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
 from search.worker.stop import Stop
+from studies.cifar import BASE
 from tests.support.made_up import add
 from tests.support.wsgi import renamed
 
@@ -201,6 +202,8 @@ def test_no_winner_is_chosen_before_all_re_runs_have_finished(
         _reruns(database, small, "small-rerun"), work=lambda worker, stop, wanted: None
     )
     search = Overview.of_study(database, "small")
+    for trial in search.ranked:
+        trial.params = small.space.params(BASE)
     assert not reruns.confirm(search, Confirmation(), Stop())
     waiting = optuna.load_study(study_name="small-rerun", storage=database.optuna).get_trials()
     assert [trial.user_attrs["repeat"] for trial in waiting] == [0, 0, 0, 1, 1, 1, 2, 2, 2]

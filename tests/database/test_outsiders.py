@@ -156,7 +156,9 @@ def test_the_search_goes_on(folder: Path) -> None:
         assert [line for line in note.splitlines() if "0.99" in line] == [
             "- trial 7: told from outside: COMPLETE 0.99; measured here: 0 of 2 epochs"
         ]
-        assert re.search(r"\n\| base \| 0 \| 0\.\d{4} \| 0\.\d{4} \(\d\) \|\n", note)
+        assert re.search(
+            r"\n\| base \| \[0\]\(trials\?numbers=0\) \| 0\.\d{4} \| 0\.\d{4} \(\d\) \|\n", note
+        )
         failed = study.trials[14]
         assert (failed.state, failed.user_attrs["reason"]) == (
             TrialState.FAIL,
