@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     study = load(options.study).changed(given(options, "name"))
     check_storage(options.storage, study.name)
 
+    from rich.filesize import decimal
+
     from search.database.database import Database
     from search.reporting.report_data import ReportData
 
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if out == "-":
         output.deliver(content)
     elif not write_out(Path(out), content):
-        print(f"{out}: {len(content) / 1e6:.1f} MB")
+        print(f"{out}: {decimal(len(content))}")
     return 0
 
 

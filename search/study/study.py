@@ -352,7 +352,11 @@ class Study(Generic[C]):
     @property
     def setting(self) -> str:
         """The data and the epochs, as text."""
-        parts = [self.dataset, self.trained_on, f"{self.epochs} epochs per trial"]
+        parts = [
+            self.dataset,
+            self.trained_on,
+            f"{self.epochs} epoch{'s' if self.epochs > 1 else ''} per trial",
+        ]
         return ", ".join(filter(None, parts))
 
     @property
