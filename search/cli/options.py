@@ -88,9 +88,9 @@ def add_artifacts(parser: argparse.ArgumentParser) -> None:
         "--artifacts",
         metavar="DIR",
         default="artifacts",
-        help="folder, or s3://BUCKET/PREFIX with the extra `s3`, of checkpoints (for cifar 10 to 30 "
-        "MB per running trial) and of weights (9 to 10 MB for each variant and each of the 5 best "
-        "trials) (default: artifacts/)",
+        help="folder, or s3://BUCKET/PREFIX with the extra `s3`, of checkpoints (for cifar 10 to "
+        "30 MB per running trial) and of weights (9 to 10 MB for each variant and each of the 5 "
+        "best trials) (default: artifacts/)",
     )
 
 
