@@ -426,7 +426,8 @@ def _confirm(
     own: dict[str, Any] = {"name": name, "variants": {}, "confirm": None, "audit": 0.0}
     reruns = Reruns(
         study=study.changed(own),
-        config=replace(worker.config, changes={**worker.config.changes, **own}),
+        # They may be redefined, which stops the workers that are there before.
+        config=replace(worker.config, changes={**worker.config.changes, **own}, since=None),
         machine=worker.machine,
         out=out,
         origin=overview.study_key,

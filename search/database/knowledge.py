@@ -6,6 +6,7 @@ study: they take no place of its budget, and no place on a rung.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import func, insert, select
@@ -20,6 +21,7 @@ from search.database.tables import knowledge as table
 from search.errors import UserError
 from search.study.definition import Definition, changed, history, is_redefinable
 from search.study.space import Space
+from search.study.study import Study
 
 FIRST_NUMBER = 2**31
 """The number of the first trial that is known from elsewhere, above those of the study's own."""
@@ -47,24 +49,10 @@ def learn(
 ) -> int:
     """Let the study know the trials of the study called `name` that fit `space`; return how many.
 
-    What is known of that study already stays as it is.
-
-    Raises:
-        UserError: there is no such study, it is the study itself, or it has another metric.
+    `name` has passed `check_origin`. What is known of that study already stays as it is.
     """
     origin = study_called(database, name)
-    theirs = stored_definition(database, name)
-    assert theirs is not None, "it is a study of this service"
-    if origin == study:
-        raise UserError(f"--from {name}: it is the study itself")
-    for setting in ("metric", "direction"):
-        if theirs.get(setting) != definition.get(setting):
-            raise UserError(
-                f"--from {name}: its {setting} is {theirs.get(setting)}, and that of this study "
-                f"is {definition.get(setting)}"
-            )
-    apart = [one for one in changed(theirs, definition) if not is_redefinable(one)]
-    is_comparable = set(apart) <= set(UNRELATED)
+    is_comparable = _is_comparable(database, definition, name)
     overview = Overview.of_study(database, name)
     with database.lock(study.key) as connection:
         mine = table.c.study_key == study.key
@@ -90,6 +78,36 @@ def learn(
         if rows:
             connection.execute(insert(table), rows)
     return len(rows)
+
+
+def check_origin(database: Database, study: Study[Any], definition: Definition, name: str) -> None:
+    """Check that a study can learn from the study called `name`; it need not exist yet.
+
+    Raises:
+        UserError: there is no such study, it is the study itself, it has another metric, or none of
+            its finished trials fits.
+    """
+    study_called(database, name)
+    if name == study.name:
+        raise UserError(f"--from {name}: it is the study itself")
+    theirs = stored_definition(database, name) or {}
+    for setting in ("metric", "direction"):
+        if theirs.get(setting) != definition.get(setting):
+            raise UserError(
+                f"--from {name}: its {setting} is {theirs.get(setting)}, and that of this study "
+                f"is {definition.get(setting)}"
+            )
+    overview = Overview.of_study(database, name)
+    is_comparable = _is_comparable(database, definition, name)
+    if next(_finished(overview, study.space, is_comparable), None) is None:
+        raise UserError(f"--from {name}: none of its finished trials fits the study {study.name}")
+
+
+def _is_comparable(database: Database, definition: Definition, name: str) -> bool:
+    """Return whether metrics of the study called `name` mean the same as under `definition`."""
+    theirs = stored_definition(database, name) or {}
+    apart = [one for one in changed(theirs, definition) if not is_redefinable(one)]
+    return set(apart) <= set(UNRELATED)
 
 
 def changes(database: Database, study: StudyRef, space: Space) -> list[str]:

@@ -25,7 +25,6 @@ from search.study.definition import (
     Definition,
     Redefinition,
     changed,
-    is_redefinable,
 )
 from search.study.space import Space, Value
 
@@ -52,14 +51,18 @@ def redefine(
             outside, or workers are running trials; nothing is written.
     """
     ref = study_ref(joined)
-    before = redefinitions(database, ref)
-    stored: Definition = joined.user_attrs[DEFINITION]
-    names = changed(stored, asked)
-    assert all(map(is_redefinable, names)), "nothing else differs"
-    _check(joined.study_name, space, stored, asked)
     with database.lock(ref.key) as connection:
+        before = redefinitions(database, ref)
+        stored: Definition = joined.user_attrs[DEFINITION]
+        names = changed(stored, asked)
+        if not names:
+            return  # another process has just done it
+        _check(joined.study_name, space, stored, asked)
         leases.check_idle(connection, ref.key)
-        for trial in queries.unfinished(connection, ref):
+        unfinished = queries.unfinished(connection, ref)
+        # A worker that was silent for long may wake up.
+        leases.drop(connection, ref.key, {trial.number for trial in unfinished})
+        for trial in unfinished:
             if trial.state != TrialState.FAIL and not _is_recorded(connection, ref, trial):
                 _draw_again(connection, space, trial)
         trials = optuna_internals.trials.c
@@ -76,7 +79,7 @@ def redefine(
 
 def _check(name: str, space: Space[Any], stored: Definition, asked: Definition) -> None:
     """Raises:
-    UserError: a parameter is gone, or a new one has no default.
+    UserError: a parameter or a class is gone, or a new parameter has no default.
     """
     for setting in changed(stored, asked):
         parameter = setting.removeprefix(RANGE)
@@ -84,6 +87,12 @@ def _check(name: str, space: Space[Any], stored: Definition, asked: Definition) 
             raise UserError(
                 f"--redefine: the choices lack {parameter}, which trials of the study {name} have; "
                 "give it a range of one value instead"
+            )
+        classes = space.classes(parameter) if setting.startswith(RANGE) else None
+        if classes is not None and (gone := _categories(setting, stored) - classes):
+            raise UserError(
+                f"--redefine: {parameter} lacks the class {min(map(str, gone))}, which trials of "
+                f"the study {name} may have; keep the class, and leave it out by `ranges`"
             )
         is_new = setting.startswith(RANGE) and stored.get(setting) is None
         if is_new and not (space.has_default(parameter) or _is_of_new_class(parameter, stored)):
@@ -98,11 +107,14 @@ def _is_of_new_class(parameter: str, stored: Definition) -> bool:
     branch, *rest = parameter.rsplit(".", 2)
     if not rest:
         return False
-    before = stored.get(f"{RANGE}{branch}")
-    if before is None:
-        return True
-    classes = json_to_distribution(str(before))
-    return isinstance(classes, CategoricalDistribution) and rest[0] not in classes.choices
+    return rest[0] not in _categories(f"{RANGE}{branch}", stored)
+
+
+def _categories(setting: str, stored: Definition) -> set[object]:
+    """Return the categories of a range; none if it is new, or has none."""
+    before = stored.get(setting)
+    found = None if before is None else json_to_distribution(str(before))
+    return set(found.choices) if isinstance(found, CategoricalDistribution) else set()
 
 
 def _is_recorded(connection: Connection, study: StudyRef, trial: Entry) -> bool:
@@ -115,14 +127,16 @@ def _draw_again(connection: Connection, space: Space[Any], trial: Entry) -> None
     UserError: what the trial was enqueued with is outside the new ranges.
     """
     optuna_internals.draw_again(connection, trial.trial_id)
-    given, _ = queries.given_values(connection, trial.trial_id)
     try:
+        given, _ = queries.given_values(connection, trial.trial_id)
         values: Mapping[str, Value] = given
-        if trial.name is None:
+        if trial.is_rerun:
+            values = space.complete(given)
+        elif trial.name is None:
             space.check(given)
         else:
             values = space.completed(given)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(
             f"--redefine: trial {trial.number} was enqueued with {error}; the command `cancel` "
             "takes it back"

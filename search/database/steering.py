@@ -52,6 +52,12 @@ def now(connection: Connection) -> float:
     return float(connection.execute(select(clock())).scalar_one())
 
 
+def moment(database: Database) -> float:
+    """Return the database's time in seconds since 1970."""
+    with database.engine.connect() as connection:
+        return now(connection)
+
+
 def stop(database: Database, study: StudyRef) -> None:
     """Ask all workers of the study that run now to stop."""
     with database.lock(study.key) as connection:

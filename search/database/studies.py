@@ -68,16 +68,15 @@ def join(
         ref = _created(database, study, definition)
     joined = optuna.load_study(study_name=study.name, storage=database.optuna)
     stored = joined.user_attrs[DEFINITION]
-    if names := changed(stored, definition):
-        fixed = [name for name in names if not is_redefinable(name)]
-        if fixed or not redefine:
-            way = "" if fixed else "--redefine to change it, "
-            raise UserError(
-                f"--name {study.name}: the study of this name differs: "
-                f"{'; '.join(differences(stored, definition))}. Give the same options as before, "
-                f"{way}or choose another --name"
-            )
+    can = all(map(is_redefinable, changed(stored, definition)))
+    if redefine and can:
         redefinition.redefine(database, joined, study.space, definition)
+    elif found := differences(stored, definition):
+        way = "--redefine to change it, " if can else ""
+        raise UserError(
+            f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
+            f"Give the same options as before, {way}or choose another --name"
+        )
     _keep_published(database, ref, study)
     variants = [
         Fixed(params=study.space.params(choices), attributes={VARIANT: name})
@@ -325,7 +324,7 @@ def _lacking_fixed(
         params = trial.system_attrs.get(FIXED_PARAMS, trial.params)
         if (name := fixed_name(trial)) is not None and isinstance(params, dict):
             with suppress(UserError):  # it may have been begun before a field was added
-                params = space.completed(params)
+                params = space.complete(params)
             there.setdefault(name, []).append(params)
     for one in fixed:
         if one.params not in there.get(one.name, [one.params]):

@@ -1,7 +1,7 @@
 """The definition of a study: the stored settings on which all of its workers must agree."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from types import FunctionType
 
@@ -87,7 +87,10 @@ def described(part: object) -> str:
         positional = [_setting(value) for value in part.args]
         named = _settings(part.keywords)
         return f"{described(part.func)}({', '.join([*filter(None, positional), *named])})"
-    return f"{type(part).__name__}({', '.join(_settings(vars(part)))})"
+    values = vars(part)
+    if is_dataclass(part):  # a setting that earlier versions lacked is None by default
+        values = {name: value for name, value in values.items() if value is not None}
+    return f"{type(part).__name__}({', '.join(_settings(values))})"
 
 
 def _settings(values: Mapping[str, object]) -> list[str]:

@@ -109,6 +109,10 @@ class Space(Generic[C]):
         """The distribution of each parameter."""
         return {name: parameter.distribution for name, parameter in self._known.items()}
 
+    def classes(self, name: str) -> frozenset[str] | None:
+        """Return the names of the classes of the branch `name`; None if it is no branch."""
+        return _classes(self._root, name)
+
     def has_default(self, name: str) -> bool:
         """Return whether the field of the parameter `name` has a default."""
         return self._known[name].has_default
@@ -117,10 +121,20 @@ class Space(Generic[C]):
     def has_branches(self) -> bool:
         return any(isinstance(field, _Branch) for field in self._root.fields.values())
 
-    def suggest(self, trial: BaseTrial) -> C:
+    def suggest(self, trial: BaseTrial, given: Params | None = None) -> C:
         """Suggest the parameters of `trial` in a fixed order; of a branch, only those of the class
-        that the trial takes."""
-        made: C = _visit(self._root, lambda parameter: _suggested(trial, parameter))
+        that the trial takes.
+
+        `given` are values that a fixed trial was enqueued with, which may be outside the ranges.
+        """
+        values = given or {}
+
+        def suggested(parameter: _Parameter) -> Value:
+            if parameter.name in values:
+                parameter = _containing(parameter, values[parameter.name])
+            return _suggested(trial, parameter)
+
+        made: C = _visit(self._root, suggested)
         return made
 
     def of(self, params: Params) -> C:
@@ -128,7 +142,7 @@ class Space(Generic[C]):
         its field's default.
 
         Raises:
-            UserError: a parameter without a default is missing.
+            UserError: a parameter without a default is missing, or the choices have no such class.
         """
 
         def value(parameter: _Parameter) -> Value | _Default:
@@ -138,8 +152,19 @@ class Space(Generic[C]):
                 raise UserError(f"no value for {parameter.name}")
             return _Default.DEFAULT
 
-        made: C = _visit(self._root, value)
+        try:
+            made: C = _visit(self._root, value)
+        except KeyError as error:
+            raise UserError(f"the choices have no class {error}") from None
         return made
+
+    def complete(self, params: Params) -> dict[str, Value]:
+        """Return `params` with the defaults of what is missing, in any ranges.
+
+        Raises:
+            UserError: as `of` does.
+        """
+        return self.params(self.of(params))
 
     def completed(self, params: Params) -> dict[str, Value]:
         """Return `params` with the defaults of what is missing.
@@ -149,7 +174,7 @@ class Space(Generic[C]):
                 no default.
         """
         self.check(params)
-        found = self.params(self.of(params))
+        found = self.complete(params)
         self.check(found)
         return found
 
@@ -386,6 +411,33 @@ def _walk(record: _Record) -> Iterator[_Parameter]:
         yield field.parameter
         for option in field.classes.values():
             yield from _walk(option)
+
+
+def _classes(record: _Record, name: str) -> frozenset[str] | None:
+    for field in record.fields.values():
+        if isinstance(field, _Branch):
+            if field.parameter.name == name:
+                return frozenset(field.classes)
+            for option in field.classes.values():
+                if (found := _classes(option, name)) is not None:
+                    return found
+    return None
+
+
+def _containing(parameter: _Parameter, value: Any) -> _Parameter:
+    """Return the parameter with a range that contains `value`."""
+    if _broken_rule(parameter, value) is None:
+        return parameter
+    match parameter.distribution:
+        case CategoricalDistribution(choices=options):
+            range_: BaseDistribution = CategoricalDistribution((*options, value))
+        case FloatDistribution(low=low, high=high, log=log):
+            range_ = FloatDistribution(min(low, value), max(high, value), log=log and value > 0)
+        case IntDistribution(low=low, high=high, log=log):
+            range_ = IntDistribution(min(low, value), max(high, value), log=log and value > 0)
+        case other:
+            range_ = other
+    return replace(parameter, distribution=range_)
 
 
 def _taken(record: _Record, params: Params) -> Iterator[_Parameter]:

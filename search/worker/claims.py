@@ -103,10 +103,7 @@ class Claims:
         self._process = process or ProcessIdentity.current()
         self._worker = f"{socket.gethostname()}-{self._process.pid}-{uuid.uuid4().hex[:8]}"
         self._lease_seconds = lease_seconds
-        if since is None:
-            with database.engine.connect() as connection:
-                since = steering.now(connection)
-        self.since = since
+        self.since = steering.moment(database) if since is None else since
         self.limit(budget=budget)
 
     def limit(self, *, budget: Budget | None, wanted: Collection[str] | None = None) -> None:
@@ -410,6 +407,9 @@ class Claims:
             return None
         try:
             values, distributions = queries.given_values(connection, trial.trial_id)
+            if trial.is_rerun:  # of a trial of any ranges
+                self._study.space.of(values)
+                return None
             self._study.space.check(values)
             ranges = self._study.space.ranges
             for name, distribution in distributions.items():
@@ -442,7 +442,9 @@ class Claims:
                     key: first.user_attrs[key]
                     for key in FIXED_TRIAL_ATTRIBUTES & first.user_attrs.keys()
                 }
-                self._joined.enqueue_trial(params, user_attrs=attributes)
+                self._joined.enqueue_trial(
+                    self._study.space.complete(params), user_attrs=attributes
+                )
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
 

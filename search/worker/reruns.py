@@ -59,8 +59,10 @@ class Reruns:
     def fixed(self, origin: Mapping[str, Value], params: Mapping[str, Value], repeat: int) -> Fixed:
         """Return re-run number `repeat` of the variant or trial that `origin` names."""
         seed = self.study.repeat_seed(repeat)
-        complete = self.study.space.params(self.study.space.of(params))
-        return Fixed(params=complete, attributes={**origin, REPEAT: repeat, SEED: seed})
+        return Fixed(
+            params=self.study.space.complete(params),
+            attributes={**origin, REPEAT: repeat, SEED: seed},
+        )
 
     def train_best(self, best: Sequence[FrozenTrial], n_repeats: int, stop: Stop) -> Overview:
         """Train each of `best`, trials of another study, with `n_repeats` seeds, seed by seed.

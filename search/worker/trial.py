@@ -13,12 +13,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from search.database.leases import Claim, LeaseLost
-from search.database.optuna_internals import open_trial, reported
+from search.database.optuna_internals import FIXED_PARAMS, open_trial, reported
 from search.study.metrics import Epoch
 from search.study.trial_attributes import (
     ENVIRONMENT,
     MEASURED_TRAIN,
     environments,
+    is_fixed,
     measures_train,
     readable,
 )
@@ -60,7 +61,9 @@ def _trained(worker: "Worker", claim: Claim, after_batch: Callable[[int], None])
     recorded = worker.database.epochs(claim.study_key, claim.number)
     _note_environment(worker, claim, trial, is_new=not recorded)
     if not recorded:  # otherwise it has its choices, perhaps of ranges that have changed since
-        study.space.suggest(trial)
+        enqueued = readable(reported(trial))
+        given = enqueued.system_attrs.get(FIXED_PARAMS, {}) if is_fixed(enqueued) else {}
+        study.space.suggest(trial, given)
     # As stored: if two workers drew values for the trial, the first to write one decided it.
     stored = readable(worker.database.optuna.get_trial(claim.trial_id))
     for epoch in recorded:
@@ -119,6 +122,6 @@ def _ended(worker: "Worker", claim: Claim, trial: optuna.Trial, epoch: Epoch) ->
         return None
     if cut := worker.pruner.cut(worker.joined, reported(trial)):
         if cut.loss is not None:  # a pruner of Optuna's knows only the study's metric
-            cut = replace(cut, value=epoch.metrics[cut.loss])
+            cut = replace(cut, value=epoch.metrics.get(cut.loss))
         return Outcome.pruned(cut)
     return Outcome.cut_short(epoch.number) if epoch.number >= claim.until else None

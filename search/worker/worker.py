@@ -19,15 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 from search.artifacts.files_of_study import StudyFiles
 from search.artifacts.retention import Retention
 from search.artifacts.store import open_artifacts
+from search.database import steering
 from search.database.database import Database
-from search.database.identity import DEFINITION, study_ref
-from search.database.knowledge import known, learn
+from search.database.identity import study_ref
+from search.database.knowledge import check_origin, known, learn
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
 from search.database.redefinition import redefinitions
 from search.database.rungs import Ladder, Recorded
-from search.database.studies import files_of, join, study_called
+from search.database.studies import files_of, join
 from search.errors import UserError
 from search.reporting.notes import Notes
 from search.study.budget import Budget
@@ -106,8 +107,11 @@ class Worker:
                 cannot be used.
         """
         with ready(study.callbacks), closing(Database(config.storage)) as database:
+            definition = study.definition(machine.session.digest, machine.session.precision)
             for name in learn_from:
-                study_called(database, name)  # before a study is created
+                check_origin(database, study, definition, name)
+            # A redefinition stops the workers that were there before it, and not this one.
+            since = None if redefine else config.since or steering.moment(database)
             joined = join(
                 database,
                 study,
@@ -120,7 +124,7 @@ class Worker:
             study = study.in_precision(machine.session.precision)  # as notes and tables say
             ref = study_ref(joined)
             for name in learn_from:
-                learn(database, ref, study.space, joined.user_attrs[DEFINITION], name)
+                learn(database, ref, study.space, definition, name)
             elsewhere = known(database, ref, study.space)
             has_experience = bool(elsewhere or redefinitions(database, ref))
             joined.sampler = RepeatableSampler(
@@ -140,7 +144,7 @@ class Worker:
                 joined,
                 study=study,
                 lease_seconds=config.lease_seconds,
-                since=config.since,
+                since=since,
             )
             yield cls(
                 study=study,

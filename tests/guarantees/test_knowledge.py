@@ -141,6 +141,11 @@ def test_of_another_task_only_the_ranks_count(start: Start) -> None:
         (LEARNER, "none", "study none: .* has no such study"),
         (curves, "curves", "--from curves: it is the study itself"),
         (
+            replace(LEARNER, ranges={"x": FloatDistribution(2.0, 3.0)}),
+            "curves",
+            "--from curves: none of its finished trials fits the study learner",
+        ),
+        (
             replace(LEARNER, direction="minimize"),
             "curves",
             "--from curves: its direction is maximize, and that of this study is minimize",
@@ -153,8 +158,7 @@ def test_what_cannot_be_learned_from_is_refused(
     process = start(curves)
     with pytest.raises(UserError, match=complaint):
         start(study, learn_from=[name])
-    if name == "none":
-        assert optuna.get_all_study_names(process.database.optuna) == ["curves"]
+    assert optuna.get_all_study_names(process.database.optuna) == ["curves"]
 
 
 def test_the_command_says_what_its_sampler_learns_from(search: Command) -> None:

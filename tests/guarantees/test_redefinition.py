@@ -16,7 +16,10 @@ from optuna.trial import TrialState, create_trial
 from search.artifacts.store import open_artifacts
 from search.artifacts.whole_study import copy
 from search.database import steering
+from search.database.database import Database
+from search.database.leases import LeaseLost
 from search.database.redefinition import redefinitions
+from search.database.snapshot import Overview
 from search.errors import UserError
 from search.study.definition import history
 from search.study.metrics import Metrics
@@ -25,6 +28,7 @@ from search.study.study import Study
 from search.study.training import Run
 from search.worker.claims import Standing
 from search.worker.repeatable_sampler import RepeatableSampler
+from search.worker.result import Outcome
 from tests.support.commands import Command
 from tests.support.process import Killed, Start, killed_at
 
@@ -237,6 +241,65 @@ def test_a_new_choice_needs_a_default_unless_its_class_is_new(start: Start) -> N
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_class_that_trials_may_have_taken_stays(start: Start) -> None:
+    @dataclass(frozen=True)
+    class Plain: ...
+
+    @dataclass(frozen=True)
+    class Other: ...
+
+    @dataclass(frozen=True)
+    class One:
+        noise: Plain | Other
+
+    @dataclass(frozen=True)
+    class Two:
+        noise: Other
+
+    @dataclass(frozen=True)
+    class Three:
+        noise: Other | Before
+
+    start(replace(before, choices=One))
+    for choices in (Two, Three):
+        with pytest.raises(UserError, match="noise lacks the class Plain, which trials of the"):
+            start(replace(before, choices=choices), redefine=True)
+
+
+def test_a_failed_variant_is_tried_again_with_the_default(start: Start) -> None:
+    process = start(replace(before, variants={"one": Before(x=0.5, kind="b")}))
+    for _ in range(2):
+        process.claims.finish(process.claim(), Outcome(state=TrialState.FAIL, reason="no memory"))
+    new = replace(after, variants={"one": After(x=0.5, kind="b")}, trials=1)
+    again = start(new, redefine=True)
+    again.work()
+    *_, last = again.trials
+    assert last.params == {"x": 0.5, "kind": "b", "y": 0.125}
+    assert (last.state, last.user_attrs["variant"]) == (TrialState.COMPLETE, "one")
+    start(new)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_worker_that_wakes_up_after_a_redefinition_records_nothing(start: Start) -> None:
+    silent = start(lease_seconds=0.0)
+    held = silent.claim()
+    again = start(replace(after, trials=1), redefine=True)
+    with pytest.raises(LeaseLost):
+        silent.run(held)
+    again.work()
+    (trial,) = again.trials
+    assert (trial.state, set(trial.params)) == (TrialState.COMPLETE, {"x", "kind", "y"})
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_the_same_redefinition_twice_is_one(start: Start) -> None:
+    start()
+    first, second = start(after, redefine=True), start(after, redefine=True)
+    assert len(redefinitions(second.database, second.ref)) == 1
+    first.run(first.claim())
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_workers_of_the_old_definition_end(start: Start) -> None:
     process, other = start(), start()
     steering.pause(process.database, process.ref, is_paused=True)
@@ -269,9 +332,18 @@ def test_trials_of_before_run_again_with_the_default(search: Command, tmp_path: 
     search("run", "--study", "Before.py", "--trials", 4)
     search("reproduce", "--study", "Before.py", "--trial", 1, "--repeats", 1)
     search("run", "--study", "After.py", "--trials", 6, "--redefine")
-    again = search("reproduce", "--study", "After.py", "--trial", 1, "--repeats", 2)
+    again = search("reproduce", "--study", "After.py", "--top", 6, "--repeats", 2)
     replayed = search("reproduce", "--study", "After.py", "--trial", 1)
     assert (again.returncode, replayed.returncode) == (0, 0), again.stderr + replayed.stderr
+    database = Database(f"sqlite:///{tmp_path / 'search.db'}")
+    first, runs = (Overview.of_study(database, name).trials for name in ("mine", "mine-rerun"))
+    database.close()
+    assert any(trial.params["x"] < 0.25 or trial.params["kind"] == "a" for trial in first)
+    assert {run.user_attrs["trial"] for run in runs} == set(range(6))
+    assert {run.state for run in runs} == {TrialState.COMPLETE}
+    for run in runs:
+        default, trial = {"y": 0.125}, first[run.user_attrs["trial"]]
+        assert default | run.params == default | trial.params
     assert "All metrics are the same, bit for bit" in replayed.stdout
     report = search("report", "--study", "After.py", "--format", "json", "--out", "-")
     (change,) = json.loads(report.stdout)["changes"]

@@ -168,6 +168,12 @@ def test_rungs_that_cannot_be_are_refused() -> None:
         Promotion(first_loss="")
 
 
+def test_a_pruner_is_described_as_in_studies_that_were_made_before_it_had_a_first_loss() -> None:
+    assert described(Promotion()) == "Promotion(factor=8, keep=0.5, min_epochs=1)"
+    by_loss = described(Promotion(first_loss="loss"))
+    assert by_loss == "Promotion(factor=8, first_loss='loss', keep=0.5, min_epochs=1)"
+
+
 def test_promotion_stops_each_trial_at_each_rung_once() -> None:
     study = optuna.create_study(direction="maximize", pruner=Promotion(factor=3, keep=1 / 3))
     trial = study.ask()

@@ -17,7 +17,7 @@ from search.database.leases import Claim, Lease
 from search.database.liveness import ProcessIdentity
 from search.study.budget import Budget
 from search.study.study import Study
-from search.worker.claims import Claims
+from search.worker.claims import LEASE_SECONDS, Claims
 from search.worker.config import WorkerConfig
 from search.worker.machine import Machine
 from search.worker.result import Outcome
@@ -39,6 +39,7 @@ class Process:
         measure_train: bool = False,
         redefine: bool = False,
         learn_from: Sequence[str] = (),
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         """`artifacts` is as for `--artifacts`, by default the `folder`; `redefine` and `learn_from`
         are as for `Worker.open`."""
@@ -51,6 +52,7 @@ class Process:
             device="cpu",
             threads=1,
             measure_train=measure_train,
+            lease_seconds=lease_seconds,
         )
         self.machine = machine or config.machine(study, print)
         self._opened = Worker.open(
