@@ -401,7 +401,7 @@ def _next(
         yield f"  {write.line('search.report', name)}"
     if options.study and answer.confirmed is None:
         places = _places(options, "data", "artifacts")
-        which = "--top 5" if Ties.of(study, overview.ranked).numbers else "--trial best"
+        which = Ties.of(study, overview.ranked, answer).to_run_again
         again = write.line("search.reproduce", name, which, "--repeats 5", *places)
         yield f"  {again}"
     yield f"  {write.line('search.dashboard', *_places(options, 'artifacts'))}"
@@ -426,8 +426,7 @@ def _confirm(
     own: dict[str, Any] = {"name": name, "variants": {}, "confirm": None, "audit": 0.0}
     reruns = Reruns(
         study=study.changed(own),
-        # They may be redefined, which stops the workers that are there before.
-        config=replace(worker.config, changes={**worker.config.changes, **own}, since=None),
+        config=replace(worker.config, changes={**worker.config.changes, **own}),
         machine=worker.machine,
         out=out,
         origin=overview.study_key,

@@ -56,7 +56,11 @@ class RungAudit:
         through = list(_let_through(overview))
         bars = [_score(overview, trial) for trial in through]
         scores = [_score(overview, trial) for trial in ended]
-        both = [*ended, *through]
+        pairs = [
+            (_compared(overview, trial, rung, loss), _score(overview, trial))
+            for trial in (*ended, *through)
+        ]
+        both = [(at_rung, at_end) for at_rung, at_end in pairs if at_rung is not None]
         return cls(
             rung=rung,
             pruned=len(pruned) + len(audited),
@@ -65,15 +69,7 @@ class RungAudit:
             above_median=sum(score > median(bars) for score in scores) if bars else 0,
             above_best=sum(score > max(bars) for score in scores) if bars else 0,
             let_through=len(through),
-            correlation=_spearman(
-                [
-                    _score(overview, trial, rung)
-                    if loss is None
-                    else -overview.of(trial)[rung - 1].metrics[loss]
-                    for trial in both
-                ],
-                [_score(overview, trial) for trial in both],
-            ),
+            correlation=_spearman([at_rung for at_rung, _ in both], [at_end for _, at_end in both]),
         )
 
 
@@ -91,6 +87,15 @@ def _let_through(overview: Overview) -> Iterator[FrozenTrial]:
         is_sampled = not is_fixed(trial) and FIXED_PARAMS not in trial.system_attrs
         if is_sampled and AUDITED not in trial.user_attrs and trial.state == TrialState.COMPLETE:
             yield trial
+
+
+def _compared(overview: Overview, trial: FrozenTrial, rung: int, loss: str | None) -> float | None:
+    """Return what the rung compares, such that higher is better; None if it was not measured, as of
+    a trial that was begun under another pruner."""
+    if loss is None:
+        return _score(overview, trial, rung)
+    found = overview.of(trial)[rung - 1].metrics.get(loss)
+    return None if found is None else -found
 
 
 def _score(overview: Overview, trial: FrozenTrial, epoch: int = 0) -> float:

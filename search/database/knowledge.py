@@ -46,8 +46,8 @@ class Known:
 
 def learn(
     database: Database, study: StudyRef, space: Space, definition: Definition, name: str
-) -> int:
-    """Let the study know the trials of the study called `name` that fit `space`; return how many.
+) -> None:
+    """Let the study know the trials of the study called `name` that fit `space`.
 
     `name` has passed `check_origin`. What is known of that study already stays as it is.
     """
@@ -56,9 +56,9 @@ def learn(
     overview = Overview.of_study(database, name)
     with database.lock(study.key) as connection:
         mine = table.c.study_key == study.key
-        from_there = select(func.count()).where(mine, table.c.origin == origin.key)
-        if n_known := connection.execute(from_there).scalar_one():
-            return n_known
+        from_there = select(table.c.number).where(mine, table.c.origin == origin.key).limit(1)
+        if connection.scalar(from_there) is not None:
+            return
         first = connection.execute(select(func.count()).where(mine)).scalar_one()
         rows = [
             {
@@ -77,7 +77,6 @@ def learn(
         ]
         if rows:
             connection.execute(insert(table), rows)
-    return len(rows)
 
 
 def check_origin(database: Database, study: Study[Any], definition: Definition, name: str) -> None:

@@ -263,13 +263,6 @@ def draw_again(connection: Connection, trial_id: int) -> None:
     connection.execute(delete(trial_params).where(trial_params.c.trial_id == trial_id))
 
 
-def set_fixed_params(connection: Connection, trial_id: int, params: Mapping[str, object]) -> None:
-    """Replace the values that a trial was enqueued with, in the caller's transaction."""
-    table = trial_system_attributes
-    mine = table.c.trial_id == trial_id, table.c.key == FIXED_PARAMS
-    connection.execute(update(table).where(*mine).values(value_json=json.dumps(params)))
-
-
 def drop_study_user_attribute(connection: Connection, study_id: int, name: str) -> None:
     """Remove a user attribute of a study in the caller's transaction, if it is there."""
     table = study_user_attributes

@@ -232,11 +232,9 @@ def best_on_rung(
 
     The best have the highest scores, or the lowest values of the metric `loss`.
     """
-    best = (
-        _epochs.c.score.desc()
-        if loss is None
-        else (_epochs.c.metrics[loss].as_float().nulls_last())
-    )
+    best = _epochs.c.score.desc()
+    if loss is not None:  # which trials lack that were begun under another pruner
+        best = _epochs.c.metrics[loss].as_float().nulls_last()
     query = select(_epochs.c.trial).where(_at(study, epoch), _competes(study))
     return connection.scalars(query.order_by(best, _epochs.c.trial).limit(n)).all()
 

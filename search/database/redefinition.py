@@ -20,12 +20,7 @@ from search.database.identity import DEFINITION, study_ref
 from search.database.queries import Entry, StudyRef
 from search.database.tables import epochs
 from search.errors import UserError
-from search.study.definition import (
-    RANGE,
-    Definition,
-    Redefinition,
-    changed,
-)
+from search.study.definition import RANGE, Definition, Redefinition, changed
 from search.study.space import Space, Value
 
 REDEFINED = "search:redefined"
@@ -135,11 +130,13 @@ def _draw_again(connection: Connection, space: Space[Any], trial: Entry) -> None
         elif trial.name is None:
             space.check(given)
         else:
-            values = space.completed(given)
+            values = space.complete_in_range(given)
     except ValueError as error:
         raise UserError(
             f"--redefine: trial {trial.number} was enqueued with {error}; the command `cancel` "
             "takes it back"
         ) from error
     if values != given:
-        optuna_internals.set_fixed_params(connection, trial.trial_id, values)
+        optuna_internals.set_system_attribute(
+            connection, trial.trial_id, optuna_internals.FIXED_PARAMS, values
+        )

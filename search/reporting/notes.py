@@ -245,7 +245,7 @@ def text(study: Study, progress: Progress) -> str:
     finished = sum(progress.counts[state] for state in FINISHED)
     halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
-    ties = Ties() if answer.is_of_reruns else Ties.of(study, some.ranked[:BEST])
+    ties = Ties.of(study, some.ranked[:BEST], answer)
     return template("note.md").render(
         study=study,
         spent=(

@@ -75,14 +75,16 @@ def answer(findings: ReportData) -> list[tuple[str, str]]:
 
 
 def rerun_command(findings: ReportData) -> str | None:
-    """Return the command that re-runs the search's first-ranked trial with fresh seeds; None if it
-    has re-runs."""
+    """Return the command that re-runs the search's first-ranked trial with fresh seeds, and its
+    ties; None if it has re-runs."""
     not_rerun = findings.answer.not_rerun
     if not_rerun is None:
         return None
-    trial = str(not_rerun.number) if findings.answer.standings else "best"
-    which = f"--trial {trial} --repeats 5"
-    return findings.commands.line("search.reproduce", findings.options, which)
+    which = f"--trial {not_rerun.number}"
+    if not findings.answer.standings:
+        ties = Ties.of(findings.study, findings.overview.ranked, findings.answer)
+        which = ties.to_run_again
+    return findings.commands.line("search.reproduce", findings.options, which, "--repeats 5")
 
 
 def counts(findings: ReportData) -> str:
@@ -110,7 +112,7 @@ def best_trials(findings: ReportData) -> ChoicesTable:
     """Return the best trials, with the results of their re-runs if there are any."""
     overview, study, answer = findings.overview, findings.study, findings.answer
     trials = overview.ranked[:BEST]
-    ties = Ties() if answer.is_of_reruns else Ties.of(study, overview.ranked)
+    ties = Ties.of(study, overview.ranked, answer)
     rows = []
     for trial in trials:
         row = {"trial": label(trial), study.objective.words: ties.marked(trial)}

@@ -24,7 +24,7 @@ def summary(overview: Overview, study: Study, answer: Answer) -> RenderableType:
     """Return the best trials, the variants, and the savings of pruning."""
     parts: list[RenderableType] = []
     if overview.ranked:
-        ties = Ties() if answer.is_of_reruns else Ties.of(study, overview.ranked)
+        ties = Ties.of(study, overview.ranked, answer)
         parts.append(_best(overview, study, ties))
     if study.variants:
         parts.append(variant_tables.variants(overview, study))

@@ -8,8 +8,8 @@ the same decisions from the reported values alone, so repeating a check gives th
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 from optuna import Study
 from optuna.pruners import BasePruner
@@ -17,7 +17,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.errors import UserError
-from search.study.metrics import number, words
+from search.study.metrics import Metrics, number, words
 from search.study.trial_attributes import REOPENED, readable
 
 
@@ -34,6 +34,15 @@ class PruneReason:
     loss: str | None = None
     """The metric that the pruner compares; None for the study's."""
     pruner: str
+
+    def of(self, metrics: Metrics) -> Self:
+        """Return the reason with the value of `loss` among the metrics of its epoch. A trial that
+        was begun under another pruner may lack it."""
+        if self.loss is None:
+            return self
+        if self.loss not in metrics:
+            return replace(self, loss=None)
+        return replace(self, value=metrics[self.loss])
 
     def __str__(self) -> str:
         if self.pruner == Promotion.__name__:

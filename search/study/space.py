@@ -166,7 +166,7 @@ class Space(Generic[C]):
         """
         return self.params(self.of(params))
 
-    def completed(self, params: Params) -> dict[str, Value]:
+    def complete_in_range(self, params: Params) -> dict[str, Value]:
         """Return `params` with the defaults of what is missing.
 
         Raises:
@@ -182,7 +182,7 @@ class Space(Generic[C]):
         """Return a trial of other ranges as one of these; None if it does not fit them."""
         found = copy.copy(trial)
         try:
-            found.params = self.completed(trial.params)
+            found.params = self.complete_in_range(trial.params)
         except UserError:
             return None
         found.distributions = {name: self._known[name].distribution for name in found.params}

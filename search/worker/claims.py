@@ -11,6 +11,7 @@ import socket
 import traceback
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from enum import Enum
 
 import optuna
@@ -34,6 +35,7 @@ from search.database.optuna_internals import (
 from search.database.queries import Entry
 from search.database.redefinition import redefinitions
 from search.database.rungs import Ladder
+from search.errors import UserError
 from search.study.budget import Budget
 from search.study.pruners import Promotion
 from search.study.seeds import SEEDS, derive_seed
@@ -442,9 +444,9 @@ class Claims:
                     key: first.user_attrs[key]
                     for key in FIXED_TRIAL_ATTRIBUTES & first.user_attrs.keys()
                 }
-                self._joined.enqueue_trial(
-                    self._study.space.complete(params), user_attrs=attributes
-                )
+                with suppress(UserError):  # another tool's trial, without all values
+                    complete = self._study.space.complete(params)
+                    self._joined.enqueue_trial(complete, user_attrs=attributes)
         now = filter(self._is_wanted, queries.fixed(connection, self._ref))
         return [trial for trial in now if trial.trial_id not in before]
 

@@ -5,7 +5,6 @@ resumes after it.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import optuna
@@ -121,7 +120,5 @@ def _ended(worker: "Worker", claim: Claim, trial: optuna.Trial, epoch: Epoch) ->
     if epoch.number == worker.study.epochs:
         return None
     if cut := worker.pruner.cut(worker.joined, reported(trial)):
-        if cut.loss is not None:  # a pruner of Optuna's knows only the study's metric
-            cut = replace(cut, value=epoch.metrics.get(cut.loss))
-        return Outcome.pruned(cut)
+        return Outcome.pruned(cut.of(epoch.metrics))
     return Outcome.cut_short(epoch.number) if epoch.number >= claim.until else None

@@ -25,6 +25,14 @@ def _trials(*values: float) -> list[FrozenTrial]:
     return trials
 
 
+def _ties(study: Study, *values: float) -> Ties:
+    trials = _trials(*values)
+    overview = Overview.of_trials(
+        trials, study_key="", epochs={}, n_epochs=1, objective=study.objective, final=study.final
+    )
+    return Ties.of(study, trials, answer_from_reruns(overview, {}))
+
+
 @pytest.mark.parametrize(
     ("changes", "n", "margin"),  # 2 sqrt(0.75 * 0.25 / n)
     [
@@ -38,13 +46,16 @@ def test_within_twice_the_binomial_standard_error_of_the_best_is_a_tie(
     changes: dict[str, Any], n: str, margin: float
 ) -> None:
     study = dataclasses.replace(cifar, published=None).changed(changes)
-    found = Ties.of(study, _trials(0.75, 0.75, 0.75 - margin + 1e-5, 0.75 - margin - 1e-5, 0.1))
+    found = _ties(study, 0.75, 0.75, 0.75 - margin + 1e-5, 0.75 - margin - 1e-5, 0.1)
     assert found.numbers == {1, 2}
+    assert found.to_run_again == "--top 5"
     assert found.text == (
         f"A difference up to {margin:.4f} is within twice the standard error of {n}; = marks such "
         "a tie with the best."
     )
-    assert Ties.of(study, _trials(0.75, 0.1)).text.endswith(f"standard error of {n}.")
+    alone = _ties(study, 0.75, 0.1)
+    assert alone.text.endswith(f"standard error of {n}.")
+    assert alone.to_run_again == "--trial best"
 
 
 @pytest.mark.parametrize(
@@ -56,10 +67,10 @@ def test_within_twice_the_binomial_standard_error_of_the_best_is_a_tie(
     ],
 )
 def test_only_the_same_value_is_a_tie_where_the_error_is_not_known(study: Study) -> None:
-    found = Ties.of(study, _trials(0.75, 0.75, 0.75 + 1e-9))
+    found = _ties(study, 0.75, 0.75, 0.75 + 1e-9)
     assert found.numbers == {1}
     assert found.text == "= marks the same value as the best."
-    assert Ties.of(study, _trials(0.75, 0.7)) == Ties.of(study, []) == Ties()
+    assert _ties(study, 0.75, 0.7) == _ties(study) == Ties()
 
 
 def test_once_re_runs_compare_trials_they_alone_tell_ties(study: Study) -> None:

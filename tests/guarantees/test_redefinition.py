@@ -13,23 +13,28 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
+from search.analysis.audit import audits
 from search.artifacts.store import open_artifacts
 from search.artifacts.whole_study import copy
-from search.database import steering
+from search.database import queries, steering
 from search.database.database import Database
 from search.database.leases import LeaseLost
 from search.database.redefinition import redefinitions
-from search.database.snapshot import Overview
+from search.database.snapshot import Observer, Overview
+from search.database.studies import join
 from search.errors import UserError
 from search.study.definition import history
 from search.study.metrics import Metrics
 from search.study.samplers import TPE
 from search.study.study import Study
 from search.study.training import Run
+from search.worker import worker
 from search.worker.claims import Standing
 from search.worker.repeatable_sampler import RepeatableSampler
 from search.worker.result import Outcome
 from tests.support.commands import Command
+from tests.support.curves import BY_LOSS, Curve, value
+from tests.support.curves import study as curves
 from tests.support.process import Killed, Start, killed_at
 
 
@@ -292,6 +297,59 @@ def test_a_worker_that_wakes_up_after_a_redefinition_records_nothing(start: Star
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_worker_that_has_just_joined_the_old_definition_ends(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+
+    def joined_just_before(*arguments: Any, **options: Any) -> optuna.Study:
+        found = join(*arguments, **options)
+        monkeypatch.setattr(worker, "join", join)
+        start(after, redefine=True)
+        return found
+
+    monkeypatch.setattr(worker, "join", joined_just_before)
+    assert start().claims.claim() is Standing.STOPPED
+
+
+def test_trials_of_before_that_lack_the_first_loss_are_last_on_its_rung(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = replace(curves, pruner=NopPruner(), trials=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Curve, "fit", _without_loss)
+        process = start(study)
+        for _ in range(3):
+            process.run(process.claim())
+        with pytest.raises(Killed):  # after the first epoch
+            process.run(process.claim(), killed_at(3))
+        process.close()
+    by_loss = start(replace(study, pruner=BY_LOSS, trials=8), redefine=True)
+    by_loss.work()
+    begun = by_loss.trials[3]
+    at_rung = f"{value(begun.params['x'], 1):.4f} at epoch 1, where it waits to be promoted"
+    assert begun.user_attrs["reason"] == at_rung
+    by_loss.close()
+    by_loss = start(replace(study, pruner=BY_LOSS, trials=8, audit=1.0))
+    by_loss.work()
+    overview = Observer(by_loss.database, by_loss.joined).look()
+    has_loss = {n for n, epochs in overview.epochs.items() if "loss" in epochs[0].metrics}
+    assert set() < has_loss < set(overview.epochs)
+    with by_loss.database.engine.connect() as connection:
+        ranked = queries.best_on_rung(connection, by_loss.ref, 1, n=8, loss="loss")
+    assert set(ranked[: len(has_loss)]) == has_loss
+    (first, *_) = audits(overview, BY_LOSS)
+    assert first.rung == 1
+
+
+def _without_loss(self: Curve, after: int = 0) -> Iterator[Metrics]:
+    for epoch in range(after + 1, self.run.epochs + 1):
+        self.epoch = epoch
+        self.run.after_batch(1)
+        yield {"value": value(self.run.choices.x, epoch)}
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_the_same_redefinition_twice_is_one(start: Start) -> None:
     start()
     first, second = start(after, redefine=True), start(after, redefine=True)
@@ -329,9 +387,11 @@ def test_trials_of_before_run_again_with_the_default(search: Command, tmp_path: 
     for name in ("Before", "After"):
         text = f"from tests.guarantees.test_redefinition import {name.lower()} as study\n"
         (tmp_path / f"{name}.py").write_text(text)
-    search("run", "--study", "Before.py", "--trials", 4)
-    search("reproduce", "--study", "Before.py", "--trial", 1, "--repeats", 1)
-    search("run", "--study", "After.py", "--trials", 6, "--redefine")
+    search("run", "--study", "Before.py", "--trials", 4, "--confirm")
+    confirmed = search("run", "--study", "After.py", "--trials", 6, "--redefine", "--confirm")
+    assert (confirmed.returncode, "Stopped" in confirmed.stdout) == (0, False), confirmed.stdout
+    assert "choose another --name" not in confirmed.stdout + confirmed.stderr
+    assert "The study's file has changed" not in confirmed.stdout
     again = search("reproduce", "--study", "After.py", "--top", 6, "--repeats", 2)
     replayed = search("reproduce", "--study", "After.py", "--trial", 1)
     assert (again.returncode, replayed.returncode) == (0, 0), again.stderr + replayed.stderr

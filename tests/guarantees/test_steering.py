@@ -17,6 +17,7 @@ from search.database.leases import n_at_work
 from search.database.snapshot import Observer
 from search.database.studies import study_called
 from search.errors import UserError
+from search.reporting.status import study_row
 from search.study.metrics import Metrics
 from search.study.study import Study
 from search.worker import worker
@@ -49,6 +50,17 @@ def _n_epochs(url: str, name: str) -> int:
     epochs = database.epochs_of_study(study_called(database, name).key)
     database.close()
     return sum(map(len, epochs.values()))
+
+
+def test_a_trial_of_a_worker_that_is_gone_is_told_as_interrupted(start: Start) -> None:
+    held, gone = start(), start(lease_seconds=0.0)
+    running = held.claim()
+    gone.claim()
+    overview = Observer(held.database, held.joined).look()
+    assert [trial.number for trial in overview.running] == [running.number]
+    assert study_row(held.database, "curves")["state"] == "1 running, 1 interrupted"
+    held.claims.release(running)
+    assert study_row(held.database, "curves")["state"] == "not running, 2 interrupted"
 
 
 def test_a_stop_reaches_the_workers_of_all_commands_and_the_search_resumes(

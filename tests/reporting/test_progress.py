@@ -15,17 +15,19 @@ from search.database.leases import Lease
 from search.database.liveness import ProcessIdentity
 from search.database.snapshot import Observer, Overview
 from search.database.studies import join
+from search.reporting import progress
 from search.reporting.progress import show_progress
 from search.reporting.seed_tables import comparison, rerun_table
 from search.reporting.status import Status
 from search.reporting.terminal import summary
 from search.study.budget import Budget
 from search.study.metrics import Epoch
-from search.study.space import params_text
+from search.study.space import Value, params_text
 from search.study.study import Study
 from search.study.trial_attributes import VARIANT
 from studies.cifar import Choices
 from studies.cifar import study as cifar
+from tests.support.commands import until
 from tests.support.epochs import epoch
 from tests.support.made_up import made_up
 
@@ -181,6 +183,78 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
         joined.tell(joined.ask(), state=TrialState.FAIL)
     assert isinstance(console.file, io.StringIO)
     assert "FAIL after 0 of" in console.file.getvalue()
+
+
+class _Script:
+    """Stands for an observer: each look is the next of these."""
+
+    def __init__(self, *looks: Overview) -> None:
+        self.left = list(looks)
+
+    def look(self) -> Overview:
+        return self.left.pop(0) if len(self.left) > 1 else self.left[0]
+
+
+def test_lines_tell_whole_choices_promotions_takeovers_and_pauses(
+    base: Choices, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    whole = study.space.params(base)
+
+    def look(
+        params: dict[str, Value],
+        epochs: int,
+        worker: str,
+        *,
+        reopened: int = 0,
+        paused: bool = False,
+    ) -> Overview:
+        attributes = {"reopened": reopened} if reopened else {}
+        trial = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+        trial.number, trial.params = 0, params
+        lease = Lease(
+            trial=0,
+            worker=worker,
+            process=ProcessIdentity(host="elsewhere", pid=1, started=0.0),
+            until=4,
+            expired=False,
+            batches_per_second=None,
+        )
+        return Overview.of_trials(
+            [trial],
+            study_key="",
+            epochs={0: [_epoch(0.5, number + 1) for number in range(epochs)]},
+            leases={0: lease},
+            is_paused=paused,
+            n_epochs=4,
+            objective=study.objective,
+            final=study.final,
+        )
+
+    script = _Script(
+        look({}, 0, "one"),
+        look(dict(list(whole.items())[:3]), 0, "one"),
+        look(whole, 0, "one"),
+        look(whole, 1, "one"),
+        look(whole, 1, "two", reopened=1),
+        look(whole, 2, "two", reopened=1),
+        look(whole, 2, "three", reopened=1),
+        look(whole, 2, "three", reopened=1, paused=True),
+        look(whole, 2, "three", reopened=1),
+    )
+    console = Console(file=io.StringIO(), width=300)
+    with show_progress(script, console, study, budget=Budget(trials=20)):  # type: ignore[arg-type]
+        until(lambda: len(script.left) == 1)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.partition(" ")[2] for line in console.file.getvalue().splitlines()]
+    assert [line for line in lines if "EPOCH" not in line] == [
+        f"[0] begins: {params_text(whole)}",
+        "[0] goes on after epoch 1",
+        "[0] resumes after epoch 2",
+        "paused: the workers wait",
+        "resumed after a pause",
+    ]
+    assert sum("EPOCH" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("width", [160, 80, 60, 40])

@@ -510,14 +510,14 @@ def test_a_default_is_the_value_of_what_is_missing() -> None:
         "width": 24, "dropout": 0.125, "schedule": "Cosine", "schedule.Cosine.warmup": 2,
     }  # fmt: skip
     assert space.of({"width": 24}) == Later(width=24)
-    assert space.completed({"width": 24}) == expected
+    assert space.complete_in_range({"width": 24}) == expected
     with pytest.raises(UserError, match="no value for width"):
-        space.completed({})
+        space.complete_in_range({})
     with pytest.raises(UserError, match="width must be"):
-        space.completed({"width": 8})
+        space.complete_in_range({"width": 8})
     narrow = Space(Later, {"dropout": FloatDistribution(0.25, 0.5)})
     with pytest.raises(UserError, match="dropout must be a number from 0"):
-        narrow.completed({"width": 24})
+        narrow.complete_in_range({"width": 24})
 
 
 def test_a_trial_of_other_ranges_fits_if_its_values_do() -> None:
@@ -529,7 +529,7 @@ def test_a_trial_of_other_ranges_fits_if_its_values_do() -> None:
     ranges = Space(Later).ranges
     fitted = Space(Later).fitted(trial)
     assert fitted is not None
-    assert fitted.params == Space(Later).completed(trial.params)
+    assert fitted.params == Space(Later).complete_in_range(trial.params)
     assert fitted.distributions == {name: ranges[name] for name in fitted.params}
     assert (fitted.value, trial.params) == (1.0, {"width": 24, "dropout": 0.25})
     assert Space(Later, {"dropout": FloatDistribution(0.3, 0.5)}).fitted(trial) is None

@@ -114,6 +114,15 @@ def test_an_enqueued_trial_outside_the_ranges_fails_by_name(
     assert joined.trials[3].user_attrs[REASON].startswith(reason)
 
 
+def test_a_failed_variant_of_another_tool_that_lacks_values_is_not_tried_again(
+    workers: Workers, joined: optuna.Study
+) -> None:
+    joined.enqueue_trial({"lr": 0.02}, user_attrs={"variant": "theirs"})
+    ended = [workers.end(workers.new(), FAIL if n == 2 else COMPLETE) for n in range(4)]
+    assert ended == [0, 1, 3, 2], "variants come first"
+    assert [trial.user_attrs.get("variant") for trial in joined.trials].count("theirs") == 1
+
+
 def test_a_trial_with_parameters_of_its_own_is_left_alone(
     workers: Workers, database: Database
 ) -> None:
