@@ -8,7 +8,6 @@ left running, and processes that failed.
 """
 
 import argparse
-import os
 import re
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from sqlalchemy import make_url
 from search.database.database import Database
 from search.study.trial_attributes import FINISHED, VARIANT
 from tests.benchmarks.databases import empty
+from tests.support.commands import fresh_environment
 
 BUDGET = 30
 EPOCHS_BUDGET = 61
@@ -70,9 +70,8 @@ study.optimize(objective, callbacks=[MaxTrialsCallback({BUDGET}, states=finished
 
 def _run(arguments: tuple[str, ...], url: str, folder: Path, n_starters: int) -> list[int]:
     """Start so many processes at once, kill two on the way, and return how each ended."""
-    environment = os.environ | {
+    environment = fresh_environment() | {
         "SEARCH_STORAGE": url,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
     }
     with (folder / ERRORS).open("w") as errors:

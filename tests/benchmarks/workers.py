@@ -7,7 +7,6 @@ trials per hour, from the first trial's start to the last one's end as the datab
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from search.database.database import Database
+from tests.support.commands import fresh_environment
 
 STUDY = """\
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _trials_per_hour(name: str, data: Path, *options: str) -> float:
             [sys.executable, "-m", "search.run", "--study", str(file), "--data", str(data),
              *SIZES[name], *options],
             cwd=folder, check=True, stdout=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=fresh_environment(),
         )  # fmt: skip
         database = Database(f"sqlite:///{folder}/search.db")
         trials = database.optuna.get_all_trials(1)

@@ -4,7 +4,6 @@ A search that is killed at random moments ends with the same trials, choices and
 undisturbed one.
 """
 
-import os
 import random
 import re
 import signal
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 
 from search.weights import find, load
-from tests.support.commands import Command, Run
+from tests.support.commands import Command, Run, fresh_environment
 from tests.support.databases import rows
 
 EXAMPLES = Path(__file__).parents[2] / "studies" / "examples"
@@ -132,8 +131,7 @@ def test_a_study_without_pytorch_needs_none_in_its_worker(tmp_path: Path, search
     )
     done = subprocess.run(
         [sys.executable, "-m", "search.run", "--study", "linear_study.py", "--trials", "2"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parents[1])},
+        cwd=tmp_path, env=fresh_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "torch.txt").read_text() == "False\n"

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from search.database.database import Database
 from search.worker import worker
 from tests.support.callbacks import LINES
-from tests.support.commands import Command, until
+from tests.support.commands import Command, fresh_environment, until
 from tests.support.databases import leased_pids, overview
 
 QUICK = ("--study", "digits", "--images", "160", "--threads", "1", "--device", "cpu")
@@ -55,6 +55,7 @@ def nodes() -> Iterator[Nodes]:
     """A cluster of one node; a test that adds another loses it again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", fresh_environment()["PYTHONPATH"])  # of the workers
         cluster = Nodes()
         yield cluster
         cluster.shutdown()

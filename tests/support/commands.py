@@ -90,6 +90,12 @@ class Run:
         return status
 
 
+def fresh_environment() -> dict[str, str]:
+    """Return the environment in which a Python that is started anew, in any folder, imports this
+    repository's `search`, `studies` and `tests`."""
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + seconds

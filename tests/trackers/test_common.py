@@ -9,7 +9,7 @@ import pytest
 from search.errors import UserError
 from search.study.callbacks import Callback
 from search.trackers import MLflow, TensorBoard, WandB
-from tests.support.commands import Command
+from tests.support.commands import Command, fresh_environment
 
 STUDY = """
 from dataclasses import replace
@@ -27,7 +27,8 @@ def test_a_study_with_trackers_loads_without_their_libraries(tmp_path: Path) -> 
         "import sys; from search.study import load; load('mine.py');"
         "sys.exit(bool({'tensorboard', 'mlflow', 'wandb', 'torch'} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=fresh_environment())
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

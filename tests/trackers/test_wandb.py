@@ -10,6 +10,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from search.trackers import WandB
 from tests.support.callbacks import Fails
 from tests.support.commands import Command, until
 from tests.support.curves import loss, value
+from tests.support.http import listening
 from tests.support.process import Killed, Start, killed_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("test_wandb")]
@@ -212,11 +214,26 @@ def test_a_killed_trial_goes_on_in_a_run_of_the_same_id(
     assert list(Logged(heir).history) == [*range(4, 11)]
 
 
+class Viewer(BaseHTTPRequestHandler):
+    """Answers as W&B's server does to somebody whom it knows."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"data": {"viewer": {"username": "me", "teams": {"edges": []}}}}')
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
 def test_without_a_key_a_search_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="W&B has no API key; run `wandb login`, set WANDB_API_KEY"):
         WandB().setup()
     WandB(mode="offline").setup()
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    wandb.teardown()  # which has read the environment
-    WandB().setup()
-    wandb.teardown()
+    with listening(Viewer) as url:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", url.rstrip("/"))
+        wandb.teardown()  # which has read the environment
+        WandB().setup()
+        wandb.teardown()

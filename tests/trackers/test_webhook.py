@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from search.errors import UserError
 from search.study.study import Study
 from search.trackers import Webhook
 from tests.support.curves import loss, value
+from tests.support.http import listening
 from tests.support.process import Start
 
 SECRET = "T0/open-sesame"
@@ -40,14 +41,8 @@ def _listening(status: int, got: list[Any]) -> Iterator[str]:
 
         def log_message(self, *arguments: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/{SECRET}?key={SECRET}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler) as url:
+        yield f"{url}{SECRET}?key={SECRET}"
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,7 @@ import sqlalchemy
 from search.vision.images import load_dataset
 from tests.benchmarks.search import optuna_script
 from tests.benchmarks.search.fresh_seed import Key, train
+from tests.support.commands import fresh_environment
 
 FILE = Path(__file__).parent / "search.jsonl"
 GRACE_SECONDS = 5.0
@@ -194,8 +195,7 @@ TOOLS: Mapping[str, Callable[[int, Path, argparse.Namespace], Search]] = {
 def _run(commands: Sequence[Sequence[str]], seconds: float) -> float:
     """Run the commands side by side for so long, kill them and all that they started, and return
     when they were started."""
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+    environment = fresh_environment() | {
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
