@@ -65,7 +65,7 @@ def importances(findings: ReportData) -> Figure:
             "array": _rounded(one.sd for one in found),
             "arrayminus": _rounded(min(one.sd, one.value) for one in found),
             "symmetric": False,
-            "color": "#444",
+            "color": GRAY,
         },
         "marker": {"color": TRAIN},
         "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
@@ -84,7 +84,7 @@ def slices(findings: ReportData) -> Iterator[tuple[str, Figure]]:
             if (there := [trial for trial in trials if name in trial.params])
         ]
         if traces:
-            layout = {"xaxis": _value_axis(distribution), "yaxis": {}, "showlegend": False}
+            layout = {"xaxis": _value_axis(distribution), "showlegend": False}
             yield name, _figure(traces, layout, height=240)
 
 
@@ -126,7 +126,7 @@ def parallel_coordinates(findings: ReportData) -> Figure:
         )
     ticks = [
         {"x": at, "y": place, "text": escape(text), "showarrow": False, "yanchor": "top",
-         "yshift": -2, "bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 10}}
+         "yshift": -2, "bgcolor": "white", "font": {"size": 10}}
         for place, (_, marks) in enumerate((*places, metric))
         for at, text in marks
     ]  # fmt: skip
@@ -314,7 +314,7 @@ def _crosses(findings: ReportData, pruned: Sequence[FrozenTrial]) -> Figure:
             for trial, why in zip(pruned, reasons, strict=True)
         ],
         "customdata": [trial.number for trial in pruned],
-        "mode": "markers", "marker": {"symbol": "x", "color": "#606060", "size": 6},
+        "mode": "markers", "marker": {"symbol": "x", "color": GRAY, "size": 6},
         "name": "pruned here", "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
 
@@ -376,9 +376,7 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int) -> Figure:
-    """Return the figure without a title, which the page shows, and with responsive width."""
-    grid = {"gridcolor": "#e5e8eb", "zerolinecolor": "#e5e8eb", "linecolor": "#d8dee4"}
-    axes = {name: {**grid, **layout.get(name, {})} for name in ("xaxis", "yaxis")}
+    """Return the figure without title and colours, which the page gives, and with responsive width."""
     return {
         "data": [{"type": "scatter", **trace} for trace in traces],
         "layout": {
@@ -389,6 +387,5 @@ def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int)
             "font": {"family": "system-ui, sans-serif", "size": 12},
             "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
             **layout,
-            **axes,
         },
     }

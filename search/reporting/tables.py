@@ -143,6 +143,9 @@ def variants(findings: ReportData) -> FittedTable:
         if not findings.verdicts:  # no published figures
             del row["verdict"], row[theirs], row["our best"]
         rows.append(row)
+    if all(row["trained on"] == setting(findings.study) for row in rows):  # the page says it once
+        for row in rows:
+            del row["trained on"]
     return FittedTable(rows=rows, texts=["trained on", "verdict"])
 
 

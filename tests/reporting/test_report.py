@@ -181,6 +181,24 @@ def test_the_axes_of_the_parallel_coordinates_are_apart_on_a_phone(page: Page) -
     )
 
 
+COLORS = """() => {
+    const of = (selector) => getComputedStyle(document.querySelector(selector));
+    return [of('body').backgroundColor, of('body').color, of('.chart .xtick text').fill];
+}"""
+LIGHT = ["rgb(255, 255, 255)", "rgb(27, 31, 36)", "rgb(27, 31, 36)"]
+DARK = ["rgb(13, 17, 23)", "rgb(230, 237, 243)", "rgb(230, 237, 243)"]
+
+
+def test_the_page_and_its_charts_follow_the_reader_into_the_dark_but_not_onto_paper(
+    page: Page,
+) -> None:
+    assert page.evaluate(COLORS) == LIGHT
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(COLORS) == DARK
+    page.emulate_media(color_scheme="dark", media="print")
+    assert page.evaluate(COLORS) == LIGHT
+
+
 def test_what_is_folded_is_not_printed(page: Page) -> None:
     page.emulate_media(media="print")
     variants = page.get_by_role("heading", name="The variants")
@@ -314,6 +332,7 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     assert "python -m search.reproduce --study mine.py --trial best --repeats 5" in text
     assert f"not comparable: {reason} | 1 | 0.4567 |" in text
     assert f"|  | numpy {version('numpy')} |" in text  # what the file imports
+    assert "trained on |" not in text  # the caption has said it
     more = ("--variant", "base", "--variant", "question-1", "--images", 1438, "--threads", 1)
     assert search("reproduce", "--study", "mine.py", *more).returncode == 0
     out = search("report", "--study", "mine.py", "--format", "json", "--out", "-").stdout
@@ -322,6 +341,8 @@ def test_published_curves_stand_beside_ours(tmp_path: Path, search: Command) -> 
     assert found["settings"]["precision"] == "float32"
     assert found["variants"]["question-1"]["settings"]["images"] == 1438
     assert found["variants"]["question-1"]["verdict"] == "one seed: no verdict"
+    text = search("report", "--study", "mine.py", "--format", "markdown", "--out", "-").stdout
+    assert "| question-1 | all 1438 images, 1 epoch |" in text
 
 
 def test_what_cannot_be_reported_is_said_in_one_line(tmp_path: Path, search: Command) -> None:
