@@ -95,12 +95,21 @@ class Answer:
         return min([self.best.number, *self.tied], key=self.seconds.__getitem__)
 
     @property
-    def text(self) -> str | None:
-        """The result of the re-runs as text; None if the best trial was not re-run."""
+    def spread(self) -> Spread | None:
+        """The final metric of the best trial over the seeds that had no part in choosing it, or
+        else over all of its re-runs; None if it was not re-run."""
         if self.best is None or self.best.number not in self.standings:
             return None
-        confirmed, honest = self.confirmed, self.standings[self.best.number].honest
-        spread = honest if confirmed is None else confirmed.unused
+        if self.confirmed is not None:
+            return self.confirmed.unused
+        return self.standings[self.best.number].honest
+
+    @property
+    def text(self) -> str | None:
+        """The result of the re-runs as text; None if the best trial was not re-run."""
+        if self.best is None or (spread := self.spread) is None:
+            return None
+        confirmed = self.confirmed
         kind = "fresh" if confirmed is None else "unused"
         seeds = f"{spread.n} {kind} seed{'s' if spread.n > 1 else ''}"
         parts = [f"Best over {seeds}: trial {label(self.best)}, {self.metric} {spread}"]

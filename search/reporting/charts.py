@@ -376,7 +376,7 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int) -> Figure:
-    """Return the figure without title and colours, which the page gives, and with responsive width."""
+    """Return the figure with responsive width; the page gives title and colours."""
     return {
         "data": [{"type": "scatter", **trace} for trace in traces],
         "layout": {

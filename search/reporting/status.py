@@ -13,13 +13,14 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from search.analysis.answer import answer
 from search.database import queries, steering
 from search.database.budgets import early_end, stored_budget
 from search.database.database import Database
 from search.database.identity import DEFINITION
 from search.database.leases import Lease, n_at_work
 from search.database.snapshot import Observer, Overview
-from search.database.studies import ORIGIN_KEY, study_called
+from search.database.studies import ORIGIN_KEY, rerun_study, study_called
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
 from search.reporting.commands import Commands
@@ -34,6 +35,10 @@ EPOCH_BAR = 10
 """Number of characters for the epochs of a running trial."""
 ENDED = 5
 """Number of the trials that ended last, of which the view tells why."""
+COLUMNS = (
+    "study", "state", "trials", "epochs", "metric", "best", "best trial", "mean of re-runs"
+)  # fmt: skip
+"""Of the table of studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +208,10 @@ def status(database: Database, name: str) -> RenderableType:
         parts.append(Text(f"Ended early: {early}."))
     elif budget.ends_early_with:
         parts.append(Text(f"It ends early with {budget.ends_early_with}."))
-    return Group(*parts, Status(overview=overview, budget=budget, is_whole=True))
+    parts.append(Status(overview=overview, budget=budget, is_whole=True))
+    if reruns := answer(database, overview).text:
+        parts.append(Text(reruns))
+    return Group(*parts)
 
 
 def listed(database: Database, commands: Commands) -> RenderableType:
@@ -213,8 +221,14 @@ def listed(database: Database, commands: Commands) -> RenderableType:
     if not rows:
         search = commands.line("search.run", "--study digits")
         return Text(f"{database} has no study; a search creates one, such as `{search}`.")
+    if not any(row["mean of re-runs"] for row in rows):
+        for row in rows:
+            del row["mean of re-runs"]
     return FittedTable(
-        rows=rows, texts=["state"], droppable=["epochs", "best trial", "trials"], foldable=["state"]
+        rows=rows,
+        texts=["state", "mean of re-runs"],
+        droppable=["epochs", "best trial", "trials"],
+        foldable=["state", "mean of re-runs"],
     )
 
 
@@ -226,7 +240,7 @@ def shown_name(name: str) -> str:
 def study_row(database: Database, name: str) -> dict[str, str]:
     """Return the cells of a study's row, by column; all but two are empty if it is not one of this
     service."""
-    row = dict.fromkeys(("study", "state", "trials", "epochs", "metric", "best", "best trial"), "")
+    row = dict.fromkeys(COLUMNS, "")
     try:
         ref = study_called(database, name)
     except UserError:
@@ -268,6 +282,12 @@ def study_row(database: Database, name: str) -> dict[str, str]:
                 "best": number(objective.score(best[0].score)),
                 "best trial": str(best[0].number),
             }
+    if rerun_study(database, ref.key) is not None:
+        found = answer(database, Overview.of_study(database, name))
+        if found.best is not None and found.spread is not None:
+            n = found.spread.n
+            seeds = f"trial {found.best.number}, {n} seed{'s' if n > 1 else ''}"
+            row["mean of re-runs"] = f"{number(found.spread.mean)} ({seeds})"
     return row
 
 

@@ -60,6 +60,7 @@ def _study(database: Database, name: str) -> dict[str, Any]:
         "text": f"{row['state']}; {row['trials']} trials, {row['epochs']} epochs",
         "best": f"{row['metric']} {row['best']}" if row["best"] else "",
         "best_trial": row["best trial"],
+        "reruns": row["mean of re-runs"],
         "best_path": trial_path(study_id, row["best trial"]),
         "is_paused": is_paused,
         "running": _running(database, name, study_id) if is_running else [],

@@ -6,9 +6,11 @@ import json
 import re
 from contextlib import closing
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
+from search.analysis.rerun_metrics import read
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.weights import load
@@ -79,11 +81,28 @@ def test_studies_are_listed_with_their_states(search: Command, tmp_path: Path) -
     n_epochs = str(_overview(tmp_path, "digits").n_recorded)
     rest = ["8 of 8", n_epochs, "test accuracy", f"{best.values[0]:.4f}", str(best.number)]
     assert cells == [["digits", "done", *rest], ["other", "paused", *rest]]
+    assert "re-runs" not in listed
+    assert "Best over" not in search(COMMAND, "status", "digits").stdout
+    again = search("reproduce", *QUICK[:2], "--top", 2, "--repeats", 2, "--out", "runs.csv")
+    assert again.returncode == 0
+    means = {
+        int(trial.removeprefix("trial ")): fmean(
+            run[-1].metrics["test_accuracy"] for run in runs.values()
+        )
+        for trial, runs in read(tmp_path / "runs.csv").items()
+    }
+    winner = max(means, key=means.__getitem__)
+    shown = f"{means[winner]:.4f} (trial {winner}, 2 seeds)"
+    line = next(line for line in search(COMMAND, "list").stdout.splitlines() if "digits " in line)
+    assert line.split("│")[-2].strip() == shown
+    told = " ".join(search(COMMAND, "status", "digits").stdout.split())
+    assert f"Best over 2 fresh seeds: trial {winner}" in told
+    assert f", test accuracy {means[winner]:.4f} ±" in told
     missing = search(COMMAND, "status", "third")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr == (
         "python -m search: error: study third: sqlite:///search.db has no such study; it has "
-        "digits, other\n"
+        "digits, digits-reruns, other\n"
     )
     assert search(COMMAND, "delete", "other").returncode == 2
     assert search(COMMAND, "delete", "other", "--yes").returncode == 0
