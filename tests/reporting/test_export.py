@@ -102,7 +102,7 @@ def test_studies_are_listed_with_their_states(search: Command, tmp_path: Path) -
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr == (
         "python -m search: error: study third: sqlite:///search.db has no such study; it has "
-        "digits, digits-reruns, other\n"
+        "digits, digits-rerun, other\n"
     )
     assert search(COMMAND, "delete", "other").returncode == 2
     assert search(COMMAND, "delete", "other", "--yes").returncode == 0
