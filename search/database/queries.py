@@ -106,6 +106,12 @@ def n_epochs(connection: Connection, study: StudyRef, *, but: Collection[int] = 
     return connection.scalar(query.where(_epochs.c.trial.not_in(but))) or 0
 
 
+def n_epochs_of(connection: Connection, study: StudyRef, trial: int) -> int:
+    """Return the number of recorded epochs of a trial."""
+    its = (_epochs.c.study_key == study.key) & (_epochs.c.trial == trial)
+    return connection.scalar(select(func.count()).where(its)) or 0
+
+
 def unfinished(connection: Connection, study: StudyRef) -> list[Entry]:
     """Return the trials that do not count against the budget, including failed ones, by number."""
     own = _trials.c.study_id == study.study_id

@@ -366,7 +366,9 @@ class Claims:
         if trial.audited is not None:
             return stop
         if self._promotion is not None and trial.is_competing:
-            stop = self._promotion.next_stop(trial.reopened, stop)
+            # Another pruner may have let it pass a rung; the last epoch may await its decision.
+            passed = queries.n_epochs_of(connection, self._ref, trial.number) - 1
+            stop = self._promotion.next_stop(max(trial.reopened, passed), stop)
         return int(min(stop, self._epochs_left(connection, leased, but=trial.number)))
 
     def _reopened(

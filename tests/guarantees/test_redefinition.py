@@ -33,7 +33,7 @@ from search.worker.claims import Standing
 from search.worker.repeatable_sampler import RepeatableSampler
 from search.worker.result import Outcome
 from tests.support.commands import Command
-from tests.support.curves import BY_LOSS, Curve, value
+from tests.support.curves import BY_LOSS, PROMOTION, Curve, value
 from tests.support.curves import study as curves
 from tests.support.process import Killed, Start, killed_at
 
@@ -310,6 +310,17 @@ def test_a_worker_that_has_just_joined_the_old_definition_ends(
 
     monkeypatch.setattr(worker, "join", joined_just_before)
     assert start().claims.claim() is Standing.STOPPED
+
+
+def test_a_trial_that_another_pruner_let_pass_a_rung_goes_on_to_the_next(start: Start) -> None:
+    study = replace(curves, pruner=NopPruner(), trials=1)
+    process = start(study)
+    with pytest.raises(Killed):
+        process.run(process.claim(), killed_at(4))
+    assert [epoch for _, epoch in process.order] == [1, 2, 3]
+    process.close()
+    process = start(replace(study, pruner=PROMOTION), redefine=True)
+    assert process.claim().until == 4
 
 
 def test_trials_of_before_that_lack_the_first_loss_are_last_on_its_rung(
