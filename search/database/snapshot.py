@@ -126,6 +126,11 @@ class Overview:
         return Counter(trial.state for trial in self.trials)
 
     @property
+    def canceled(self) -> Counter[TrialState]:
+        """The number of trials in each state that a user ended for good."""
+        return Counter(trial.state for trial in self.trials if CANCELED in trial.user_attrs)
+
+    @property
     def running(self) -> list[FrozenTrial]:
         """The trials that a worker runs."""
         return [

@@ -69,7 +69,6 @@ class Status:
     def _head(self, options: ConsoleOptions) -> Sequence[Text | Table]:
         overview = self.overview
         spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
-        states = overview.counts
         found = [Text("no trial is complete yet", overflow="fold")]
         if overview.ranked:
             first = overview.ranked[0]
@@ -87,13 +86,13 @@ class Status:
         )
         bar.add_row(*cells, Text(count))
         n = len(overview.running)
-        interrupted = states[TrialState.RUNNING] - n
+        interrupted = overview.counts[TrialState.RUNNING] - n
         parts = [
             "paused" if overview.is_paused else "",
             f"{n} running",
             f"{interrupted} interrupted" if interrupted else "",
-            f"{states[TrialState.PRUNED]} pruned",
-            f"{states[TrialState.FAIL]} failed",
+            count_text(overview, TrialState.PRUNED),
+            count_text(overview, TrialState.FAIL),
         ]
         told = ", ".join(filter(None, parts)) + (f"; {self.times}" if self.times else "")
         return [*found, bar, Text(told, overflow="fold")]
@@ -180,6 +179,13 @@ class Status:
         if trial.state == TrialState.COMPLETE:
             return told or f"complete after {n} epoch{'s' if n > 1 else ''}"
         return f"{trial.state.name.lower()} after {n} of {self.overview.n_epochs} epochs: {told}"
+
+
+def count_text(overview: Overview, state: TrialState) -> str:
+    """Return how many trials were pruned or have failed, and how many of these a user canceled."""
+    word = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}[state]
+    canceled = overview.canceled[state]
+    return f"{overview.counts[state]} {word}" + (f" ({canceled} canceled)" if canceled else "")
 
 
 def worker_name(lease: Lease) -> str:

@@ -23,7 +23,7 @@ from search.reporting.variant_tables import (
 from search.study import trial_attributes
 from search.study.metrics import number
 from search.study.space import params_text
-from search.study.trial_attributes import CANCELED, DIVERGED, ENVIRONMENT, REASON, label
+from search.study.trial_attributes import DIVERGED, ENVIRONMENT, REASON, label
 
 AUDIT = (
     "A random share of the trials that were pruned for their metric, run to their last epoch after "
@@ -89,19 +89,17 @@ def rerun_command(findings: ReportData) -> str | None:
 
 def counts(findings: ReportData) -> str:
     """Return the number of trials in each state."""
-    count = findings.overview.counts
+    count, canceled = findings.overview.counts, findings.overview.canceled
     parts = [
         f"{len(findings.overview.ranked)} complete",
         f"{findings.savings.pruned} pruned",
         f"{findings.savings.diverged} diverged",
-        f"{count[TrialState.FAIL]} failed",
+        f"{count[TrialState.FAIL] - canceled[TrialState.FAIL]} failed",
     ]
-    finished = findings.overview.finished
-    canceled = sum(CANCELED in trial.user_attrs for trial in findings.overview.trials)
     if canceled:
-        parts.append(f"{canceled} canceled")
-    others = len(finished) - len(findings.overview.ended_here)
-    others -= sum(CANCELED in trial.user_attrs for trial in finished)
+        parts.append(f"{canceled.total()} canceled")
+    others = len(findings.overview.finished) - len(findings.overview.ended_here)
+    others -= canceled[TrialState.PRUNED]
     if others:
         parts.append(f"{others} finished outside the service")
     begun = count[TrialState.RUNNING] + count[TrialState.WAITING]

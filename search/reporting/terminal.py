@@ -12,6 +12,7 @@ from search.database.snapshot import Overview
 from search.reporting import variant_tables
 from search.reporting.choices import ChoicesTable
 from search.reporting.notes import BEST
+from search.reporting.status import count_text
 from search.study.metrics import number
 from search.study.study import Study
 from search.study.trial_attributes import label
@@ -83,7 +84,7 @@ def _counts(overview: Overview, study: Study) -> str:
     saved = "" if not savings.seconds_saved else f"; pruning saved {savings.saved_text}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "
-        f"{count[TrialState.PRUNED]} pruned; {count[TrialState.FAIL]} failed"
+        f"{count_text(overview, TrialState.PRUNED)}; {count_text(overview, TrialState.FAIL)}"
         + (f"; {waiting} waiting" if waiting else "")
         + (f"; {begun} interrupted" if begun else "")
         + (" for a larger budget" if waiting + begun and is_spent else "")

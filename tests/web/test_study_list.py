@@ -65,6 +65,7 @@ def test_a_search_is_canceled_paused_resumed_and_stopped_by_buttons(
             _shows(page, r"not running, 2 interrupted; 1 of 30 trials")
         assert run.end(60) == 0
         assert "Stopped by `python -m search stop`" in run.output
+        assert "1 of 30 finished: 0 complete, 1 pruned (1 canceled); 0 failed" in run.output
     assert states(tmp_path)[0] == "PRUNED"
 
 
