@@ -17,6 +17,7 @@ from search.cli.options import (
     PLACES,
     TRAINING,
     add_repeats,
+    add_running,
     add_search,
     changes,
     check_storage,
@@ -57,7 +58,8 @@ def parser() -> Parser:
     )
     made.epilog = EPILOG
     add_search(made)
-    what = made.add_mutually_exclusive_group()
+    trials = made.add_argument_group("what to train")
+    what = trials.add_mutually_exclusive_group()
     what.add_argument(
         "--variant",
         action="append",
@@ -93,13 +95,14 @@ def parser() -> Parser:
         help="train nothing, and compare the metrics in a file written by --out; can be given "
         "several times (default: none)",
     )
-    add_repeats(made, "1 for variants, 5 for --top")
-    made.add_argument(
+    add_repeats(trials, "1 for variants, 5 for --top")
+    trials.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="also write every epoch of the re-runs to this CSV file (default: none)",
     )
+    add_running(made.add_argument_group("running"))
     return made
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.cli.options import (
     PLACES,
+    add_running,
     add_search,
     changes,
     check_storage,
@@ -65,7 +66,8 @@ def parser() -> Parser:
     )
     made.epilog = EPILOG
     add_search(made)
-    made.add_argument(
+    budget = made.add_argument_group("budget")
+    budget.add_argument(
         "--trials",
         type=whole(1),
         metavar="N",
@@ -73,7 +75,7 @@ def parser() -> Parser:
         "stored with the study (default: the stored one, at first that of the study's file; 20 for "
         "digits, none for cifar)",
     )
-    made.add_argument(
+    budget.add_argument(
         "--epochs-budget",
         type=whole(1),
         metavar="N",
@@ -81,7 +83,7 @@ def parser() -> Parser:
         "go on under a larger budget; with --trials, the search ends as soon as one of the two is "
         "spent (default: as for --trials; 400 for cifar, in proportion to --epochs)",
     )
-    made.add_argument(
+    budget.add_argument(
         "--target",
         type=or_none(decimal),
         default=argparse.SUPPRESS,
@@ -90,7 +92,7 @@ def parser() -> Parser:
         "such as 0.80; stored with the study; `none` takes it back (default: the stored one, at "
         "first the study's; none)",
     )
-    made.add_argument(
+    budget.add_argument(
         "--patience",
         type=or_none(whole(1)),
         default=argparse.SUPPRESS,
@@ -99,7 +101,29 @@ def parser() -> Parser:
         "finished without a better one; stored with the study; `none` takes it back (default: as "
         "for --target)",
     )
-    made.add_argument(
+    budget.add_argument(
+        "--confirm",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="after the search, train its best trials again with fresh seeds, and the winner with "
+        "seeds that had no part in choosing it; of a budget in epochs, these are set aside "
+        "(default: the study's; yes for cifar)",
+    )
+    budget.add_argument(
+        "--audit",
+        type=share,
+        metavar="SHARE",
+        help="after the search, run this share of the pruned trials to their last epoch, outside "
+        "the budget; the report then tells how often pruning was wrong (default: the study's; 0)",
+    )
+    trials = made.add_argument_group("trials")
+    trials.add_argument(
+        "--variants",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the study's variants first, or do not enqueue them (default: run them first)",
+    )
+    trials.add_argument(
         "--enqueue",
         action="append",
         default=[],
@@ -108,14 +132,14 @@ def parser() -> Parser:
         "sampled; the trial is never pruned, and raises a budget that is too small for it; can be "
         "given several times (default: none)",
     )
-    made.add_argument(
+    trials.add_argument(
         "--redefine",
         action="store_true",
         help="change the ranges, sampler and pruner of the study in the database to those of its "
         "file, for the trials from now on; a choice that is new needs a default, which earlier "
         "trials have (default: a study that differs is refused)",
     )
-    made.add_argument(
+    trials.add_argument(
         "--from",
         dest="learn_from",
         action="append",
@@ -124,7 +148,15 @@ def parser() -> Parser:
         help="let the sampler learn from the finished trials of another study in the database, as "
         "far as they fit; stored with the study; can be given several times (default: none)",
     )
-    made.add_argument(
+    trials.add_argument(
+        "--measure-train",
+        action="store_true",
+        help="also measure the train loss and accuracy of sampled trials, which takes a third of "
+        "an epoch; those of variants are always measured (default: no)",
+    )
+    running = made.add_argument_group("workers")
+    add_running(running)
+    running.add_argument(
         "--workers",
         type=workers,
         default=1,
@@ -133,46 +165,19 @@ def parser() -> Parser:
         "assigned in turn; `auto` starts one for each CUDA device, or for each CPU core that this "
         "process may use (default: 1)",
     )
-    made.add_argument(
+    running.add_argument(
         "--ray",
         metavar="ADDRESS",
         help="run the workers on the Ray cluster at ADDRESS, such as 10.0.0.1:6379; `auto` finds "
         "this machine's cluster, `local` starts one; needs the extra `cluster` (default: processes "
         "on this machine)",
     )
-    made.add_argument(
+    running.add_argument(
         "--gpus-per-worker",
         type=_gpus,
         metavar="F",
         help="with --ray: GPUs for each worker, a whole number, or a fraction to share a GPU "
         "(default: 1 if the cluster has any, else 0)",
-    )
-    made.add_argument(
-        "--measure-train",
-        action="store_true",
-        help="also measure the train loss and accuracy of sampled trials, which takes a third of "
-        "an epoch; those of variants are always measured (default: no)",
-    )
-    made.add_argument(
-        "--confirm",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="after the search, train its best trials again with fresh seeds, and the winner with "
-        "seeds that had no part in choosing it; of a budget in epochs, these are set aside "
-        "(default: the study's; yes for cifar)",
-    )
-    made.add_argument(
-        "--audit",
-        type=share,
-        metavar="SHARE",
-        help="after the search, run this share of the pruned trials to their last epoch, outside "
-        "the budget; the report then tells how often pruning was wrong (default: the study's; 0)",
-    )
-    made.add_argument(
-        "--variants",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="run the study's variants first, or do not enqueue them (default: run them first)",
     )
     return made
 

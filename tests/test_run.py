@@ -171,7 +171,7 @@ def test_on_a_terminal_the_running_trials_are_shown_live(tmp_path: Path) -> None
     options = [*map(str, QUICK[:-1]), "7"]
     shown = "".join(_on_terminal(["run", *options], tmp_path))
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert re.search(r"trial +epoch +(accuracy|choices|batches/s)", plain)
+    assert re.search(r"trial +epoch +(accuracy|choices|batches/s|worker)", plain)
     assert re.search(r"best 0\.\d{4} \(trial ", plain)
     assert re.search(r" \d of 7 trials", plain)
     times = r"elapsed \d:\d\d:\d\d, time left: (about|at most) \d:\d\d:\d\d"

@@ -7,7 +7,7 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search.cli.parser import seconds, whole
 
@@ -34,7 +34,13 @@ PLACES = ("study", "storage", "data", "artifacts")
 """Options for where everything is; also fields of `search.worker.config.WorkerConfig`."""
 
 
-def add_study(parser: argparse.ArgumentParser) -> None:
+class Options(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action: ...
+
+
+def add_study(parser: Options) -> None:
     """Add the options that select a study and its database."""
     parser.add_argument(
         "--study",
@@ -50,7 +56,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     add_storage(parser)
 
 
-def add_storage(parser: argparse.ArgumentParser) -> None:
+def add_storage(parser: Options) -> None:
     """Add the option that selects the database."""
     parser.add_argument(
         "--storage",
@@ -64,17 +70,19 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that train the trials of a study in a database."""
-    add_study(parser)
-    parser.add_argument(
+    places = parser.add_argument_group("study and files")
+    add_study(places)
+    places.add_argument(
         "--data",
         metavar="DIR",
         type=Path,
         default=Path("data"),
         help=DATA_HELP,
     )
-    add_artifacts(parser)
-    add_training(parser)
-    parser.add_argument(
+    add_artifacts(places)
+    training = parser.add_argument_group("training of a trial")
+    add_training(training)
+    training.add_argument(
         "--select",
         choices=("test", "validation"),
         help="prune and rank on test accuracy, or on the accuracy on the last tenth of the "
@@ -82,7 +90,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_artifacts(parser: argparse.ArgumentParser) -> None:
+def add_artifacts(parser: Options) -> None:
     """Add the option for the folder or bucket of artifacts."""
     parser.add_argument(
         "--artifacts",
@@ -94,8 +102,8 @@ def add_artifacts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_training(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that train."""
+def add_training(parser: Options) -> None:
+    """Add the options that affect a trial's metrics, see `TRAINING`, but one."""
     parser.add_argument(
         "--epochs",
         type=whole(1),
@@ -111,13 +119,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "has 50000 and 10000)",
     )
     parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="auto, cuda, cuda:1, mps or cpu; auto selects CUDA if available, then MPS, then the "
-        "CPU (default: auto)",
-    )
-    parser.add_argument(
         "--precision",
         type=_precision,
         metavar="NAME",
@@ -127,16 +128,27 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "(default: auto)",
     )
     parser.add_argument(
-        "--threads",
-        type=whole(1, 1024),
-        metavar="N",
-        help="PyTorch CPU threads per worker (default: 1)",
-    )
-    parser.add_argument(
         "--seed",
         type=whole(0, 2**63 - 1),
         metavar="N",
         help="seed of all random draws (default: the study's; 0 for cifar and digits)",
+    )
+
+
+def add_running(parser: Options) -> None:
+    """Add the options for where and how long a command trains."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto, cuda, cuda:1, mps or cpu; auto selects CUDA if available, then MPS, then the "
+        "CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(1, 1024),
+        metavar="N",
+        help="PyTorch CPU threads per worker (default: 1)",
     )
     parser.add_argument(
         "--timeout",
@@ -147,7 +159,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_repeats(parser: argparse.ArgumentParser, default: str) -> None:
+def add_repeats(parser: Options, default: str) -> None:
     """Add the options that select seeds; `default` is the text for the default of `--repeats`."""
     parser.add_argument(
         "--repeats",

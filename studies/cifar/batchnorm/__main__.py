@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from search.cli.options import DATA_HELP, STUDY_HELP, add_repeats, add_training, given
+from search.cli.options import DATA_HELP, STUDY_HELP, add_repeats, add_running, add_training, given
 from search.cli.parser import Parser, command
 from search.errors import UserError
 from search.files import is_stream
@@ -93,6 +93,7 @@ def parser() -> Parser:
         help=DATA_HELP,
     )
     add_training(made)
+    add_running(made)
     return made
 
 
