@@ -4,10 +4,11 @@ They are copied once, so that suggestions depend on nothing that changes. They a
 study: they take no place of its budget, and no place on a rung.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import func, insert, select
 
@@ -77,6 +78,19 @@ def learn(
         ]
         if rows:
             connection.execute(insert(table), rows)
+
+
+def unlearned(database: Database, learner: str, names: Sequence[str]) -> list[str]:
+    """Return the studies to learn from: all but those that were deleted after the study called
+    `learner` had copied their trials."""
+    there = set(optuna.get_all_study_names(database.optuna))
+    if there >= {learner, *names} or learner not in there:
+        return list(names)
+    own = study_called(database, learner)
+    query = select(table.c.origin_name).where(table.c.study_key == own.key)
+    with database.engine.connect() as connection:
+        copied = set(connection.scalars(query))
+    return [name for name in names if name in there or name not in copied]
 
 
 def check_origin(database: Database, study: Study[Any], definition: Definition, name: str) -> None:

@@ -22,7 +22,7 @@ from search.artifacts.store import open_artifacts
 from search.database import steering
 from search.database.database import Database
 from search.database.identity import study_ref
-from search.database.knowledge import check_origin, known, learn
+from search.database.knowledge import check_origin, known, learn, unlearned
 from search.database.leases import Claim, LeaseLost
 from search.database.optuna_internals import FIXED_PARAMS
 from search.database.outage import Outage, is_outage, tolerating_outage
@@ -108,6 +108,7 @@ class Worker:
         """
         with ready(study.callbacks), closing(Database(config.storage)) as database:
             definition = study.definition(machine.session.digest, machine.session.precision)
+            learn_from = unlearned(database, study.name, learn_from)
             for name in learn_from:
                 check_origin(database, study, definition, name)
             # A redefinition stops the workers that were there before it, and not this one.

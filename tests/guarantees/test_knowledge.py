@@ -79,6 +79,8 @@ def test_what_it_knows_stays_as_it_was(start: Start, tmp_path: Path) -> None:
     assert _changes(learner) == ["Its sampler also learns from 20 trials of the study curves."]
     copied = copy(learner.database, open_artifacts(str(tmp_path)), learner.ref, "copy")
     delete(more.database, open_artifacts(str(tmp_path)), [more.ref])
+    learner.close()
+    learner = start(LEARNER, learn_from=["curves"])  # the same command resumes
     learner.work()
     assert len(learner.trials) == 8
     again = start(replace(LEARNER, name="copy"))
