@@ -1,10 +1,11 @@
 """Sixteen processes at once on an empty database: `python -m tests.benchmarks.starters`.
 
-The whole command, `python -m search.run`, with a budget of trials and with one of epochs, and the
-loop that Optuna's pages recommend for the same: variants enqueued with `skip_if_exists`, and
-`MaxTrialsCallback`. Two processes of each are killed on the way. Printed is what is in the database
-when all have ended: finished trials or epochs of a budget, how often each variant completed, trials
-left running, and processes that failed.
+The whole command, `python -m search.run`, with a budget of trials, with one of epochs, and with one
+of epochs of which a confirmation takes 42; and the loop that Optuna's pages recommend for the same:
+variants enqueued with `skip_if_exists`, and `MaxTrialsCallback`. Two processes of each are killed
+on the way. Printed is what is in the database when all have ended: finished trials or epochs of a
+budget, how often each variant and each re-run completed, trials left running, and processes that
+failed.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
 from search.database.database import Database
-from search.study.trial_attributes import FINISHED, VARIANT
+from search.study.trial_attributes import FINISHED, ORIGIN, REPEAT, VARIANT
 from tests.benchmarks.databases import empty
 from tests.support.commands import fresh_environment
 
 BUDGET = 30
 EPOCHS_BUDGET = 61
+CONFIRMATION = 42
+"""Epochs of the default confirmation: 3 trials with 3 seeds, one with 5 more, 3 epochs each."""
 ENDED_BY_US = -signal.SIGKILL
 ERRORS = "errors"
 """File for what the processes print on standard error."""
@@ -92,10 +95,11 @@ def _run(arguments: tuple[str, ...], url: str, folder: Path, n_starters: int) ->
     return [process.wait(timeout=600) for process in processes]
 
 
-def _trials(database: Database) -> list[FrozenTrial]:
+def _trials(database: Database, study: int = 0) -> list[FrozenTrial]:
+    """Return the trials of the search, or those of another study that was created after it."""
     names = [study.study_name for study in database.optuna.get_all_studies()]
-    ids = list(map(database.optuna.get_study_id_from_name, names))
-    return database.uncached.get_all_trials(ids[0]) if ids else []
+    ids = sorted(map(database.optuna.get_study_id_from_name, names))
+    return database.uncached.get_all_trials(ids[study]) if study < len(ids) else []
 
 
 def _finished(database: Database) -> list[FrozenTrial]:
@@ -104,19 +108,22 @@ def _finished(database: Database) -> list[FrozenTrial]:
 
 def _told(url: str, statuses: list[int]) -> str:
     database = Database(url)
-    trials = _trials(database)
+    trials, reruns = _trials(database), _trials(database, 1)
     finished = len(_finished(database))
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     database.close()
     complete = Counter(
         t.user_attrs[VARIANT] for t in trials if t.state in FINISHED and VARIANT in t.user_attrs
     )
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    running = sum(trial.state == TrialState.RUNNING for trial in (*trials, *reruns))
+    again = Counter((t.user_attrs[ORIGIN], t.user_attrs[REPEAT]) for t in reruns)
+    more = sum(len(trial.intermediate_values) for trial in reruns)
+    confirmed = f", each re-run {set(again.values())} times, {more} more epochs" if again else ""
     failed = sum(status not in (0, ENDED_BY_US) for status in statuses)
     return (
         f"{finished} trials finished, {epochs} epochs; variants finished "
-        f"{sorted(complete.values())} times; {running} left running; {failed} of {len(statuses)} "
-        "processes failed"
+        f"{sorted(complete.values())} times{confirmed}; {running} left running; "
+        f"{failed} of {len(statuses)} processes failed"
     )
 
 
@@ -139,6 +146,10 @@ def main() -> None:
                 f"search.run --epochs-budget {EPOCHS_BUDGET}",
                 (*OURS, "--epochs-budget", str(EPOCHS_BUDGET)),
             ),
+            (
+                f"search.run --epochs-budget {EPOCHS_BUDGET + CONFIRMATION} --confirm",
+                (*OURS, "--epochs-budget", str(EPOCHS_BUDGET + CONFIRMATION), "--confirm"),
+            ),
             (f"plain Optuna, {BUDGET} trials", ("-c", PLAIN)),
         ):
             with tempfile.TemporaryDirectory() as folder, empty(kind, Path(folder)) as url:
@@ -147,9 +158,9 @@ def main() -> None:
                 told = _told(url, statuses)
                 took = time.monotonic() - began
                 where = make_url(url).get_backend_name()
-                print(f"{where:10} {name:29} {told}; {took:.0f} s", flush=True)
+                print(f"{where:10} {name:42} {told}; {took:.0f} s", flush=True)
                 for line in _failures(Path(folder) / ERRORS):
-                    print(f"{'':23} {line}", flush=True)
+                    print(f"{'':36} {line}", flush=True)
 
 
 if __name__ == "__main__":
