@@ -83,6 +83,7 @@ class Ordeal:
         self._kills, self._workers, self._away_seconds = kills, workers, away_seconds
         self._random = random.Random(seed)
         self._timers: list[threading.Timer] = []
+        self._stop = Stop()
         self._heard: deque[str] = deque(maxlen=20)
         self._errors: list[str] = []
         """Tracebacks, which only a worker that is denied memory may end with: it has many words
@@ -111,6 +112,8 @@ class Ordeal:
         ended = threading.Event()
         with ThreadPoolExecutor() as pool:
             beside = [pool.submit(self._disturb, ended), pool.submit(audit.keep, ended)]
+            for thread in beside:
+                thread.add_done_callback(self._stop_if_failed)
             try:
                 self._search(observer, beside)
             finally:
@@ -120,6 +123,11 @@ class Ordeal:
         self._work()  # the same command once more, for what could not be removed
         audit.look()
         audit.check()
+
+    def _stop_if_failed(self, thread: Future[None]) -> None:
+        """Let the search end: its workers would wait for a server that nobody starts again."""
+        if thread.exception() is not None:
+            self._stop.ask()
 
     def _search(self, observer: Observer, beside: Sequence[Future[None]]) -> None:
         before, since = None, time.monotonic()
@@ -172,7 +180,7 @@ class Ordeal:
         try:
             self.counts["workers that failed"] += supervise(
                 [partial(Process, config)] * self._workers,
-                Stop(),
+                self._stop,
                 progress=lambda: 0,
                 say=self._hear,
             )

@@ -126,10 +126,10 @@ def _serve(config: WorkerConfig, lines: "Connection[str, str]") -> None:
         stop.signal = number
         stop.ask()
 
-    # The parent passes on signals of the terminal as SIGTERM.
+    # The parent passes on signals of the terminal as SIGTERM. One that has already come is pending,
+    # and would be dropped if it were ignored even for a moment.
     for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, terminate)
+        signal.signal(number, terminate if number == signal.SIGTERM else signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     with output.kept():

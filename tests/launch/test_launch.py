@@ -15,6 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.database.database import Database
 from search.database.snapshot import Overview
+from search.launch.processes import Process
+from search.launch.supervisor import End, Fate
+from search.worker.config import WorkerConfig
 from tests.support.commands import Command, Run, until
 from tests.support.databases import PASSWORD, leased_pids
 
@@ -49,6 +52,22 @@ def test_a_temporary_folder_with_too_long_a_path_is_refused(
     assert line.startswith("python -m search.run: error: --workers: AF_UNIX path too long")
     assert str(long) in line
     assert not (tmp_path / "search.db").exists()
+
+
+def test_a_worker_that_is_asked_to_stop_while_it_starts_does_so(tmp_path: Path) -> None:
+    config = WorkerConfig(
+        study="digits",
+        changes={"images": 160, "epochs": 500},
+        storage=f"sqlite:///{tmp_path / 'search.db'}",
+        data=tmp_path,
+        artifacts=str(tmp_path / "artifacts"),
+        device="cpu",
+        threads=1,
+    )
+    worker = Process(config)
+    worker.ask_to_stop()
+    until(lambda: worker.end() is not None)
+    assert worker.end() == End(fate=Fate.DONE, why="was stopped by SIGTERM")
 
 
 @pytest.mark.parametrize("signals", [["SIGINT"], ["SIGHUP", "SIGHUP"], ["SIGTERM"]])
