@@ -84,8 +84,8 @@ def server() -> "Iterator[PostgresServer]":
     """A real PostgreSQL server; a test may stop it, and starts it again."""
     with postgresql_server() as server:
         # No machine fails here, only processes do. Else it flushes a gigabyte when it stops.
-        for setting in ("fsync", "full_page_writes"):
-            server.psql(f"ALTER SYSTEM SET {setting} = off")
+        for setting in ("fsync = off", "full_page_writes = off", "max_wal_size = '64MB'"):
+            server.psql(f"ALTER SYSTEM SET {setting}")
         server.psql("SELECT pg_reload_conf()")
         yield server
 
@@ -98,9 +98,10 @@ def postgresql(server: "PostgresServer") -> str:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database; a test that takes it runs on both kinds."""
-    return empty_database(request, tmp_path)
+    with empty_database(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

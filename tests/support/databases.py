@@ -62,17 +62,24 @@ def start_again(server: "PostgresServer") -> None:
 _names = (f"test_{number}" for number in itertools.count())
 
 
-def empty_database(request: pytest.FixtureRequest, folder: Path) -> str:
-    """Return the URL of an empty database of the kind that `request` is for."""
+@contextmanager
+def empty_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Yield the URL of an empty database of the kind that `request` is for."""
     if request.param == "sqlite":
-        return f"sqlite:///{folder / 'search.db'}"
+        yield f"sqlite:///{folder / 'search.db'}"
+        return
     server: str = request.getfixturevalue("postgresql")
     name = next(_names)
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    _execute(server, f"CREATE DATABASE {name}")
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    # Some disks take minutes to delete the files of all databases at the end.
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(url: str, statement: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.execute(text(statement))
 
 
 def leased_pids(where: Path | str) -> list[int]:

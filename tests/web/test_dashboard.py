@@ -56,12 +56,12 @@ def served(
 ) -> Iterator[Served]:
     """A read-only dashboard over a search of real trials; for pictures, over a whole study."""
     folder = tmp_path_factory.mktemp("dashboard")
-    storage = empty_database(request, folder)
     options = WORTH_A_PICTURE if request.config.getoption("--screenshots") else QUICK
-    done = run_command(folder, "run", *options, "--storage", storage)
-    assert done.returncode == 0, done.stderr
-    with served_dashboard(folder, storage) as one:
-        yield one
+    with empty_database(request, folder) as storage:
+        done = run_command(folder, "run", *options, "--storage", storage)
+        assert done.returncode == 0, done.stderr
+        with served_dashboard(folder, storage) as one:
+            yield one
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,10 @@ def editable(
     """One that others could reach, with a token, over an empty database and no folder."""
     folder = tmp_path_factory.mktemp("editable")
     request.param = "postgresql"
-    with served_dashboard(folder, empty_database(request, folder), *LOCAL, token=TOKEN) as one:
+    with (
+        empty_database(request, folder) as storage,
+        served_dashboard(folder, storage, *LOCAL, token=TOKEN) as one,
+    ):
         yield one
 
 
