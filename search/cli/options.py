@@ -103,7 +103,7 @@ def add_artifacts(parser: Options) -> None:
 
 
 def add_training(parser: Options) -> None:
-    """Add the options that affect a trial's metrics, see `TRAINING`, but one."""
+    """Add the options of `TRAINING` but `--select`."""
     parser.add_argument(
         "--epochs",
         type=whole(1),

@@ -83,8 +83,8 @@ def learn(
 def unlearned(database: Database, learner: str, names: Sequence[str]) -> list[str]:
     """Return the studies to learn from: all but those that were deleted after the study called
     `learner` had copied their trials."""
-    there = set(optuna.get_all_study_names(database.optuna))
-    if there >= {learner, *names} or learner not in there:
+    there = set(optuna.get_all_study_names(database.optuna)) if names else set()
+    if there >= set(names) or learner not in there:
         return list(names)
     own = study_called(database, learner)
     query = select(table.c.origin_name).where(table.c.study_key == own.key)

@@ -376,7 +376,8 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _figure(traces: Sequence[Figure], layout: Mapping[str, Any], *, height: int) -> Figure:
-    """Return the figure with responsive width; the page gives title and colours."""
+    """Return the figure with responsive width; the page gives the title, and the colours of text,
+    grid and background."""
     return {
         "data": [{"type": "scatter", **trace} for trace in traces],
         "layout": {

@@ -13,14 +13,14 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from search.analysis.answer import answer
+from search.analysis.answer import answer, answer_from_reruns, reruns_of
 from search.database import queries, steering
 from search.database.budgets import early_end, stored_budget
 from search.database.database import Database
 from search.database.identity import DEFINITION
 from search.database.leases import Lease, n_at_work
 from search.database.snapshot import Observer, Overview
-from search.database.studies import ORIGIN_KEY, rerun_study, study_called
+from search.database.studies import ORIGIN_KEY, study_called
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
 from search.reporting.commands import Commands
@@ -35,10 +35,8 @@ EPOCH_BAR = 10
 """Number of characters for the epochs of a running trial."""
 ENDED = 5
 """Number of the trials that ended last, of which the view tells why."""
-COLUMNS = (
-    "study", "state", "trials", "epochs", "metric", "best", "best trial", "mean of re-runs"
-)  # fmt: skip
-"""Of the table of studies."""
+RERUNS = "mean of re-runs"
+"""A column of the table of studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,14 +225,14 @@ def listed(database: Database, commands: Commands) -> RenderableType:
     if not rows:
         search = commands.line("search.run", "--study digits")
         return Text(f"{database} has no study; a search creates one, such as `{search}`.")
-    if not any(row["mean of re-runs"] for row in rows):
-        for row in rows:
-            del row["mean of re-runs"]
+    means = [mean_of_reruns(database, name) for name in names]
+    if any(means):
+        rows = [row | {RERUNS: mean} for row, mean in zip(rows, means, strict=True)]
     return FittedTable(
         rows=rows,
-        texts=["state", "mean of re-runs"],
+        texts=["state", RERUNS],
         droppable=["epochs", "best trial", "trials"],
-        foldable=["state", "mean of re-runs"],
+        foldable=["state", RERUNS],
     )
 
 
@@ -246,7 +244,7 @@ def shown_name(name: str) -> str:
 def study_row(database: Database, name: str) -> dict[str, str]:
     """Return the cells of a study's row, by column; all but two are empty if it is not one of this
     service."""
-    row = dict.fromkeys(COLUMNS, "")
+    row = dict.fromkeys(("study", "state", "trials", "epochs", "metric", "best", "best trial"), "")
     try:
         ref = study_called(database, name)
     except UserError:
@@ -288,13 +286,23 @@ def study_row(database: Database, name: str) -> dict[str, str]:
                 "best": number(objective.score(best[0].score)),
                 "best trial": str(best[0].number),
             }
-    if rerun_study(database, ref.key) is not None:
-        found = answer(database, Overview.of_study(database, name))
-        if found.best is not None and found.spread is not None:
-            n = found.spread.n
-            seeds = f"trial {found.best.number}, {n} seed{'s' if n > 1 else ''}"
-            row["mean of re-runs"] = f"{number(found.spread.mean)} ({seeds})"
     return row
+
+
+def mean_of_reruns(database: Database, name: str) -> str:
+    """Return the re-runs' mean of a study's best trial; empty if it has none."""
+    try:
+        runs = reruns_of(database, study_called(database, name).key)
+    except UserError:
+        return ""
+    if not runs:
+        return ""
+    found = answer_from_reruns(Overview.of_study(database, name), runs)
+    if found.best is None or found.spread is None:
+        return ""
+    n = found.spread.n
+    seeds = f"{n} seed{'s' if n > 1 else ''}"
+    return f"{number(found.spread.mean)} (trial {found.best.number}, {seeds})"
 
 
 def _of(spent: int, budget: int | None) -> str:

@@ -17,7 +17,10 @@ from search.database.leases import n_at_work
 from search.database.snapshot import Observer
 from search.database.studies import study_called
 from search.errors import UserError
-from search.reporting.status import study_row
+from search.reporting.commands import Commands
+from search.reporting.report_data import ReportData
+from search.reporting.status import count_text, study_row
+from search.reporting.tables import counts
 from search.study.metrics import Metrics
 from search.study.study import Study
 from search.worker import worker
@@ -243,7 +246,13 @@ def test_what_was_canceled_is_no_result_of_pruning_and_a_re_run_is_refused(start
     rerun = {"trial": 0, "repeat": 0, "seed": 1}
     process.joined.enqueue_trial({"x": 0.5}, user_attrs=rerun)
     steering.cancel(process.database, process.ref, curves.trials or 0)
-    assert Savings.of(Observer(process.database, process.joined).look()) == before
+    overview = Observer(process.database, process.joined).look()
+    assert Savings.of(overview) == before
+    assert count_text(overview, TrialState.FAIL) == "1 failed (1 canceled)"
+    n_pruned = overview.counts[TrialState.PRUNED]
+    assert count_text(overview, TrialState.PRUNED) == f"{n_pruned} pruned"
+    report = ReportData.of(process.database, process.worker.study, options="", commands=Commands())
+    assert "0 diverged, 0 failed, 1 canceled" in counts(report)
     with pytest.raises(UserError, match="it is a re-run"):
         steering.cancel(process.database, process.ref, (curves.trials or 0) + 1)
 

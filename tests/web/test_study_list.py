@@ -7,10 +7,12 @@ import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from playwright.sync_api import Browser, Page
 
+from search.analysis.rerun_metrics import read
 from tests.support.commands import Command, Run
 from tests.support.databases import states
 from tests.support.served import Served, served_dashboard
@@ -84,11 +86,21 @@ def _asked(served: Served, fields: str) -> tuple[int, str]:
         return refused.value.code, unescape(refused.value.read().decode())
 
 
-def test_a_read_only_dashboard_has_no_buttons_and_refuses_them(finished: Path) -> None:
+def test_a_read_only_dashboard_has_no_buttons_and_refuses_them(
+    finished: Path, search: Command
+) -> None:
     with served_dashboard(finished, STORAGE) as served:
         status, text = served.ask("studies")
         assert status == 200
         assert "done; 2 of 2 trials, 2 epochs; best test accuracy 0." in text
+        assert "mean of re-runs" not in text
+        which = "--trial", "best", "--repeats", 2, "--out", "runs.csv"
+        again = search("reproduce", *ENDLESS[:2], *which)
+        assert again.returncode == 0
+        ((trial, runs),) = read(finished / "runs.csv").items()
+        mean = fmean(run[-1].metrics["test_accuracy"] for run in runs.values())
+        _, text = served.ask("studies")
+        assert f"; mean of re-runs {mean:.4f} ({trial}, 2 seeds)</p>" in text
         assert '<a href="/dashboard/studies/1/note">digits</a>' in text
         assert "Read-only: start the dashboard with --allow-edits" in text
         assert "<button" not in text
