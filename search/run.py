@@ -9,7 +9,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -128,9 +128,9 @@ def parser() -> Parser:
         action="append",
         default=[],
         metavar="PARAMS",
-        help='run a trial with these values, such as "optimizer=SGD lr=0.02"; the others are '
-        "sampled; the trial is never pruned, and raises a budget that is too small for it; can be "
-        "given several times (default: none)",
+        help='run a trial with these values, such as "optimizer=SGD lr=0.02", or with those of the '
+        "variant of this name; what is not given is sampled; the trial is never pruned, and raises "
+        "a budget that is too small for it; can be given several times (default: none)",
     )
     trials.add_argument(
         "--redefine",
@@ -227,7 +227,8 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
     started = time.monotonic()
     asked = _asked(options)
     changed, enqueue = _checked(options, study, asked)
-    study = study.changed(changed)
+    named = {name: one for name, one in study.every_variant.items() if name in options.enqueue}
+    study = study.changed(changed).with_variants(named)
 
     from search.analysis.answer import answer
     from search.database.budgets import agree_on_budget
@@ -266,7 +267,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             worker.joined,
             of_file=study.budget,
             asked=asked,
-            has_enqueued=bool(enqueue),
+            has_enqueued=bool(options.enqueue),
         )
         budget = study.for_search(agreed)
         study = worker.study.with_budget(budget)
@@ -286,7 +287,14 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
         if stop.is_asked() and not is_done:
             say(f"Stopped by {stop}; run the same command to resume.")
         elif is_done:
-            say(_why(budget, overview, worker.claims.early_end(budget), has_enqueued=bool(enqueue)))
+            say(
+                _why(
+                    budget,
+                    overview,
+                    worker.claims.early_end(budget),
+                    has_enqueued=bool(options.enqueue),
+                )
+            )
         say(f"This command took {timedelta(seconds=round(time.monotonic() - started))}.")
         found = answer(worker.database, overview)
         out.print(summary(overview, study, found))
@@ -315,7 +323,7 @@ def _checked(
         changed["confirm"] = (study.confirm or Confirmation()) if options.confirm else None
     study = study.changed(changed)
     try:
-        enqueue = [study.space.parse(text) for text in options.enqueue]
+        enqueue = list(_values(options.enqueue, study))
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
     study.for_search(study.budget.changed(asked))
@@ -324,6 +332,25 @@ def _checked(
         changed["precision"] = definition["precision"]  # whatever this machine would choose
     open_artifacts(options.artifacts).check()
     return changed, enqueue
+
+
+def _values(texts: Iterable[str], study: "Study") -> Iterator[dict[str, "Value"]]:
+    """Yield the values of the texts that are not the name of a variant.
+
+    Raises:
+        UserError: a text is neither.
+    """
+    variants = study.every_variant
+    for text in texts:
+        if text in variants:
+            continue
+        if text.strip() and "=" not in text:
+            known = ", ".join(variants) or "none"
+            raise UserError(
+                "parameters must be NAME=VALUE, separated by spaces, or the name of a variant "
+                f"({known}), not {text!r}"
+            )
+        yield study.space.parse(text)
 
 
 def _asked(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -428,7 +455,8 @@ def _confirm(
     study = worker.study
     assert study.confirm is not None
     name = rerun_name(worker.database, overview, study.name)
-    own: dict[str, Any] = {"name": name, "variants": {}, "confirm": None, "audit": 0.0}
+    no_variants: dict[str, Any] = {"variants": {}, "optional_variants": {}}
+    own = no_variants | {"name": name, "confirm": None, "audit": 0.0}
     reruns = Reruns(
         study=study.changed(own),
         config=replace(worker.config, changes={**worker.config.changes, **own}),

@@ -99,6 +99,32 @@ def test_enqueued_trials_and_a_study_without_variants(search: Command, tmp_path:
     assert len(states(tmp_path)) == 2
 
 
+def test_an_optional_variant_runs_only_if_it_is_enqueued(search: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from studies.digits import study\n"
+        "base = study.variants['base']\n"
+        "study = study.changed({'name': 'mine', 'images': 100, 'epochs': 1, 'trials': 1})\n"
+        "study = replace(study, variants={'base': base},\n"
+        "                optional_variants={'fast': replace(base, lr=0.0625)})\n"
+    )
+    options = ("--study", "mine.py", "--threads", 1)
+    assert search("run", *options).returncode == 0
+    assert len(states(tmp_path)) == 1
+    refused = search("run", *options, "--enqueue", "slow")
+    assert refused.returncode == 2
+    assert "or the name of a variant (base, fast), not 'slow'" in refused.stderr
+    done = search("run", *options, "--enqueue", "fast")
+    assert "[1 fast] begins: bn1=off" in done.stdout
+    assert "Trials: 2 of 2 finished" in done.stdout
+    again = search("run", *options)
+    assert re.search(r"│ fast +│ 1 +│ +0[.]", again.stdout)
+    one = "reproduce", *options, "--variant"
+    assert "fast" not in search("reproduce", *options).stdout
+    assert re.search(r"fast +[|] +1 [|] +0[.]", search(*one, "fast").stdout)
+    assert "no such variant; known: base, fast\n" in search(*one, "slow").stderr
+
+
 def test_selecting_on_validation_says_so(search: Command) -> None:
     done = search("run", *QUICK[:-1], 2, "--select", "validation")
     assert "Best trials by validation accuracy" in done.stdout

@@ -84,7 +84,7 @@ class Progress:
             fixed = queries.fixed(connection, ref)
             ids = _told_ids(connection, ref, study) | _ids(connection, ref, runs)
         ids |= {place.trial_id for place in best}
-        ids |= {entry.trial_id for entry in fixed if entry.name in study.variants}
+        ids |= {entry.trial_id for entry in fixed if entry.name in study.every_variant}
         trials = sorted(map(storage.get_trial, ids), key=lambda trial: trial.number)
         numbers = [trial.number for trial in trials]
         epochs = database.epochs_of_study(ref.key, numbers)
@@ -178,7 +178,7 @@ class Notes:
         notes: dict[int | None, str] = {None: text(self.study, progress)}
         files = files_of(self.database, ref)
         for name, trial in progress.some.variants.items():
-            if name in self.study.variants:
+            if name in self.study.every_variant:
                 epochs = progress.some.of(trial)
                 curves = curves_id(files, trial.number)
                 its_id = optuna_internals.trial_id(trial)
@@ -303,7 +303,7 @@ def variant_text(study: Study, name: str, epochs: Sequence[Epoch], curves: str |
     """Return the note on a variant's trial in Markdown; `curves` is the path of its picture."""
     return template("variant.md").render(
         name=name,
-        choices=params_text(study.space.params(study.variants[name])),
+        choices=params_text(study.space.params(study.every_variant[name])),
         metric=study.final.words,
         curves=curves,
         ours=variant_tables.best_epoch(study, variant_tables.measured(study, epochs)),

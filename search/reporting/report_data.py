@@ -163,7 +163,7 @@ class ReportData:
     @property
     def variants(self) -> list[str]:
         """The names of the trained variants, in the study's order."""
-        return [name for name in self.study.variants if self.reproduced.get(name)]
+        return [name for name in self.study.every_variant if self.reproduced.get(name)]
 
 
 def _of_search(overview: Overview) -> Repeats:

@@ -29,13 +29,14 @@ def comparison(runs: Repeats, study: Study) -> RenderableType:
 
     `study` is the study that the runs were trained as.
     """
-    variants = [name for name in study.variants if name in runs]
+    variants = [name for name in study.every_variant if name in runs]
     parts: list[RenderableType] = [_epochs(runs, study, name) for name in variants]
-    verdicts = [found for name in variants if (found := verdict(runs, study, name))]
+    found = {name: verdict(runs, study, name) for name in variants}
+    verdicts = [one for one in found.values() if one]
+    if unpublished := [name for name, one in found.items() if not one]:
+        parts.append(_finals(runs, study, unpublished))
     if verdicts:
         parts += [_verdicts(verdicts, study), caption(study)]
-    elif variants:
-        parts.append(_finals(runs, study, variants))
     if verdicts and not study.incomparable:
         parts.append(published.rule(study.final))
     return Group(*parts)

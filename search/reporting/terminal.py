@@ -27,8 +27,9 @@ def summary(overview: Overview, study: Study, answer: Answer) -> RenderableType:
     if overview.ranked:
         ties = Ties.of(study, overview.ranked, answer)
         parts.append(_best(overview, study, ties))
-    if study.variants:
-        parts.append(variant_tables.variants(overview, study))
+    variants = variant_tables.variants(overview, study)
+    if variants.rows:
+        parts.append(variants)
         if study.published_figures:
             parts.append(variant_tables.caption(study))
     parts.append(_counts(overview, study))

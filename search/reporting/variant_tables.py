@@ -43,7 +43,8 @@ def published_epochs(study: Study) -> int:
 
 
 def variants(overview: Overview, study: Study) -> FittedTable:
-    """Return a table with a row for each variant of the study; missing values are empty.
+    """Return a table with a row for each variant of the study, and for each optional one that has a
+    trial; missing values are empty.
 
     A narrow terminal drops values before the epochs that they belong to.
     """
@@ -51,8 +52,10 @@ def variants(overview: Overview, study: Study) -> FittedTable:
     same = "published, same epoch"
     trials = overview.variants
     rows = []
-    for name in study.variants:
+    for name in study.every_variant:
         trial = trials.get(name)
+        if trial is None and name not in study.variants:
+            continue
         recorded = overview.of(trial) if trial else []
         tested, known = measured(study, recorded), published_values(study, name)
         best, last = best_epoch(study, tested), max(tested, default=0)

@@ -78,6 +78,8 @@ class Study(Generic[C]):
     """The final metric of a re-run that diverges; None for the worst of all re-runs."""
     variants: Mapping[str, C] = field(default_factory=dict)
     """The fixed trials by name, in the order in which they run; never pruned."""
+    optional_variants: Mapping[str, C] = field(default_factory=dict)
+    """Further ones that a search runs only if they are enqueued by name."""
     ranges: Ranges = field(default_factory=dict)
     """Ranges that replace those of the choices' annotations, by the parameter's name."""
     trials: int | None = None
@@ -114,7 +116,9 @@ class Study(Generic[C]):
     def __post_init__(self) -> None:
         check_name(self.name)
         _ = self.space  # made now, so that an invalid field is an error immediately
-        for name, choices in self.variants.items():
+        if twice := self.variants.keys() & self.optional_variants.keys():
+            raise UserError(f"variant {min(twice)}: it is an optional variant too")
+        for name, choices in self.every_variant.items():
             _check_variant_name(name)
             try:
                 if not isinstance(choices, self.choices):
@@ -179,6 +183,10 @@ class Study(Generic[C]):
                 f"{self.metric}"
             )
 
+    @property
+    def every_variant(self) -> Mapping[str, C]:
+        return {**self.variants, **self.optional_variants}
+
     @cached_property
     def space(self) -> Space[C]:
         return Space(self.choices, self.ranges)
@@ -213,6 +221,11 @@ class Study(Generic[C]):
         if self.confirm is None:
             return budget
         return self.confirm.left_for_search(budget, self.epochs)
+
+    def with_variants(self, named: Mapping[str, C]) -> Self:
+        """Return the study with the choices that are `named` among the variants that it runs."""
+        rest = {name: one for name, one in self.optional_variants.items() if name not in named}
+        return replace(self, variants={**self.variants, **named}, optional_variants=rest)
 
     def with_budget(self, budget: Budget) -> Self:
         return self.changed(budget.settings)

@@ -54,7 +54,8 @@ class Reproduction:
         options: Mapping[str, Any],
         file: Path | None,
     ) -> None:
-        """Train the variants `names` with the seeds of the re-runs `numbers`, and compare them.
+        """Train the variants `names`, or all but the optional ones if there are none, with the
+        seeds of the re-runs `numbers`, and compare them.
 
         The settings are those of earlier re-runs, else those of the search, with the fields in
         `options` replaced. The metrics are written to `file`, if given.
@@ -63,8 +64,9 @@ class Reproduction:
             UserError: the study has no such variant, or the re-runs have another definition.
             KeepsFailing, DatabaseGone: as `search.worker.worker.Worker.work` does.
         """
-        variants = self.study.variants
-        if not variants:
+        variants = self.study.every_variant
+        names = names or list(self.study.variants)
+        if not names:
             raise UserError(f"--study {self.study.name}: it has no variants to train; see --trial")
         for name in names:
             if name not in variants:
@@ -79,7 +81,7 @@ class Reproduction:
         wanted = [
             reruns.fixed({VARIANT: name}, self.study.space.params(variants[name]), repeat)
             for repeat in numbers
-            for name in names or variants
+            for name in names
         ]
         overview = reruns.train(wanted, self.stop)
         self._tell(overview, file, reruns.study)
@@ -172,7 +174,7 @@ class Reproduction:
     def _reruns(
         self, study: Study, name: str, digest: object = None, *, origin: str | None = None
     ) -> Reruns:
-        study = dataclasses.replace(study, name=name, variants={})
+        study = dataclasses.replace(study, name=name, variants={}, optional_variants={})
         machine = self._machine(self.config, study, digest)
         return Reruns(
             study=study.in_precision(machine.session.precision),

@@ -135,6 +135,20 @@ def test_tables_hold_the_published_figures_beside_ours(
     assert "question-3, " not in text
 
 
+def test_what_has_no_published_figures_is_told_by_its_final_metric(
+    runs: Repeats, study: Study, tmp_path: Path
+) -> None:
+    both = _study(_published(tmp_path, 0.5, 0.71), study).changed(
+        {"epochs": 2, "optional_variants": {"slower": study.variants["question-3"]}}
+    )
+    console = Console(width=130, record=True)
+    console.print(comparison({**runs, "slower": {0: _run(0.6, 0.65), 1: _run(0.6, 0.66)}}, both))
+    text = console.export_text()
+    assert re.search(r"slower +[|] +2 [|] +0.6550 ± 0.0071 \(0.6500 to 0.6600\)", text)
+    assert re.search(r"question-1 +[|] +outside at epoch 1", text)
+    assert not re.search(r"question-1 +[|] +3 [|] 0.71", text)
+
+
 def test_where_figures_cannot_be_compared_the_reason_stands_in_place_of_a_verdict(
     runs: Repeats, study: Study, tmp_path: Path
 ) -> None:

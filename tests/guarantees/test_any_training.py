@@ -51,7 +51,10 @@ def _file(folder: Path, name: str, text: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "text"), [("residual", RESIDUAL), ("linear", LINEAR)], ids=["residual", "linear"]
+    ("name", "text", "url"),
+    [("residual", RESIDUAL, "sqlite"), ("linear", LINEAR, "postgresql")],
+    ids=["residual-sqlite", "linear-postgresql"],
+    indirect=["url"],
 )
 def test_a_killed_search_of_any_training_ends_as_an_undisturbed_one(
     name: str, text: str, url: str, tmp_path: Path

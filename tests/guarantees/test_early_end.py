@@ -29,7 +29,7 @@ def _x(process: Process, trial: int) -> float:
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_trial_that_reaches_the_target_is_the_last(start: Start, direction: Direction) -> None:
-    of_all = replace(curves, trials=24, direction=direction, name="all")
+    of_all = replace(curves, direction=direction, name="all")
     undisturbed = start(of_all)
     undisturbed.work()
     order = undisturbed.order

@@ -154,6 +154,7 @@ def test_processes_started_together_meet_the_budget(
     assert set(variants.values()) == {1}
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_several_workers_share_a_budget(search: Command, url: str) -> None:
     done = search("run", *QUICK, "--workers", 3, "--trials", 12, "--storage", url)
     assert (done.returncode, done.stderr) == (0, "")

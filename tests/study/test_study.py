@@ -454,6 +454,14 @@ def test_a_variant_outside_the_ranges_is_refused(study: Study) -> None:
         dataclasses.replace(study, variants={"odd": odd})
 
 
+def test_a_variant_is_either_optional_or_not(study: Study) -> None:
+    with pytest.raises(UserError, match="variant question-1: it is an optional variant too"):
+        dataclasses.replace(study, optional_variants=study.variants)
+    odd = dataclasses.replace(study.variants["question-1"], lr=0.5)
+    with pytest.raises(UserError, match="variant odd: lr must be a number from"):
+        dataclasses.replace(study, optional_variants={"odd": odd})
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\nb", 1, "best", "17"])
 def test_a_variants_name_is_unlike_those_of_other_trials(study: Study, name: Any) -> None:
     with pytest.raises(UserError, match="a variant's name must"):

@@ -182,6 +182,7 @@ OUTSIDE = """[...document.querySelectorAll('#dashboard main *, body > *')].filte
 """What is beyond the window's edge. Tables of trials scroll, and charts fill their places."""
 
 
+@pytest.mark.parametrize("served", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("width", [390, 1280])
 def test_every_page_fits_into_the_window(served: Served, page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
@@ -200,13 +201,14 @@ CLICK_ALL = """async () => {
     for (let node; node = left();) {
         clicked.add(node);
         node.click();
-        await new Promise(done => setTimeout(done, 100));
+        await new Promise(done => setTimeout(done, 30));
     }
     return clicked.size;
 }"""
 """Clicks each button, and those that appear then, such as the answers to a question."""
 
 
+@pytest.mark.parametrize("served", ["postgresql"], indirect=True)
 def test_read_only_no_button_asks_for_a_change(served: Served, page: Page) -> None:
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(request.method))
