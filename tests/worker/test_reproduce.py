@@ -128,6 +128,9 @@ def test_the_best_are_trained_with_the_same_fresh_seeds(search: Command, tmp_pat
     assert f"{sum(honest) / 2:.4f} ± " in done.stdout
     assert read(tmp_path / "runs.csv").keys() == {f"trial {trial.number}" for trial in best}
     assert overview(tmp_path, "digits").trials == before.trials
+    measured = [epoch.metrics.keys() for trial in after.trials for epoch in after.of(trial)]
+    assert len(measured) == 12
+    assert not any("train_loss" in names for names in measured), "of which nobody asks"
 
 
 @pytest.mark.parametrize(
