@@ -268,6 +268,7 @@ def search(options: argparse.Namespace, study: "Study") -> Ended:
             of_file=study.budget,
             asked=asked,
             has_enqueued=bool(options.enqueue),
+            confirm=study.confirm,
         )
         budget = study.for_search(agreed)
         study = worker.study.with_budget(budget)

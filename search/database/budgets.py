@@ -1,6 +1,8 @@
-"""The stored budget of a study, and whether a search ends before it is spent."""
+"""The stored budget of a study, what its confirmation takes of it, and whether a search ends before
+it is spent."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -12,12 +14,15 @@ from search.database import queries
 from search.database.database import Database
 from search.database.identity import DEFINITION, study_ref
 from search.database.queries import StudyRef
+from search.errors import UserError
 from search.study.budget import Budget
+from search.study.confirmation import Confirmation
 from search.study.metrics import Objective, number
 from search.study.study import is_finite, is_whole
 
 BUDGET = "budget"
-"""User attribute of a study: its budget, and the study file's budget at that time."""
+"""User attribute of a study: its budget, the study file's budget at that time, and the confirmation
+that the search ends with."""
 
 
 def agree_on_budget(
@@ -27,8 +32,9 @@ def agree_on_budget(
     of_file: Budget,
     asked: Mapping[str, Any],
     has_enqueued: bool,
+    confirm: Confirmation | None = None,
 ) -> Budget:
-    """Return the study's budget, and store it for later commands.
+    """Return the study's budget, and store it and the confirmation for later commands.
 
     `asked` are the fields of the budget that the user gives: trials and epochs replace both of
     these, the others each its own. Without them the budget stays the same, unless that of the study
@@ -44,7 +50,11 @@ def agree_on_budget(
         budget = (kept or of_file).changed(asked)
         if has_enqueued:
             budget = _with_room(connection, joined, budget)
-        now = {**asdict(budget), "of_file": asdict(of_file)}
+        now = {
+            **asdict(budget),
+            "of_file": asdict(of_file),
+            "confirm": None if confirm is None else asdict(confirm),
+        }
         if now != stored:
             joined.set_user_attr(BUDGET, now)
     return budget
@@ -53,6 +63,26 @@ def agree_on_budget(
 def stored_budget(joined: optuna.Study) -> Budget | None:
     """Return what `agree_on_budget` stored; None if it was overwritten."""
     return parsed(joined.user_attrs.get(BUDGET))
+
+
+def stored_confirmation(joined: optuna.Study) -> Confirmation | None:
+    """Return the confirmation that the search ends with; None if there is none, or if it was
+    overwritten."""
+    stored = joined.user_attrs.get(BUDGET)
+    confirm = stored.get("confirm") if isinstance(stored, dict) else None
+    if isinstance(confirm, dict):
+        with suppress(TypeError, UserError):
+            return Confirmation(**confirm)
+    return None
+
+
+def search_budget(joined: optuna.Study) -> Budget | None:
+    """Return what the confirmation leaves of the stored budget; None if that was overwritten."""
+    budget, confirm = stored_budget(joined), stored_confirmation(joined)
+    if budget is not None and confirm is not None:
+        with suppress(UserError):  # a search with this confirmation was refused
+            return confirm.left_for_search(budget, int(joined.user_attrs[DEFINITION]["epochs"]))
+    return budget
 
 
 def parsed(stored: object) -> Budget | None:

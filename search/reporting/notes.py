@@ -11,7 +11,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from search.analysis.published import published_values
 from search.analysis.rerun_metrics import Repeats
 from search.analysis.ties import Ties
 from search.database import optuna_internals, queries, tables
-from search.database.budgets import stored_budget
+from search.database.budgets import search_budget
 from search.database.database import Database
 from search.database.identity import study_ref
 from search.database.knowledge import changes
@@ -33,7 +32,6 @@ from search.database.leases import leases
 from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
-from search.errors import UserError
 from search.reporting import variant_tables
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
@@ -152,9 +150,7 @@ class Notes:
     def of(cls, database: Database, study: Study) -> Self:
         """Return the notes of a study in the database, with its stored budget."""
         joined = optuna.load_study(study_name=study.name, storage=database.optuna)
-        budget = stored_budget(joined) or study.budget
-        with suppress(UserError):  # too small to confirm: the search was told not to
-            budget = study.for_search(budget)
+        budget = search_budget(joined) or study.budget
         return cls(database=database, study=study.with_budget(budget), joined=joined)
 
     def update(self) -> None:

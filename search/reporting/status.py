@@ -13,19 +13,21 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from search.analysis.answer import answer, answer_from_reruns, reruns_of
+from search.analysis.answer import Answer, answer, answer_from_reruns, reruns_of
 from search.database import queries, steering
-from search.database.budgets import early_end, stored_budget
+from search.database.budgets import early_end, search_budget, stored_confirmation
 from search.database.database import Database
 from search.database.identity import DEFINITION
 from search.database.leases import Lease, n_at_work
+from search.database.queries import StudyRef
 from search.database.snapshot import Observer, Overview
-from search.database.studies import ORIGIN_KEY, study_called
+from search.database.studies import ORIGIN_KEY, study_called, with_reruns
 from search.errors import UserError
 from search.reporting.choices import choices_text, differing
 from search.reporting.commands import Commands
 from search.reporting.fitted_table import FittedTable
 from search.study.budget import Budget
+from search.study.confirmation import Confirmation
 from search.study.metrics import Objective, number
 from search.study.space import params_text
 from search.study.trial_attributes import FINISHED, REASON, label
@@ -36,7 +38,8 @@ EPOCH_BAR = 10
 ENDED = 5
 """Number of the trials that ended last, of which the view tells why."""
 RERUNS = "mean of re-runs"
-"""A column of the table of studies."""
+COLUMNS = ("study", "state", "trials", "epochs", "metric", "best", "best trial", RERUNS)
+"""Of the table of studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,7 @@ def status(database: Database, name: str) -> RenderableType:
     ref = study_called(database, name)
     joined = optuna.load_study(study_name=name, storage=database.optuna)
     overview = Observer(database, joined).look()
-    budget = stored_budget(joined) or Budget()
+    budget = search_budget(joined) or Budget()
     with database.engine.connect() as connection:
         early = early_end(
             connection, ref, budget, objective=overview.objective, epochs=overview.n_epochs
@@ -225,9 +228,9 @@ def listed(database: Database, commands: Commands) -> RenderableType:
     if not rows:
         search = commands.line("search.run", "--study digits")
         return Text(f"{database} has no study; a search creates one, such as `{search}`.")
-    means = [mean_of_reruns(database, name) for name in names]
-    if any(means):
-        rows = [row | {RERUNS: mean} for row, mean in zip(rows, means, strict=True)]
+    if not any(row[RERUNS] for row in rows):
+        for row in rows:
+            del row[RERUNS]
     return FittedTable(
         rows=rows,
         texts=["state", RERUNS],
@@ -244,7 +247,7 @@ def shown_name(name: str) -> str:
 def study_row(database: Database, name: str) -> dict[str, str]:
     """Return the cells of a study's row, by column; all but two are empty if it is not one of this
     service."""
-    row = dict.fromkeys(("study", "state", "trials", "epochs", "metric", "best", "best trial"), "")
+    row = dict.fromkeys(COLUMNS, "")
     try:
         ref = study_called(database, name)
     except UserError:
@@ -254,7 +257,10 @@ def study_row(database: Database, name: str) -> dict[str, str]:
     objective = Objective(metric=definition["metric"], direction=definition["direction"])
     has_reruns = ORIGIN_KEY in joined.user_attrs
     # Re-runs have no budget: a command enqueues those that it needs.
-    budget = Budget() if has_reruns else stored_budget(joined) or Budget()
+    budget = Budget() if has_reruns else search_budget(joined) or Budget()
+    found, confirm = _answer(database, name, ref), stored_confirmation(joined)
+    is_confirmed = confirm is None or _is_confirmed(found, confirm)
+    confirmation = "" if is_confirmed else _confirmation(database, ref)
     with database.engine.connect() as connection:
         counts = queries.counts(connection, ref)
         trials = sum(counts[state] for state in FINISHED)
@@ -268,6 +274,8 @@ def study_row(database: Database, name: str) -> dict[str, str]:
             is not None
         )
         state = "done" if is_over else "not running"
+        if is_over and best and confirmation:
+            state = confirmation
         if n_workers:
             state = f"{n_workers} running"
         elif steering.read(connection, ref.key).is_paused:
@@ -286,23 +294,30 @@ def study_row(database: Database, name: str) -> dict[str, str]:
                 "best": number(objective.score(best[0].score)),
                 "best trial": str(best[0].number),
             }
+        if found is not None and found.best is not None and found.spread is not None:
+            n = found.spread.n
+            seeds = f"{n} seed{'s' if n > 1 else ''}"
+            row[RERUNS] = f"{number(found.spread.mean)} (trial {found.best.number}, {seeds})"
     return row
 
 
-def mean_of_reruns(database: Database, name: str) -> str:
-    """Return the re-runs' mean of a study's best trial; empty if it has none."""
-    try:
-        runs = reruns_of(database, study_called(database, name).key)
-    except UserError:
-        return ""
-    if not runs:
-        return ""
-    found = answer_from_reruns(Overview.of_study(database, name), runs)
-    if found.best is None or found.spread is None:
-        return ""
-    n = found.spread.n
-    seeds = f"{n} seed{'s' if n > 1 else ''}"
-    return f"{number(found.spread.mean)} (trial {found.best.number}, {seeds})"
+def _answer(database: Database, name: str, study: StudyRef) -> Answer | None:
+    """Return the answer of the study's re-runs; None if it has none."""
+    runs = reruns_of(database, study.key)
+    return answer_from_reruns(Overview.of_study(database, name), runs) if runs else None
+
+
+def _is_confirmed(found: Answer | None, confirm: Confirmation) -> bool:
+    confirmed = None if found is None else found.confirmed
+    return confirmed is not None and confirmed.unused.n >= confirm.unused
+
+
+def _confirmation(database: Database, study: StudyRef) -> str:
+    """Return the state of a confirmation that is not done."""
+    reruns = with_reruns(database, study)[1:]
+    with database.engine.connect() as connection:
+        n = sum(n_at_work(connection, one.key) for one in reruns)
+    return f"confirming, {n} running" if n else "not confirmed"
 
 
 def _of(spent: int, budget: int | None) -> str:

@@ -18,7 +18,7 @@ from search.database.snapshot import Overview
 from search.database.studies import study_called, with_reruns
 from search.errors import UserError
 from search.reporting.rendering import template
-from search.reporting.status import mean_of_reruns, study_row, worker_name
+from search.reporting.status import RERUNS, study_row, worker_name
 from search.study.metrics import number
 from search.study.trial_attributes import label
 from search.web.pages import POLICY, STUDIES, study_path, trial_path
@@ -60,7 +60,7 @@ def _study(database: Database, name: str) -> dict[str, Any]:
         "text": f"{row['state']}; {row['trials']} trials, {row['epochs']} epochs",
         "best": f"{row['metric']} {row['best']}" if row["best"] else "",
         "best_trial": row["best trial"],
-        "reruns": mean_of_reruns(database, name),
+        "reruns": row[RERUNS],
         "best_path": trial_path(study_id, row["best trial"]),
         "is_paused": is_paused,
         "running": _running(database, name, study_id) if is_running else [],

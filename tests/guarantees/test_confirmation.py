@@ -2,7 +2,7 @@
 it, within the budget in epochs."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from search.database import tables
 from search.database.database import Database
 from search.database.snapshot import Overview
 from search.errors import UserError
+from search.reporting.status import study_row
 from search.study import Confirmation, Study
 from search.study.metrics import Metrics
 from search.study.seeds import SEEDS, derive_seed
@@ -38,6 +39,8 @@ class Noisy:
 
     left: ClassVar[float] = math.inf
     """The number of epochs until the process is killed."""
+    dying: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """Is called just before that."""
 
     def __init__(self, run: Run[Choices]) -> None:
         self.run = run
@@ -47,6 +50,7 @@ class Noisy:
         for epoch in range(after + 1, self.run.epochs + 1):
             Noisy.left -= 1
             if Noisy.left < 0:
+                Noisy.dying()
                 raise Killed
             self.epoch = epoch
             luck = derive_seed(self.run.seed, f"{self.run.choices.x}") / SEEDS
@@ -85,6 +89,13 @@ def _rows(url: str) -> int:
     """Return the number of recorded epochs of all studies."""
     with closing(Database(url)) as database, database.engine.connect() as connection:
         return connection.scalar(select(func.count()).select_from(tables.epochs)) or 0
+
+
+def _state(url: str) -> tuple[str, str]:
+    """Return the state of the search, and the epochs of its part of the budget."""
+    with closing(Database(url)) as database:
+        row = study_row(database, "noisy")
+    return row["state"], row["epochs"]
 
 
 def _reruns(url: str) -> dict[tuple[int, int], float]:
@@ -127,15 +138,20 @@ def test_the_winner_is_chosen_by_fresh_seeds_and_judged_by_others(
 def test_a_confirmation_that_is_killed_goes_on(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    states: list[tuple[str, str]] = []
+    monkeypatch.setattr(Noisy, "dying", lambda: states.append(_state(url)))
     monkeypatch.setattr(Noisy, "left", 30 + 7)
     with pytest.raises(Killed):
         _search(url, tmp_path)
+    assert states == [("confirming, 1 running", "30 of 30")]
+    assert _state(url) == ("not confirmed", "30 of 30")
     monkeypatch.setattr(Noisy, "left", 9)
     with pytest.raises(Killed):
         _search(url, tmp_path)
     monkeypatch.setattr(Noisy, "left", math.inf)
     found = _search(url, tmp_path)
     assert _rows(url) == noisy.epochs_budget
+    assert _state(url) == ("done", "30 of 30")
     again = _search(url, tmp_path)
     assert _rows(url) == noisy.epochs_budget
     assert again.ended.answer.text == found.ended.answer.text
