@@ -20,7 +20,7 @@ from studies.cifar.choices import Choices, learning_rate
 if TYPE_CHECKING:
     from studies.cifar.network import Network
 
-__all__ = ["BASE", "QUESTION_3", "VARIANTS", "Choices", "course_study"]
+__all__ = ["BASE", "BEST_KNOWN", "QUESTION_3", "VARIANTS", "Choices", "course_study"]
 
 BASE = Choices(
     bn1="off",
@@ -38,6 +38,19 @@ QUESTION_2 = replace(QUESTION_1, extra_fc=True)
 QUESTION_3 = replace(QUESTION_2, optimizer="Adamax", lr=0.001, weight_decay=1e-4)
 QUESTION_4_1 = replace(QUESTION_3, weight_decay=1e-5)
 QUESTION_4_2 = replace(QUESTION_4_1, bn2="affine")
+
+BEST_KNOWN = Choices(
+    bn1="affine",
+    bn2="affine",
+    extra_fc=True,
+    conv_bias=True,
+    fc_bias=False,
+    optimizer="RMSprop",
+    lr=0.000968259679692302,
+    weight_decay=1e-3,
+    schedule="cosine",
+)
+"""The winner of the search in `search.db`."""
 
 VARIANTS = {
     "base": BASE,
@@ -125,6 +138,7 @@ study = course_study(
     "cifar",
     dataset="cifar10",
     variants=VARIANTS,
+    optional_variants={"best-known": BEST_KNOWN},
     epochs_budget=400,
     epochs=10,
     confirm=Confirmation(),

@@ -1,14 +1,22 @@
 """The course's study: its choices, its ranges, and the lines that it prints."""
 
 import dataclasses
+import shutil
+from contextlib import closing
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+import studies.cifar
+from search.analysis.answer import answer
+from search.database.database import Database
+from search.database.snapshot import Overview
 from search.errors import UserError
 from search.study.space import Space
-from studies.cifar import Choices, course_study, epoch_text
+from search.study.study_file import load
+from studies.cifar import BEST_KNOWN, Choices, course_study, epoch_text
 from tests.support.epochs import epoch
 
 
@@ -26,6 +34,22 @@ def test_the_ranges_are_those_of_the_design() -> None:
         "weight_decay": CategoricalDistribution((0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)),
         "schedule": CategoricalDistribution(("constant", "cosine")),
     }
+
+
+def test_the_best_known_choices_are_the_winner_of_the_search_that_is_shipped(
+    tmp_path: Path,
+) -> None:
+    shipped = Path(studies.cifar.__file__).with_name("search.db")
+    copy = shutil.copy(shipped, tmp_path)
+    with closing(Database(f"sqlite:///{copy}")) as database:
+        overview = Overview.of_study(database, "cifar")
+        found = answer(database, overview)
+    assert found.best is not None
+    assert found.confirmed is not None
+    assert found.confirmed.unused.n == 5
+    assert Choices(**found.best.params) == BEST_KNOWN
+    assert load("cifar").optional_variants == {"best-known": BEST_KNOWN}
+    assert (overview.n_recorded, len(overview.finished)) == (400, 57)
 
 
 def test_every_field_is_sampled_for_every_trial_and_comes_back_from_optuna() -> None:
