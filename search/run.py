@@ -315,6 +315,7 @@ def _checked(
     from search.artifacts.store import open_artifacts
     from search.study.confirmation import Confirmation
 
+    variants = study.every_variant  # also those that --no-variants leaves out
     changed = changes(options, study) | given(options, "audit")
     if options.epochs is not None and study.epochs_budget is not None:  # as many trials as before
         changed["epochs_budget"] = math.ceil(study.epochs_budget * options.epochs / study.epochs)
@@ -324,7 +325,7 @@ def _checked(
         changed["confirm"] = (study.confirm or Confirmation()) if options.confirm else None
     study = study.changed(changed)
     try:
-        enqueue = list(_values(options.enqueue, study))
+        enqueue = list(_values(options.enqueue, variants, study))
     except UserError as error:
         raise UserError(f"--enqueue: {error}") from error
     study.for_search(study.budget.changed(asked))
@@ -335,13 +336,14 @@ def _checked(
     return changed, enqueue
 
 
-def _values(texts: Iterable[str], study: "Study") -> Iterator[dict[str, "Value"]]:
-    """Yield the values of the texts that are not the name of a variant.
+def _values(
+    texts: Iterable[str], variants: Collection[str], study: "Study"
+) -> Iterator[dict[str, "Value"]]:
+    """Yield the values of the texts that are not the name of one of the `variants`.
 
     Raises:
         UserError: a text is neither.
     """
-    variants = study.every_variant
     for text in texts:
         if text in variants:
             continue

@@ -119,6 +119,8 @@ def test_an_optional_variant_runs_only_if_it_is_enqueued(search: Command, tmp_pa
     assert "Trials: 2 of 2 finished" in done.stdout
     again = search("run", *options)
     assert re.search(r"│ fast +│ 1 +│ +0[.]", again.stdout)
+    alone = search("run", *options, "--name", "alone", "--no-variants", "--enqueue", "base")
+    assert "[0 base] begins: bn1=off" in alone.stdout
     one = "reproduce", *options, "--variant"
     assert "fast" not in search("reproduce", *options).stdout
     assert re.search(r"fast +[|] +1 [|] +0[.]", search(*one, "fast").stdout)

@@ -49,7 +49,7 @@ def agree_on_budget(
             kept = None
         budget = (kept or of_file).changed(asked)
         if has_enqueued:
-            budget = _with_room(connection, joined, budget)
+            budget = _with_room(connection, joined, budget, confirm)
         now = {
             **asdict(budget),
             "of_file": asdict(of_file),
@@ -100,8 +100,11 @@ def parsed(stored: object) -> Budget | None:
     return budget if budget.is_limited else None
 
 
-def _with_room(connection: Connection, joined: optuna.Study, budget: Budget) -> Budget:
-    """Return the budget, or a larger one that has room for all existing trials."""
+def _with_room(
+    connection: Connection, joined: optuna.Study, budget: Budget, confirm: Confirmation | None
+) -> Budget:
+    """Return the budget, or a larger one that has room for all existing trials, beside the
+    confirmation."""
     trials = [
         trial for trial in joined.get_trials(deepcopy=False) if trial.state != TrialState.FAIL
     ]
@@ -111,7 +114,7 @@ def _with_room(connection: Connection, joined: optuna.Study, budget: Budget) -> 
         unfinished = {trial.number for trial in trials if not trial.state.is_finished()}
         each = int(joined.user_attrs[DEFINITION]["epochs"])
         needed = queries.n_epochs(connection, study_ref(joined), but=unfinished)
-        needed += each * len(unfinished)
+        needed += each * (len(unfinished) + (confirm.runs if confirm is not None else 0))
         budget = replace(budget, epochs=max(budget.epochs, needed))
     return budget
 

@@ -9,6 +9,7 @@ from search.database.budgets import agree_on_budget
 from search.database.database import Database
 from search.database.studies import join
 from search.study.budget import Budget
+from search.study.confirmation import Confirmation
 from search.study.study import Study
 
 
@@ -57,6 +58,16 @@ def test_a_budget_of_epochs_is_kept_and_has_room_for_what_is_given(
     assert budget({}, 0.02) == budget({}) == Budget(epochs=12)
     assert budget({"trials": 2, "epochs": 40}, 0.03) == Budget(trials=4, epochs=40)
     assert budget({"trials": 9}) == budget({}) == Budget(trials=9)
+    joined = _join(database, study, given=[{"lr": 0.04}])
+    confirmed = agree_on_budget(
+        database,
+        joined,
+        of_file=study.budget,
+        asked={"epochs": 57},
+        has_enqueued=True,
+        confirm=Confirmation(trials=1, seeds=3, unused=7),
+    )
+    assert confirmed == Budget(epochs=4 * (5 + 10))  # five trials, and ten re-runs
 
 
 def test_what_ends_a_search_early_is_kept_beside_the_budget(
