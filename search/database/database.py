@@ -179,6 +179,16 @@ class Database:
                 found.setdefault(row.trial, []).append(epoch)
         return found
 
+    def places(self, study_key: str, trials: Collection[int]) -> dict[tuple[int, int], int]:
+        """Return the place of each epoch of these trials among all that were recorded, by trial
+        and number."""
+        table = tables.epochs.c
+        query = select(table.trial, table.number, table.id).where(
+            table.study_key == study_key, table.trial.in_(trials)
+        )
+        with self.engine.connect() as connection:
+            return {(row.trial, row.number): row.id for row in connection.execute(query)}
+
     def checkpoint_sha256(self, claim: Claim, number: int) -> str | None:
         """Return the SHA-256 of the file written after epoch `number`; None if none was written.
 

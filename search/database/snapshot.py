@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,9 @@ class Overview:
     """Of the completed trials, by number: the value in Optuna's tables."""
     epochs: dict[int, list[Epoch]]
     """By trial number; trials without a finished epoch are missing."""
+    places: Mapping[tuple[int, int], int]
+    """By trial and epoch: lower ones were recorded earlier. Only of trials that ran since an
+    observer's first look."""
     leases: dict[int, Lease]
     """By trial number."""
     is_paused: bool
@@ -65,6 +68,7 @@ class Overview:
         n_epochs: int,
         objective: Objective,
         final: Objective,
+        places: Mapping[tuple[int, int], int] | None = None,
         leases: dict[int, Lease] | None = None,
         is_paused: bool = False,
     ) -> "Overview":
@@ -81,6 +85,7 @@ class Overview:
                 if trial.state == TrialState.COMPLETE and trial.values
             },
             epochs=epochs,
+            places=places or {},
             leases=leases or {},
             is_paused=is_paused,
             n_epochs=n_epochs,
@@ -237,6 +242,7 @@ class Observer:
             diverged_as=definition["diverged_as"],
         )
         self._epochs: dict[int, list[Epoch]] = {}
+        self._places: dict[tuple[int, int], int] = {}
         self._settled: set[tuple[int, object]] | None = None
         """The trials whose epochs are all known, by number and by the moment at which they ended,
         since one that was pruned can go on; None before the first `look`."""
@@ -258,6 +264,8 @@ class Observer:
             ]
         if changed is None or changed:
             self._epochs |= self._database.epochs_of_study(self._ref.key, changed)
+        if changed:
+            self._places |= self._database.places(self._ref.key, changed)
         self._settled = {
             _version(trial)
             for trial in trials
@@ -267,6 +275,7 @@ class Observer:
             trials,
             study_key=self._ref.key,
             epochs=dict(self._epochs),
+            places=self._places,
             leases=held,
             is_paused=is_paused,
             n_epochs=self._n_epochs,

@@ -4,13 +4,15 @@ Both read the database in a separate thread, so they show all workers of the stu
 training down.
 """
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from operator import itemgetter
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.live import Live
 
@@ -19,10 +21,10 @@ from search.database.outage import tolerating_outage
 from search.database.snapshot import Observer, Overview
 from search.reporting.status import Status
 from search.study.budget import Budget
-from search.study.metrics import number
+from search.study.metrics import Epoch, number
 from search.study.space import params_text
 from search.study.study import Study
-from search.study.trial_attributes import REASON, REOPENED, label
+from search.study.trial_attributes import CANCELED, REASON, REOPENED, fixed_name, label
 
 POLL_SECONDS = 0.5
 
@@ -69,12 +71,10 @@ class _Lines:
     def __init__(self, console: Console, first: Overview, study: Study, *, budget: Budget) -> None:
         self._console = console
         self._study = study
-        self._ended = {
-            trial.number: len(first.of(trial))
-            for trial in first.trials
-            if trial.state.is_finished()
-        }
-        """The finished trials, and the number of their epochs when they were."""
+        self._ended = {trial.number: trial.datetime_complete for trial in first.trials}
+        """When each trial ended for the last time, since one that was pruned can go on."""
+        self._reopened = {trial.number: trial.user_attrs.get(REOPENED) for trial in first.trials}
+        """The epoch after which each trial went on for the last time."""
         self._shown = {trial.number: len(first.of(trial)) for trial in first.trials}
         self._begun = {trial.number for trial in first.trials if first.of(trial)}
         """The trials whose choices have been printed, or were in an earlier command's output."""
@@ -91,41 +91,67 @@ class _Lines:
         if overview.is_paused != self._is_paused:
             self._is_paused = overview.is_paused
             self._print("paused: the workers wait" if self._is_paused else "resumed after a pause")
-        for trial in overview.trials:
-            recorded, shown = overview.of(trial), self._shown.get(trial.number, 0)
-            if trial.state.is_finished() and self._ended.get(trial.number) == len(recorded):
-                continue
-            lease = overview.leases.get(trial.number)
-            # A trial can be pruned and go on between two looks.
-            reopened = trial.user_attrs.get(REOPENED, 0) == shown > 0
-            was_ended = self._ended.pop(trial.number, None) is not None
-            is_taken = lease and shown and self._workers.get(trial.number) != lease.worker
-            if was_ended or (is_taken and reopened):
-                self._print(f"[{label(trial)}] goes on after epoch {shown}")
-            elif is_taken:
-                self._print(f"[{label(trial)}] resumes after epoch {shown}")
-            is_drawn = lease and self._study.space.is_complete(trial.params)
-            if trial.number not in self._begun and (recorded or is_drawn):
-                self._begun.add(trial.number)
-                self._print(f"[{label(trial)}] begins: {params_text(trial.params)}")
-            if lease:
-                self._workers[trial.number] = lease.worker
-            for epoch in recorded[shown:]:
-                text = f"{self._study.epoch_text(epoch)} seconds: {epoch.seconds:.2f}"
-                self._print(f"[{label(trial)}] {text}")
-            self._shown[trial.number] = len(recorded)
-            if trial.state.is_finished():
-                self._ended[trial.number] = len(recorded)
-                outcome = trial.user_attrs.get(REASON, "no reason recorded")
-                if trial.state == TrialState.COMPLETE:
-                    outcome = f"{self._study.objective.quantity} {number(overview.value(trial))}"
-                outcome = overview.told.get(trial.number, outcome)
-                ran = f"after {len(recorded)} of {self._study.epochs} epochs"
-                line = f"[{label(trial)}] {trial.state.name} {ran}: {outcome}"
-                if overview.ranked:
-                    best = overview.ranked[0]
-                    line += f"; best {number(best.values[0])} (trial {best.number})"
-                self._print(line)
+        news = [one for trial in overview.trials for one in self._news(trial, overview)]
+        for _, line in sorted(news, key=itemgetter(0)):
+            self._print(line)
+
+    def _news(self, trial: FrozenTrial, overview: Overview) -> Iterator[tuple[float, str]]:
+        """Yield lines on what has happened to the trial since the last look, with numbers by which
+        those of all trials are sorted: the places of epochs. What happens before an epoch has the
+        same one, and so has the end after it."""
+        lease, recorded = overview.leases.get(trial.number), overview.of(trial)
+        shown = self._shown.get(trial.number, 0)
+        self._shown[trial.number] = len(recorded)
+        new = recorded[shown:]
+        places = [overview.places.get((trial.number, epoch.number), 0) for epoch in new]
+        before, *after = *places, math.inf
+        reopened = self._reopening(trial, recorded)
+        is_taken = lease and self._workers.get(trial.number) != lease.worker
+        if lease:
+            self._workers[trial.number] = lease.worker
+        name, place = f"[{label(trial)}]", 0.0
+        if reopened == shown:
+            place = before
+            yield place, f"{name} goes on after epoch {shown}"
+        elif is_taken and shown:
+            place = before
+            yield place, f"{name} resumes after epoch {shown}"
+        is_drawn = lease and self._study.space.is_complete(trial.params)
+        if trial.number not in self._begun and (recorded or is_drawn):
+            self._begun.add(trial.number)
+            place = before
+            yield place, f"{name} begins: {params_text(trial.params)}"
+        for epoch, own, following in zip(new, places, after, strict=True):
+            place = own
+            text = f"{self._study.epoch_text(epoch)} seconds: {epoch.seconds:.2f}"
+            yield place, f"{name} {text}"
+            if reopened == epoch.number:
+                place = following
+                yield place, f"{name} goes on after epoch {reopened}"
+        if trial.state.is_finished() and trial.datetime_complete != self._ended.get(trial.number):
+            self._ended[trial.number] = trial.datetime_complete
+            yield place, f"{name} {self._end(trial, overview)}"
+
+    def _reopening(self, trial: FrozenTrial, recorded: Sequence[Epoch]) -> int | None:
+        """Return the epoch after which the trial has gone on since the last look."""
+        before, now = self._reopened.get(trial.number), trial.user_attrs.get(REOPENED)
+        self._reopened[trial.number] = now
+        is_just_canceled = CANCELED in trial.user_attrs and now == len(recorded)
+        return None if now == before or is_just_canceled else now
+
+    def _end(self, trial: FrozenTrial, overview: Overview) -> str:
+        recorded = overview.of(trial)
+        outcome = trial.user_attrs.get(REASON, "no reason recorded")
+        if trial.state == TrialState.COMPLETE:
+            outcome = f"{self._study.objective.quantity} {number(overview.value(trial))}"
+        outcome = overview.told.get(trial.number, outcome)
+        ran = f"after {len(recorded)} of {self._study.epochs} epochs"
+        text = f"{trial.state.name} {ran}: {outcome}"
+        if overview.ranked:
+            best = overview.ranked[0]
+            name = fixed_name(best) or f"trial {best.number}"
+            text += f"; best {number(best.values[0])} ({name})"
+        return text
 
     def _print(self, line: str) -> None:
         now = f"{datetime.now():%H:%M:%S}"

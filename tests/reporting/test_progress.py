@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+from datetime import datetime, timedelta
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -92,6 +93,7 @@ def _overview(base: Choices, *, running: int, name: str = "") -> Overview:
         trials=trials,
         values=values,
         epochs=epochs,
+        places={},
         leases=leases,
         is_paused=False,
         n_epochs=1,
@@ -195,6 +197,92 @@ class _Script:
         return self.left.pop(0) if len(self.left) > 1 else self.left[0]
 
 
+def _printed(script: _Script, study: Study) -> list[str]:
+    """Return the lines that a search prints on these looks, without the times."""
+    console = Console(file=io.StringIO(), width=300)
+    with show_progress(script, console, study, budget=Budget(trials=20)):  # type: ignore[arg-type]
+        until(lambda: len(script.left) == 1)
+    assert isinstance(console.file, io.StringIO)
+    return [line.partition(" ")[2] for line in console.file.getvalue().splitlines()]
+
+
+def test_lines_lose_nothing_between_two_looks_and_follow_the_order_of_the_epochs(
+    base: Choices, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    now = datetime.now()
+
+    def trial(number: int, state: TrialState, ended: int, **attributes: object) -> FrozenTrial:
+        found = create_trial(
+            state=state,
+            value=0.5 if state == TrialState.COMPLETE else None,
+            params=study.space.params(base),
+            distributions=study.space.ranges,
+            user_attrs={"reason": "its reason", **attributes},
+        )
+        found.number = number
+        found.datetime_complete = now + timedelta(seconds=ended) if ended else None
+        return found
+
+    def look(trials: list[FrozenTrial], places: dict[int, list[int]]) -> Overview:
+        return Overview.of_trials(
+            trials,
+            study_key="",
+            epochs={
+                number: [_epoch(0.5, n) for n in range(1, len(of) + 1)]
+                for number, of in places.items()
+            },
+            places={
+                (number, n): place
+                for number, of in places.items()
+                for n, place in enumerate(of, start=1)
+            },
+            n_epochs=2,
+            objective=study.objective,
+            final=study.final,
+        )
+
+    running, pruned, failed = TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL
+    looks = (
+        look([], {}),
+        look([trial(0, pruned, 1)], {0: [1]}),
+        # Meanwhile trial 0 went on, and trials 1 and 2 were begun and pruned; trial 1 goes on.
+        look(
+            [
+                trial(0, failed, 2, reopened=1),
+                trial(1, running, 0, reopened=1),
+                trial(2, pruned, 3),
+            ],
+            {0: [1], 1: [2], 2: [3]},
+        ),
+        look(
+            [
+                trial(0, failed, 2, reopened=1),
+                trial(1, TrialState.COMPLETE, 5, reopened=1),
+                trial(2, pruned, 4, reopened=1, canceled=True),
+            ],
+            {0: [1], 1: [2, 4], 2: [3]},
+        ),
+    )
+    told = [" ".join(line.split()[:3]).rstrip(":") for line in _printed(_Script(*looks), study)]
+    assert told == [
+        "[0] begins: bn1=off",
+        "[0] EPOCH: 1",
+        "[0] PRUNED after",
+        "[1] begins: bn1=off",
+        "[1] EPOCH: 1",
+        "[2] begins: bn1=off",
+        "[2] EPOCH: 1",
+        "[2] PRUNED after",
+        "[0] goes on",
+        "[0] FAIL after",
+        "[1] goes on",
+        "[2] PRUNED after",
+        "[1] EPOCH: 2",
+        "[1] COMPLETE after",
+    ]
+
+
 def test_lines_tell_whole_choices_promotions_takeovers_and_pauses(
     base: Choices, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,11 +330,7 @@ def test_lines_tell_whole_choices_promotions_takeovers_and_pauses(
         look(whole, 2, "three", reopened=1, paused=True),
         look(whole, 2, "three", reopened=1),
     )
-    console = Console(file=io.StringIO(), width=300)
-    with show_progress(script, console, study, budget=Budget(trials=20)):  # type: ignore[arg-type]
-        until(lambda: len(script.left) == 1)
-    assert isinstance(console.file, io.StringIO)
-    lines = [line.partition(" ")[2] for line in console.file.getvalue().splitlines()]
+    lines = _printed(script, study)
     assert [line for line in lines if "EPOCH" not in line] == [
         f"[0] begins: {params_text(whole)}",
         "[0] goes on after epoch 1",
