@@ -188,25 +188,35 @@ def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
         if stop.is_asked():
             raise Stopped
 
-    study = study.changed(config.changes)
+    whole, study = study, study.changed(config.changes)
     try:
         with stop.on_signals():
             machine = config.machine(study, out.print)
-            faults = check_training(study, machine, out.print, after_batch)
+            found = check_training(study, machine, out.print, after_batch)
     except Stopped:
         out.print(f"Stopped by {stop}.")
         return stop.exit_status
     except (Diverged, TrainingError) as error:
         print(f"search.reproduce: {error}", file=sys.stderr)
         return 1
-    for fault in faults:
+    for fault in found.faults:
         out.print(fault, soft_wrap=True)
-    if not faults:
+    if found.unread:
+        out.print(
+            f"The training never read {', '.join(found.unread)}: what is not read changes nothing. "
+            "Is a name misspelled, or its value only read for other choices?",
+            soft_wrap=True,
+        )
+    if not found.faults:
+        epochs = str(study.epochs)
+        if study.epochs < whole.epochs:
+            epochs += f" of {whole.epochs}; --epochs {whole.epochs} compares all"
         out.print(
             "The training can be resumed and replayed: all metrics are the same with a resume "
-            f"after each epoch (epochs: {study.epochs})."
+            f"after each epoch (epochs: {epochs}).",
+            soft_wrap=True,
         )
-    return 1 if faults else 0
+    return 1 if found.faults else 0
 
 
 def _compare(options: argparse.Namespace, study: "Study", out: "Console") -> int:

@@ -31,6 +31,11 @@ def by_name(choices: Any, network: nn.Module) -> torch.optim.Optimizer:
     """
     given = getattr(choices, "optimizer", None)
     if isinstance(given, str):
+        if not hasattr(choices, "lr"):
+            raise UserError(
+                f"{type(choices).__name__} names an optimizer, but has no field lr beside it; add "
+                "one, or give ImageClassification(optimizer=...)"
+            )
         named, beside = given, ("lr", "weight_decay")
         options = {name: getattr(choices, name) for name in beside if hasattr(choices, name)}
     elif is_dataclass(given) and not isinstance(given, type):

@@ -39,6 +39,8 @@ class Outcome:
     """The traceback of a failed trial."""
     weights_sha256: str | None = None
     """SHA-256 of a completed trial's weights; None if they were not written."""
+    epochs: int = 0
+    """The number of its recorded epochs."""
     seconds_per_epoch: float | None = None
     """Mean wall time of its epochs in seconds; None without epochs."""
 

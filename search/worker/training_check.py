@@ -1,10 +1,13 @@
 """Checks that a study's training can be resumed and replayed: `search.reproduce --check`.
 
 It trains a few epochs, then trains them again in such a way that each epoch is trained by a new
-object from the state after the epoch before, and compares every metric bit for bit.
+object from the state after the epoch before, and compares every metric bit for bit. It also notes
+which choices the training reads: one that it never reads changes nothing, perhaps by a misspelling.
 """
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
@@ -23,13 +26,23 @@ DRAWS = 50
 """Number of random draws in which every category of the choices is looked for."""
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What was found of a study's training."""
+
+    faults: list[str]
+    """A line for each set of choices whose training is not repeatable."""
+    unread: list[str]
+    """The choices that no training has read."""
+
+
 def check_training(
     study: Study,
     machine: Machine,
     say: Callable[[str], None],
     after_batch: Callable[[int], None],
-) -> list[str]:
-    """Return one line for each set of choices whose training is not repeatable.
+) -> Checked:
+    """Check the training with some sets of choices.
 
     The sets are random, and take every category, so every class of a branch, that `DRAWS` random
     draws take.
@@ -38,14 +51,37 @@ def check_training(
         Diverged: a metric is not finite.
         TrainingError, UserError: as `GuardedTraining` does.
     """
-    faults = []
+    faults, read = [], set[str]()
     samples = _samples(study)
     for number, params in enumerate(samples, start=1):
         say(f"Checking choices {number} of {len(samples)}: {params_text(params)}")
-        fault = _Check(study, machine, study.space.of(params), say, after_batch).fault()
+        choices = _noting(study.space.of(params), read)
+        fault = _Check(study, machine, choices, say, after_batch).fault()
         if fault is not None:
             faults.append(fault)
-    return faults
+    names = [] if "__dict__" in read else [field.name for field in fields(study.choices)]
+    return Checked(faults, [name for name in names if name not in read])
+
+
+def _noting(choices: Any, read: set[str]) -> Any:
+    """Return a copy of the choices that adds the names of the attributes that are read to `read`;
+    `__dict__` if it is copied, since nobody knows what is read of the copy."""
+    kind = type(choices)
+
+    def get(self: Any, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    def reduce(self: Any, protocol: object) -> Any:
+        read.add("__dict__")
+        return copy.copy, (choices,)
+
+    methods = {"__getattribute__": get, "__reduce_ex__": reduce}
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__")}
+    noting = copy.copy(choices)
+    same = type(kind.__name__, (kind,), {"__slots__": (), **names, **methods})
+    object.__setattr__(noting, "__class__", same)
+    return noting
 
 
 def _samples(study: Study) -> list[Params]:

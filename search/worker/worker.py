@@ -191,7 +191,7 @@ class Worker:
             self.kept.sweep()
             notes.update()
         self.claims.limit(budget=budget, wanted=wanted)
-        failures = 0
+        failures = _Failures()
         outage = Outage()
         while not stop.is_asked():
             try:
@@ -216,8 +216,8 @@ class Worker:
                 outage.note(error)
                 stop.wait(WAIT_SECONDS)
                 continue
-            failures = failures + 1 if outcome.state == TrialState.FAIL else 0
-            if failures == FAILURES:
+            failures.count(outcome)
+            if failures.n == FAILURES:
                 raise KeepsFailing(
                     f"{FAILURES} trials in a row have failed; the last, trial {claim.number}: "
                     f"{outcome.reason}"
@@ -289,7 +289,7 @@ class Worker:
         """
         if epochs := self.database.epochs(claim.study_key, claim.number):
             seconds = fmean(epoch.seconds for epoch in epochs)
-            outcome = replace(outcome, seconds_per_epoch=round(seconds, 3))
+            outcome = replace(outcome, epochs=len(epochs), seconds_per_epoch=round(seconds, 3))
             if outcome.state == TrialState.PRUNED:  # Optuna shows its last value too
                 outcome = replace(outcome, value=self.study.objective.value(epochs[-1]))
         self.kept.store.remove(self.claims.finish(claim, outcome, self.kept))
@@ -351,6 +351,23 @@ def _renewing(claims: Claims, claim: Claim) -> Iterator["_Renewed"]:
     finally:
         ended.set()
         left.wait(RENEW_SECONDS)  # a later renewal finds no lease, or this worker's own
+
+
+class _Failures:
+    """Counts failed trials in a row. A trial that was not trained beyond the epoch after which one
+    of them failed says nothing: it is only between them."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._after = 0
+        """The most epochs that one of them had recorded."""
+
+    def count(self, outcome: Outcome) -> None:
+        if outcome.state == TrialState.FAIL:
+            self.n += 1
+            self._after = max(self._after, outcome.epochs)
+        elif outcome.epochs > self._after:
+            self.n = self._after = 0
 
 
 class _Rate:

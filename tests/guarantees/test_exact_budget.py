@@ -6,22 +6,27 @@ Failed ones do not count, and three in a row stop the search. A variant that fai
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
 from search.database.database import Database
 from search.database.leases import Claim
 from search.database.studies import join
 from search.study.budget import Budget
+from search.study.metrics import Metrics
 from search.study.study import Study
 from search.study.trial_attributes import FINISHED, REASON, TRACEBACK
 from search.worker.claims import ATTEMPTS, Standing
 from search.worker.result import Outcome
 from search.worker.worker import KeepsFailing
+from tests.support import curves
 from tests.support.commands import QUICK, Command, Run
 from tests.support.databases import PASSWORD, rows
 from tests.support.epochs import epoch
@@ -247,6 +252,28 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
     assert "cifar/network.py" in failed[0].user_attrs[TRACEBACK]
     assert held_leases(process.database, process.ref.key) == {}
+
+
+class _FailsInEpoch2(curves.Curve):
+    def fit(self, after: int = 0) -> Iterator[Metrics]:
+        for number, metrics in enumerate(super().fit(after), start=after + 1):
+            if number == 2:
+                raise ValueError("in epoch 2")
+            yield metrics
+
+
+@pytest.mark.parametrize("pruner", [curves.PROMOTION, curves.HALVING])
+def test_trials_that_are_pruned_between_failures_of_later_epochs_do_not_excuse_them(
+    start: Start, pruner: BasePruner
+) -> None:
+    study = replace(curves.study, train=_FailsInEpoch2, pruner=pruner)
+    process = start(study)
+    with pytest.raises(KeepsFailing, match=r"3 trials in a row have failed.*: in epoch 2 "):
+        process.work()
+    states = [trial.state for trial in process.trials]
+    assert states.count(TrialState.FAIL) == 3
+    assert TrialState.PRUNED in states
+    assert TrialState.COMPLETE not in states
 
 
 CURVES = """

@@ -124,6 +124,12 @@ class Named:
     lr: float = 0.02
 
 
+@dataclass(frozen=True, kw_only=True)
+class Misspelled:
+    optimizer: str
+    learning_rate: float = 0.02
+
+
 def test_the_name_of_an_optimizer_has_its_rates_beside_it() -> None:
     network = nn.Linear(2, 3)
     found = by_name(Named(optimizer="SGD"), network)
@@ -149,6 +155,7 @@ def test_the_fields_of_a_branch_are_the_arguments_of_the_optimizer() -> None:
         (Branched(optimizer=3), "Branched has no field optimizer that names a class"),
         (Branched(optimizer=SGD), "Branched has no field optimizer that names a class"),
         (Named(optimizer="Lion"), "optimizer: torch.optim has no class Lion"),
+        (Misspelled(optimizer="SGD"), "Misspelled names an optimizer, but has no field lr beside"),
     ],
 )
 def test_an_optimizer_that_is_not_there_is_refused(choices: object, complaint: str) -> None:

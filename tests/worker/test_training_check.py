@@ -8,6 +8,7 @@ import pytest
 from tests.support.commands import Command
 
 STUDY = """
+# IMPORTS
 import random
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -77,7 +78,7 @@ def test_a_repeatable_training_passes_with_every_category(tmp_path: Path, search
     assert status == 0
     assert told.endswith(
         "The training can be resumed and replayed: all metrics are the same with a resume after "
-        "each epoch (epochs: 4).\n"
+        "each epoch (epochs: 4 of 9; --epochs 9 compares all).\n"
     )
     checked = re.findall(r"^Checking choices \d of \d: (.*)$", told, re.MULTILINE)
     assert {word for line in checked for word in line.split() if not word.startswith("lr=")} == {
@@ -122,3 +123,25 @@ def test_what_matters_later_is_found_with_more_epochs(tmp_path: Path, search: Co
     status, told = _checked(tmp_path, search, "--epochs", 6, **late)
     assert status == 1
     assert re.search(RESUME % 6, told)
+
+
+@pytest.mark.parametrize(
+    ("reading", "unread"),
+    [
+        ("", "kind, how"),
+        ("self.run.choices.kind", "how"),
+        ("match self.run.choices.how:\n                case Slow(steps=1): pass", "kind"),
+        ("dataclasses.asdict(self.run.choices)", ""),
+        ("vars(self.run.choices)", ""),
+        ("copy.copy(self.run.choices)", ""),
+        ("pickle.loads(pickle.dumps(self.run.choices))", ""),
+    ],
+)
+def test_choices_that_the_training_never_reads_are_named(
+    reading: str, unread: str, tmp_path: Path, search: Command
+) -> None:
+    imports = "import copy, dataclasses, pickle"
+    status, told = _checked(tmp_path, search, "--epochs", 1, HERE=reading, IMPORTS=imports)
+    assert status == 0
+    named = re.findall(r"^The training never read (.*): what is not read", told, re.MULTILINE)
+    assert named == ([unread] if unread else [])
