@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, delete, insert, literal, select, update
 
 from search.errors import UserError
-from search.study.trial_attributes import REOPENED
+from search.study.trial_attributes import REASON, REOPENED
 
 studies = models.StudyModel.__table__
 study_directions = models.StudyDirectionModel.__table__
@@ -291,7 +291,11 @@ class RereadableStorage(_CachedStorage):
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
         self._forget_reopened(study_id)
-        return super().get_all_trials(study_id, deepcopy, states)
+        found = super().get_all_trials(study_id, deepcopy, states)
+        if any(map(_is_torn, found)):
+            self._forget_reopened(study_id)
+            found = super().get_all_trials(study_id, deepcopy, states)
+        return found
 
     def set_trial_param(
         self,
@@ -341,6 +345,13 @@ class RereadableStorage(_CachedStorage):
         with self._lock:
             if study_id in self._studies:
                 self._studies[study_id].unfinished_trial_ids |= trial_ids
+
+
+def _is_torn(trial: FrozenTrial) -> bool:
+    """Return whether the trial can have been reopened while it was read: it then has the state of
+    before and the attributes of after."""
+    attributes = trial.user_attrs
+    return trial.state == TrialState.PRUNED and REOPENED in attributes and REASON not in attributes
 
 
 class StudyView(Study):

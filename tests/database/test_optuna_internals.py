@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ from optuna.samplers import QMCSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, create_engine, inspect, select
+from sqlalchemy import Connection, create_engine, event, inspect, select
 
 from search.database import optuna_internals as internals
 from search.errors import UserError
@@ -205,6 +206,32 @@ def test_pruned_trial_runs_again_and_ends_again(study: optuna.Study, storage: RD
     for seen in (cache.get_all_trials(here)[1], cache.get_trial(trial_id)):
         assert (seen.state, seen.value) == (TrialState.COMPLETE, 0.5)
         assert seen.intermediate_values == {1: 0.25, 2: 0.5}
+
+
+def test_a_trial_that_is_reopened_while_it_is_read_is_never_seen_pruned(
+    study: optuna.Study, storage: RDBStorage
+) -> None:
+    cache = internals.RereadableStorage(storage)
+    trial = study.ask()
+    trial.report(0.25, step=1)
+    trial.set_user_attr("reason", "poor")
+    study.tell(trial, state=TrialState.PRUNED)
+    url, reads = storage.engine.url, []
+
+    def reopen(*statement: Any) -> None:
+        if not reads and "FROM trial_params" in statement[2]:
+            reads.append(statement)
+            other = create_engine(url)
+            with other.begin() as connection:
+                internals.reopen_trial(
+                    connection, internals.trial_id(trial), {"reopened": 1}, ["reason"]
+                )
+            other.dispose()
+
+    event.listen(storage.engine, "after_cursor_execute", reopen)
+    seen = cache.get_all_trials(internals.study_id(study))[1]
+    assert reads
+    assert (seen.state, seen.user_attrs) == (TrialState.RUNNING, {"reopened": 1})
 
 
 def test_opened_trial_sees_trials_that_others_ended_and_enqueued(
