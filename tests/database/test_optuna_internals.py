@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, event, inspect, select
 
 from search.database import optuna_internals as internals
+from search.database.database import Database
 from search.errors import UserError
 
 
@@ -208,29 +209,27 @@ def test_pruned_trial_runs_again_and_ends_again(study: optuna.Study, storage: RD
         assert seen.intermediate_values == {1: 0.25, 2: 0.5}
 
 
-def test_a_trial_that_is_reopened_while_it_is_read_is_never_seen_pruned(
-    study: optuna.Study, storage: RDBStorage
+def test_a_trial_that_is_reopened_while_it_is_read_is_not_seen_pruned(
+    database: Database,
 ) -> None:
-    cache = internals.RereadableStorage(storage)
+    study = optuna.create_study(storage=database.optuna)
     trial = study.ask()
     trial.report(0.25, step=1)
     trial.set_user_attr("reason", "poor")
     study.tell(trial, state=TrialState.PRUNED)
-    url, reads = storage.engine.url, []
+    n_reads = 0
 
     def reopen(*statement: Any) -> None:
-        if not reads and "FROM trial_params" in statement[2]:
-            reads.append(statement)
-            other = create_engine(url)
-            with other.begin() as connection:
-                internals.reopen_trial(
-                    connection, internals.trial_id(trial), {"reopened": 1}, ["reason"]
-                )
-            other.dispose()
+        nonlocal n_reads
+        if "trials.state AS" in statement[2]:
+            n_reads += 1
+            with database.lock("other") as connection:
+                trial_id = internals.trial_id(trial)
+                internals.reopen_trial(connection, trial_id, {"reopened": 1}, ["reason"])
 
-    event.listen(storage.engine, "after_cursor_execute", reopen)
-    seen = cache.get_all_trials(internals.study_id(study))[1]
-    assert reads
+    event.listen(database.engine, "after_cursor_execute", reopen)
+    (seen,) = database.optuna.get_all_trials(internals.study_id(study))
+    assert n_reads
     assert (seen.state, seen.user_attrs) == (TrialState.RUNNING, {"reopened": 1})
 
 
