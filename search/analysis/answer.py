@@ -19,7 +19,6 @@ from search.database.database import Database
 from search.database.snapshot import Overview
 from search.database.studies import rerun_study
 from search.study.metrics import Epoch, number
-from search.study.space import params_text
 from search.study.trial_attributes import label
 
 LEVEL = 0.95
@@ -80,6 +79,13 @@ class Answer:
         """Whether re-runs compare several trials, and so decide which is the best."""
         return len(self.standings) > 1
 
+    def leading(self, ranked: Sequence[FrozenTrial], n: int) -> list[FrozenTrial]:
+        """Return `n` trials of the `ranked` ones, the best first."""
+        if self.best is None:
+            return []
+        best = self.best
+        return [best, *(trial for trial in ranked if trial.number != best.number)][:n]
+
     @property
     def tied(self) -> list[int]:
         """Numbers of the trials that the re-runs cannot distinguish from the best."""
@@ -105,14 +111,19 @@ class Answer:
         return self.standings[self.best.number].honest
 
     @property
+    def seeds_text(self) -> str:
+        """How many seeds `spread` is over, and whether they had a part in choosing."""
+        n = 0 if self.spread is None else self.spread.n
+        kind = "fresh" if self.confirmed is None else "unused"
+        return f"{n} {kind} seed{'s' if n > 1 else ''}"
+
+    @property
     def text(self) -> str | None:
         """The result of the re-runs as text; None if the best trial was not re-run."""
         if self.best is None or (spread := self.spread) is None:
             return None
         confirmed = self.confirmed
-        kind = "fresh" if confirmed is None else "unused"
-        seeds = f"{spread.n} {kind} seed{'s' if spread.n > 1 else ''}"
-        parts = [f"Best over {seeds}: trial {label(self.best)}, {self.metric} {spread}"]
+        parts = [f"Best over {self.seeds_text}: trial {label(self.best)}, {self.metric} {spread}"]
         if confirmed is not None:
             parts += [
                 f"{LEVEL:.0%} interval of the mean {confirmed.interval_text}",
@@ -122,7 +133,7 @@ class Answer:
             ]
         if self.tied:
             parts.append(f"tied with trial {self.tied_text}")
-        return "; ".join([*parts, f"{params_text(self.best.params)}."])
+        return "; ".join(parts) + "."
 
     @property
     def tied_text(self) -> str:
@@ -133,8 +144,10 @@ class Answer:
             return tied
         if cheapest == self.best.number:
             return f"{tied}, none of which has faster epochs"
-        rate = f"{self.seconds[cheapest]:.3g} s against {self.seconds[self.best.number]:.3g}"
-        return f"{tied}, of which {cheapest} has the fastest epochs, {rate}"
+        rate = f"{self.seconds[cheapest]:.3g} s against {self.seconds[self.best.number]:.3g} s"
+        if len(self.tied) == 1:
+            return f"{tied}, whose epochs are faster: {rate}"
+        return f"{tied}; the epochs of trial {cheapest} are the fastest: {rate}"
 
 
 def answer(database: Database, overview: Overview) -> Answer:

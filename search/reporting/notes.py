@@ -277,11 +277,8 @@ def text(study: Study, progress: Progress) -> str:
 
 
 def _best_rows(progress: Progress, ties: Ties) -> list[Mapping[str, str]]:
-    """Return the trials with the best metrics, preceded by the answer if not among them."""
+    """Return the best trials, the best first."""
     some, answer = progress.some, progress.answer
-    best = some.ranked[:BEST]
-    if answer.best is not None and answer.best not in best:
-        best = [answer.best, *best[:-1]]
     return [
         {
             "number": str(trial.number),
@@ -290,7 +287,7 @@ def _best_rows(progress: Progress, ties: Ties) -> list[Mapping[str, str]]:
             "fresh": str(standing.honest) if standing else "",
             "choices": params_text(trial.params),
         }
-        for trial in best
+        for trial in answer.leading(some.ranked, BEST)
         for standing in (answer.standings.get(trial.number),)
     ]
 

@@ -56,6 +56,8 @@ class Status:
     """The time that has passed, and that is left, in words."""
     is_whole: bool = False
     """Whether all of it is shown, however many lines it takes."""
+    answer: Answer | None = None
+    """Of the re-runs, if they decide which trial is the best."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         options = options.update(height=None)
@@ -73,7 +75,11 @@ class Status:
         found = [Text("no trial is complete yet", overflow="fold")]
         if overview.ranked:
             first = overview.ranked[0]
-            best = f"best {number(first.values[0])} (trial {label(first)})"
+            over_seeds = ""
+            if self.answer is not None and self.answer.best is not None:
+                first = self.answer.best
+                over_seeds = f", {self.answer.spread} over {self.answer.seeds_text}"
+            best = f"best {number(first.values[0])} (trial {label(first)}){over_seeds}"
             found = [Text(best, style="bold", overflow="fold")]
             if options.max_width >= 60:
                 found.append(Text(f"  {params_text(first.params)}", style="dim", overflow="fold"))
@@ -215,9 +221,11 @@ def status(database: Database, name: str) -> RenderableType:
         parts.append(Text(f"Ended early: {early}."))
     elif budget.ends_early_with:
         parts.append(Text(f"It ends early with {budget.ends_early_with}."))
-    parts.append(Status(overview=overview, budget=budget, is_whole=True))
-    if reruns := answer(database, overview).text:
-        parts.append(Text(reruns))
+    found = answer(database, overview)
+    by_reruns = found if found.is_of_reruns else None
+    parts.append(Status(overview=overview, budget=budget, is_whole=True, answer=by_reruns))
+    if found.text:
+        parts.append(Text(found.text))
     return Group(*parts)
 
 
@@ -295,9 +303,11 @@ def study_row(database: Database, name: str) -> dict[str, str]:
                 "best trial": str(best[0].number),
             }
         if found is not None and found.best is not None and found.spread is not None:
-            n = found.spread.n
-            seeds = f"{n} seed{'s' if n > 1 else ''}"
-            row[RERUNS] = f"{number(found.spread.mean)} (trial {found.best.number}, {seeds})"
+            row |= {
+                "best": number(found.best.values[0]),
+                "best trial": str(found.best.number),
+                RERUNS: f"{number(found.spread.mean)} ({found.seeds_text})",
+            }
     return row
 
 

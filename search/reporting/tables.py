@@ -109,7 +109,7 @@ def counts(findings: ReportData) -> str:
 def best_trials(findings: ReportData) -> ChoicesTable:
     """Return the best trials, with the results of their re-runs if there are any."""
     overview, study, answer = findings.overview, findings.study, findings.answer
-    trials = overview.ranked[:BEST]
+    trials = answer.leading(overview.ranked, BEST)
     ties = Ties.of(study, overview.ranked, answer)
     rows = []
     for trial in trials:
@@ -251,7 +251,10 @@ def _honest(findings: ReportData, trial: FrozenTrial) -> str:
     standing = findings.answer.standings.get(trial.number)
     if standing is None:
         return ""
-    verdict = standing.verdict if findings.answer.is_of_reruns else ""
+    answer = findings.answer
+    verdict = standing.verdict if answer.is_of_reruns else ""
+    if verdict and answer.best is not None and trial.number == answer.best.number:
+        verdict = "best"
     return f"{standing.honest}, n = {standing.honest.n}" + (f": {verdict}" if verdict else "")
 
 

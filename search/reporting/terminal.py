@@ -25,8 +25,7 @@ def summary(overview: Overview, study: Study, answer: Answer) -> RenderableType:
     """Return the best trials, the variants, and the savings of pruning."""
     parts: list[RenderableType] = []
     if overview.ranked:
-        ties = Ties.of(study, overview.ranked, answer)
-        parts.append(_best(overview, study, ties))
+        parts.append(_best(overview, study, answer))
     variants = variant_tables.variants(overview, study)
     if variants.rows:
         parts.append(variants)
@@ -54,17 +53,22 @@ def console() -> Console:
     return out if out.is_terminal else plain(width=COLUMNS)
 
 
-def _best(overview: Overview, study: Study, ties: Ties) -> ChoicesTable:
+def _best(overview: Overview, study: Study, answer: Answer) -> ChoicesTable:
     selection, final = study.objective.words, study.final  # they may be the same column
-    trials = overview.ranked[:BEST]
+    ties = Ties.of(study, overview.ranked, answer)
+    trials = answer.leading(overview.ranked, BEST)
     rows = []
     for trial in trials:
         row = {"trial": label(trial), selection: ties.marked(trial)}
         if final.words != selection:
             row[final.words] = number(overview.of(trial)[-1].metrics.get(final.metric))
+        if answer.standings:
+            standing = answer.standings.get(trial.number)
+            row["with fresh seeds"] = "" if standing is None else str(standing.honest)
         rows.append(row)
+    how = "over fresh seeds, then by" if answer.is_of_reruns else "by"
     return ChoicesTable(
-        title=f"Best trials by {selection} ({variant_tables.setting(study)})",
+        title=f"Best trials {how} {selection} ({variant_tables.setting(study)})",
         text=ties.text,
         trials=trials,
         rows=rows,

@@ -1,6 +1,7 @@
 """Which trial a study answers with, and whose re-runs it listens to; trials are made up."""
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from rich.console import Console
+from rich.console import Console, RenderableType
 from sqlalchemy import update
 
 from search.analysis.answer import Answer, answer
@@ -19,6 +20,9 @@ from search.database.identity import study_ref
 from search.database.snapshot import Overview
 from search.database.studies import join, rerun_study
 from search.errors import UserError
+from search.reporting.notes import Progress, text
+from search.reporting.status import status, study_row
+from search.reporting.terminal import summary
 from search.study.confirmation import Confirmation
 from search.study.study import Study
 from search.worker.config import WorkerConfig
@@ -232,4 +236,33 @@ def test_the_trial_with_the_fastest_epochs_is_named_among_those_that_are_tied(
     with database.engine.begin() as connection:
         its = (rows.c.study_key == key) & rows.c.trial.in_(of_1)
         connection.execute(update(rows).where(its).values(seconds=0.5))
-    assert _answer(database).tied_text == "1, of which 1 has the fastest epochs, 0.5 s against 2"
+    assert _answer(database).tied_text == "1, whose epochs are faster: 0.5 s against 2 s"
+
+
+def test_every_view_begins_with_the_trial_that_the_re_runs_found_best(
+    database: Database, small: Study, searched: optuna.Study
+) -> None:
+    _run_again(database, small, {2: (0.50, 0.52), 1: (0.70, 0.72)})
+    row = study_row(database, "small")
+    assert (row["best"], row["best trial"]) == ("0.8000", "1")
+    assert row["mean of re-runs"] == "0.7100 (2 fresh seeds)"
+    overview, found = Overview.of_study(database, "small"), _answer(database)
+    told = [
+        status(database, "small"),
+        summary(overview, small, found),
+        text(small, Progress.of(database, small, study_ref(searched))),
+    ]
+    of_status, of_terminal, of_note = map(_lines, told)
+    best = next(line for line in of_status if line.startswith("best"))
+    assert best == "best 0.8000 (trial 1), 0.7100 ± 0.0141 (0.7000 to 0.7200) over 2 fresh seeds"
+    rows = [line.split()[1] for line in of_terminal if line.startswith("│")]
+    assert rows == ["1", "2", "0"]
+    rows = [line.split("]")[0] for line in of_note if line.startswith("| [")]
+    assert rows == ["| [1", "| [2", "| [0"]
+
+
+def _lines(what: RenderableType) -> list[str]:
+    console = Console(file=io.StringIO(), width=90, markup=False)
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()

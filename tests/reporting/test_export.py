@@ -92,10 +92,12 @@ def test_studies_are_listed_with_their_states(search: Command, tmp_path: Path) -
         for trial, runs in read(tmp_path / "runs.csv").items()
     }
     winner = max(means, key=means.__getitem__)
-    shown = f"{means[winner]:.4f} (trial {winner}, 2 seeds)"
+    value = _overview(tmp_path, "digits").find(str(winner)).values[0]
+    shown = [f"{value:.4f}", str(winner), f"{means[winner]:.4f} (2 fresh seeds)"]
     line = next(line for line in search(COMMAND, "list").stdout.splitlines() if "digits " in line)
-    assert line.split("│")[-2].strip() == shown
+    assert [cell.strip() for cell in line.split("│")[-4:-1]] == shown
     told = " ".join(search(COMMAND, "status", "digits").stdout.split())
+    assert re.search(rf"best {value:.4f} \(trial {winner}[^)]*\), {means[winner]:.4f} ±", told)
     assert f"Best over 2 fresh seeds: trial {winner}" in told
     assert f", test accuracy {means[winner]:.4f} ±" in told
     missing = search(COMMAND, "status", "third")
