@@ -232,7 +232,8 @@ def _delete(options: argparse.Namespace) -> int:
                 "re-runs and its files"
             )
         delete(database, open_artifacts(options.artifacts), every)
-    print(f"Deleted {options.study}, its {n_trials} trials and its re-runs.")
+    trials = f"{n_trials} trial{'s' if n_trials != 1 else ''}"
+    print(f"Deleted {options.study}, its {trials} and its re-runs.")
     return 0
 
 

@@ -27,6 +27,9 @@ class StudyFiles:
         self._artifacts = artifacts
         self.prefix = f"{files}-"
 
+    def __str__(self) -> str:
+        return str(self._artifacts)
+
     def trial_prefix(self, number: int) -> str:
         """Return the prefix of the ids of the trial's files."""
         return f"{self.prefix}{number}-"

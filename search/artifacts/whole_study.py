@@ -1,15 +1,21 @@
 """Copies and deletes a study with its files."""
 
+import logging
 from collections.abc import Sequence
 
+from sqlalchemy import select
+
 from search.artifacts.store import Artifacts
-from search.database import leases, studies
+from search.database import leases, studies, tables
 from search.database.database import Database, new_key
 from search.database.queries import StudyRef
 
+log = logging.getLogger(__name__)
+
 
 def copy(database: Database, artifacts: Artifacts, study: StudyRef, name: str) -> StudyRef:
-    """Copy the study and its files under another name.
+    """Copy the study and its files under another name. Weights that are not there are told of: a
+    worker elsewhere keeps them in its own folder.
 
     Raises:
         UserError: there is a study of this name.
@@ -17,9 +23,19 @@ def copy(database: Database, artifacts: Artifacts, study: StudyRef, name: str) -
     """
     # The files first: a study that is there has its files, however the copy was interrupted.
     prefix, files = studies.files_of(database, study), new_key()
-    for artifact_id in artifacts.ids(f"{prefix}-"):
+    there = artifacts.ids(f"{prefix}-")
+    for artifact_id in there:
         if (content := artifacts.read(artifact_id)) is not None:
             artifacts.write(artifact_id.replace(prefix, files, 1), content)
+    kept = tables.weights.c
+    query = select(kept.trial).where(kept.study_key == study.key, kept.artifact_id.not_in(there))
+    with database.engine.connect() as connection:
+        missing = sorted(connection.scalars(query))
+    if missing:
+        log.warning(
+            "the weights of trial%s %s are not in %s, and so not in the copy",
+            "s" * (len(missing) > 1), ", ".join(map(str, missing)), artifacts,
+        )  # fmt: skip
     return studies.copy_study(database, study, name, files=files, prefix=prefix)
 
 

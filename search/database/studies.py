@@ -75,7 +75,8 @@ def join(
         way = "--redefine to change it, " if can else ""
         raise UserError(
             f"--name {study.name}: the study of this name differs: {'; '.join(found)}. "
-            f"Give the same options as before, {way}or choose another --name"
+            f"Give the same options as before, {way}another --name, or remove the study with "
+            "`python -m search delete`"
         )
     _keep_published(database, ref, study)
     variants = [

@@ -70,7 +70,8 @@ def settings(definition: Definition) -> Mapping[str, object]:
 
 
 def _shown(name: str, definition: Definition) -> str:
-    return repr(_readable(name, definition.get(name)))
+    value = _readable(name, definition.get(name))
+    return "not set" if value is None else repr(value)
 
 
 def _readable(name: str, value: object) -> object:

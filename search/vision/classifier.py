@@ -159,7 +159,10 @@ def load(path: str | Path, *, study: str | None = None) -> Classifier:
         raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"load {path}: not a weights file of this service ({cause})") from error
+        raise UserError(
+            f"load {path}: not a weights file of this service ({cause}); that of a training of "
+            "your own is read with search.weights.state"
+        ) from error
     network.to(memory_format=torch.channels_last)
     try:
         network.load_state_dict(weights)

@@ -95,6 +95,6 @@ class Share:
         self._is_told = True
         self._say(
             f"training gets {share:.0%} of a CPU core, so epochs take {1 / max(share, 0.01):.0f} "
-            "times as long as on a free one: the CPU is shared with other processes; start fewer "
-            "workers, or give them fewer --threads"
+            "times as long as on a free one: the CPU is shared with other processes; "
+            "start fewer workers, or give them fewer --threads if they have several"
         )

@@ -45,6 +45,10 @@ class TrialFiles:
             return 0 if lost and self._is_wanted(recorded[-1]) else number
         content = None if sha256 is None else self._read(sha256, epoch=number)
         if content is None:
+            log.warning(
+                "trial %d: its checkpoint is not in %s; it is trained again up to epoch %d",
+                self.claim.number, self.kept.store, number,
+            )  # fmt: skip
             return 0
         training.load(content)
         return number

@@ -144,7 +144,10 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
         ({"study": "cifra"}, "study cifra: .*search.db has no such study; it has cifar"),
         ({"trial": 99}, "no such trial; it has 0 to 19, best, base, question-1"),
         ({"trial": "question-9"}, "trial question-9: the study has no such trial"),
-        ({"artifacts": "elsewhere"}, "its weights are not in elsewhere/files; give `artifacts`"),
+        (
+            {"artifacts": "elsewhere"},
+            "its weights are not in elsewhere/files; name the folder of",
+        ),
     ],
 )
 def test_missing_weights_are_refused(

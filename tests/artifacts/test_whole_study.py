@@ -71,6 +71,23 @@ def test_a_copy_goes_on_as_its_original_does(start: Start, url: str, tmp_path: P
     assert {meta.artifact_id[:16] for metas in listed for meta in metas} == {after}
 
 
+def test_weights_that_are_elsewhere_are_told_of_when_a_study_is_copied(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = _begun(start)
+    artifacts = open_artifacts(str(tmp_path))
+    copy(process.database, artifacts, process.ref, "whole")
+    assert caplog.messages == []
+    best = find(process.database.url.render_as_string(hide_password=False), "curves", "best",
+                artifacts=tmp_path)  # fmt: skip
+    best.unlink()  # as if another machine had trained it
+    copy(process.database, artifacts, process.ref, "part")
+    (number,) = [t.number for t in process.trials if best.name.split("-")[1] == str(t.number)]
+    assert caplog.messages == [
+        f"the weights of trial {number} are not in {tmp_path}/files, and so not in the copy"
+    ]
+
+
 def test_a_name_that_is_taken_is_refused_and_nothing_is_copied(
     start: Start, tmp_path: Path
 ) -> None:

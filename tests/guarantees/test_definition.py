@@ -24,7 +24,7 @@ def _join(database: Database, study: Study, **options: object) -> optuna.Study:
     ("change", "complaint"),
     [
         ({"epochs": 7}, "epochs is 4 in the database and 7 here"),
-        ({"images": None}, "images is 160 in the database and None here"),
+        ({"images": None}, "images is 160 in the database and not set here"),
         ({"pruner": optuna.pruners.NopPruner()}, "pruner is 'SuccessiveHalving.*'NopPruner"),
     ],
 )

@@ -144,7 +144,7 @@ def _replayed(xs: Sequence[float], pruner: Promotion) -> tuple[int, list[int]]:
 
 
 def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
-    start: Start, tmp_path: Path
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = start(replace(curves, trials=10))
     process.work()
@@ -152,18 +152,25 @@ def test_a_larger_budget_goes_on_with_trials_of_the_smaller_one(
     _expected(_xs(process), 10, expected)
     assert process.order == expected
     before = _reached(expected)
-    for path in tmp_path.rglob("*-1-*"):
-        path.unlink()  # its trial is trained again
+    for number, epochs in before.items():
+        for path in tmp_path.rglob(f"*-{number}-1-*") if epochs == 1 else ():
+            path.unlink()  # the trial is trained again if it goes on
     more = start(replace(curves, trials=20))
     more.work()
     _expected(_xs(more), 20, expected)
     assert more.order == expected
     after = _reached(expected)
+    again = {number for number in before if (before[number], after[number]) == (1, 4)}
+    assert {text for text in caplog.messages if "checkpoint" in text} == {
+        f"trial {number}: its checkpoint is not in {tmp_path}/files; "
+        "it is trained again up to epoch 1"
+        for number in again
+    }
     goes_on = {(before[trial], after[trial]) for trial in before} - {(1, 1), (4, 4), (10, 10)}
     assert goes_on == {(1, 4)}
     for trial in more.trials:
-        epochs = more.database.epochs(more.ref.key, trial.number)
-        assert [epoch.metrics["value"] for epoch in epochs] == [
+        recorded = more.database.epochs(more.ref.key, trial.number)
+        assert [epoch.metrics["value"] for epoch in recorded] == [
             value(trial.params["x"], epoch) for epoch in range(1, after[trial.number] + 1)
         ]
         assert list(trial.intermediate_values) == list(range(1, after[trial.number] + 1))

@@ -401,7 +401,7 @@ def test_trials_of_before_run_again_with_the_default(search: Command, tmp_path: 
     search("run", "--study", "Before.py", "--trials", 4, "--confirm")
     confirmed = search("run", "--study", "After.py", "--trials", 6, "--redefine", "--confirm")
     assert (confirmed.returncode, "Stopped" in confirmed.stdout) == (0, False), confirmed.stdout
-    assert "choose another --name" not in confirmed.stdout + confirmed.stderr
+    assert "another --name" not in confirmed.stdout + confirmed.stderr
     assert "The study's file has changed" not in confirmed.stdout
     again = search("reproduce", "--study", "After.py", "--top", 6, "--repeats", 2)
     replayed = search("reproduce", "--study", "After.py", "--trial", 1)

@@ -65,7 +65,7 @@ def _told(*epochs: tuple[float, float]) -> list[str]:
 def test_a_crowded_cpu_is_told_once_with_the_way_out() -> None:
     (line,) = _told((30, 7.5), (30, 3), (30, 29))
     assert line.startswith("training gets 25% of a CPU core, so epochs take 4 times as long")
-    assert line.endswith("start fewer workers, or give them fewer --threads")
+    assert line.endswith("start fewer workers, or give them fewer --threads if they have several")
     assert len(_told(*[(1, 0.2)] * 29)) == 0
     assert len(_told(*[(1, 0.2)] * 90)) == 1
     assert len(_told((60, 0))) == 1
