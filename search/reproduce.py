@@ -197,6 +197,8 @@ def _check(options: argparse.Namespace, study: "Study", out: "Console") -> int:
         out.print(f"Stopped by {stop}.")
         return stop.exit_status
     except (Diverged, TrainingError) as error:
+        if isinstance(error, TrainingError):
+            print(error.traceback.rstrip(), file=sys.stderr)
         print(f"search.reproduce: {error}", file=sys.stderr)
         return 1
     for fault in found.faults:

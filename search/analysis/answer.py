@@ -24,9 +24,8 @@ from search.study.trial_attributes import label
 LEVEL = 0.95
 """Of confidence intervals."""
 COLLAPSE = 0.1
-COLLAPSED = (
-    f"A run has collapsed if it diverged, or ended {COLLAPSE:.0%} or more below its own best epoch."
-)
+COLLAPSED_BY = f"diverged, or ended {COLLAPSE:.0%} or more below the run's best epoch"
+COLLAPSED = f"A run has collapsed if it {COLLAPSED_BY}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,8 @@ class Answer:
         if confirmed is not None:
             parts += [
                 f"{LEVEL:.0%} interval of the mean {confirmed.interval_text}",
-                f"{confirmed.collapsed} of {spread.n} collapsed",
+                f"{confirmed.collapsed} of {spread.n} collapsed"
+                + (f" ({COLLAPSED_BY})" if confirmed.collapsed else ""),
                 f"it won with {confirmed.won_text}, after {number(self.best.values[0])} in the "
                 "search",
             ]

@@ -57,7 +57,8 @@ class Savings:
     @property
     def saved_text(self) -> str:
         """The epochs that pruning saved, and their estimated time."""
-        return f"{self.epochs_saved} epochs, about {timedelta(seconds=round(self.seconds_saved))}"
+        epochs = f"{self.epochs_saved} epoch{'s' if self.epochs_saved != 1 else ''}"
+        return f"{epochs}, about {timedelta(seconds=round(self.seconds_saved))}"
 
     def __str__(self) -> str:
         share = f" ({self.epochs_run / self.epochs_possible:.0%})" if self.epochs_possible else ""

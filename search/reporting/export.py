@@ -20,7 +20,7 @@ from search.study.metrics import Epoch
 from search.study.shipped import known
 from search.study.space import written
 from search.study.study_file import load
-from search.study.trial_attributes import DIVERGED, REASON, VARIANT
+from search.study.trial_attributes import DIVERGED, REASON, TRACEBACK, VARIANT
 
 COLUMNS = ("number", "variant", "state", "value", "epochs", "seconds", "reason", "told",
            "honest_mean", "honest_n")  # fmt: skip
@@ -167,6 +167,7 @@ def _trial(overview: Overview, trial: FrozenTrial) -> dict[str, Any]:
         "value": overview.value(trial),
         "diverged": trial.user_attrs.get(DIVERGED),
         "reason": trial.user_attrs.get(REASON),
+        "traceback": trial.user_attrs.get(TRACEBACK),
         "told": overview.told.get(trial.number),
         "params": trial.params,
         "epochs": [_epoch(epoch) for epoch in overview.of(trial)],

@@ -151,8 +151,8 @@ class ReportData:
 
     @property
     def caution(self) -> str:
-        """A caution about the best trial's accuracy."""
-        return self.answer.text or self.study.caution
+        """A caution about the best trial's accuracy, unless re-runs have measured it."""
+        return "" if self.answer.text else self.study.caution
 
     @cached_property
     def verdicts(self) -> Mapping[str, Verdict]:

@@ -196,7 +196,8 @@ def test_a_run_has_collapsed_if_it_lost_a_tenth_of_its_best_or_diverged(
     assert (found.confirmed.worst, found.confirmed.unused.n) == (0.0, 4)
     assert found.confirmed.won_with.mean == pytest.approx(0.61)
     assert found.text is not None
-    assert "2 of 4 collapsed; it won with 0.6100 over 3 other seeds, after 0.9000" in found.text
+    told = "2 of 4 collapsed (diverged, or ended 10% or more below the run's best epoch)"
+    assert f"{told}; it won with 0.6100 over 3 other seeds, after 0.9000" in found.text
 
 
 def test_no_winner_is_chosen_before_all_re_runs_have_finished(

@@ -15,9 +15,9 @@ pruners of `search.study.pruners`. There are two kinds of searches.
 Printed is, for each pruner, the median over the searches, with the range of the middle 80 %, of the
 epochs and of the seconds until the incumbent is good enough, the share of the searches in which it
 never is, and the mean accuracy of the incumbents after so many epochs. With "loss", the first rung
-compares the mean training loss of its epoch and not the test accuracy. `tpe lifted` is given
-pruned trials as if they had completed, with what those that did complete gained on average from
-there.
+compares the mean training loss of its epoch and not the test accuracy. A sampler that is "lifted"
+is given pruned trials as if they had completed, with what those that did complete gained on average
+from there; the number is that of its random trials, 16 without one.
 
 The rules of the pruners, the samplers and the views that they have of other trials are the
 service's own. Claims and the database are left out, since they take seconds for each search.
@@ -76,13 +76,19 @@ PRUNERS: Mapping[str, BasePruner] = {
         )
     },
 }
-LIFTED = "tpe lifted"
-SAMPLERS: Mapping[str, SamplerFactory] = {
-    "random": RandomSampler,
-    "tpe": TPE(),
-    LIFTED: TPE(),
-    "gp": lambda seed: GPSampler(seed=seed),
+SAMPLERS: Mapping[str, tuple[SamplerFactory, bool]] = {
+    "random": (RandomSampler, False),
+    **{
+        f"{name}{' lifted' if is_lifted else ''}": (factory, is_lifted)
+        for name, factory in (
+            ("tpe", TPE()),
+            ("tpe 8", TPE(startup_trials=8)),
+            ("gp", partial(GPSampler, n_startup_trials=8)),
+        )
+        for is_lifted in (False, True)
+    },
 }
+"""Samplers, each with whether it is given lifted trials."""
 SPACE = Space(Choices)
 
 
@@ -129,8 +135,8 @@ class Suggested:
     """A draw of what a sampler suggests, with the curve that `surrogate` predicts."""
 
     def __init__(self, name: str, surrogate: Surrogate, *, seed: int, last: int) -> None:
-        self._sampler = RepeatableSampler(SAMPLERS[name], seed)
-        self._is_lifted = name == LIFTED
+        factory, self._is_lifted = SAMPLERS[name]
+        self._sampler = RepeatableSampler(factory, seed)
         self._surrogate = surrogate
         self._random = random.Random(seed)
         self._last = last
@@ -332,11 +338,11 @@ def main() -> None:
     options = _options()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for table in options.table:
-        curves = [curve for curve in read(table) if len(curve) and curve.repeat is None]
+        curves = [curve for curve in read(table) if len(curve)]
         if options.samplers:
             _suggested(table.stem, curves, options)
             continue
-        at_random = [curve for curve in curves if curve.trial < AT_RANDOM]
+        at_random = [c for c in curves if c.repeat is None and c.trial < AT_RANDOM]
         halves = {"even trials": 0, "odd trials": 1}
         for name, remainder in halves.items():
             half = [curve for curve in at_random if curve.trial % 2 == remainder]

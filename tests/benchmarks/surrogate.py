@@ -1,13 +1,17 @@
 """Learning curves of any choices, predicted from recorded ones, for samplers to search in.
 
 The mean curve is that of extremely randomized trees over the choices. A training's own curve adds
-the whole residual of one of the nearest recorded trainings, so that noise is as large, and as long,
-as it is there. A training diverges where the one diverged whose residual it has.
+the noise of a training that was repeated with other seeds: by how much one of its curves differs
+from their mean, in all epochs. It is one of the ten trials with re-runs whose expected accuracies
+are closest, so that noise is as large as it is among such trials. A training diverges where the one
+diverged whose noise it has.
 """
 
+import heapq
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -28,20 +32,36 @@ Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Row = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """A trial with re-runs."""
+
+    expected: float
+    """The last value of `METRIC`, as the model predicts it."""
+    curves: Sequence[Curve]
+    noise: Matrix
+
+
 class Surrogate:
-    """Predicts curves of `epochs` epochs, from curves of the same task."""
+    """Predicts curves of `epochs` epochs, from curves of the same task, some of them re-runs."""
 
     def __init__(
         self, curves: Sequence[Curve], ranges: Mapping[str, BaseDistribution], *, epochs: int
     ) -> None:
-        self._curves = curves
         self._ranges = ranges
         self._epochs = epochs
-        self._features = np.array([self._row(curve.choices) for curve in curves])
-        self._targets = np.array([self._flat(curve) for curve in curves])
+        by_trial: dict[int, list[Curve]] = {}
+        for curve in curves:
+            by_trial.setdefault(curve.trial, []).append(curve)
+        seeds = [np.array([self._flat(curve) for curve in same]) for same in by_trial.values()]
+        self._features = np.array([self._row(same[0].choices) for same in by_trial.values()])
+        self._targets = np.array([flat.mean(axis=0) for flat in seeds])
         self._model = _fitted(self._features, self._targets)
-        # Of trees that have not seen the curve: those of the other folds.
-        self._residuals = self._targets - self._held_out()
+        self._repeated = [
+            Repeated(self.mean(same[0].choices), same, _noise(flat))
+            for same, flat in zip(by_trial.values(), seeds, strict=True)
+            if len(same) > 1
+        ]
 
     def mean(self, choices: Mapping[str, Value]) -> float:
         """Return the expected last value of `METRIC`."""
@@ -50,17 +70,19 @@ class Surrogate:
 
     def drawn(self, choices: Mapping[str, Value], trial: int, draw: random.Random) -> Curve:
         """Return the curve of a training of `choices`."""
-        row = self._row(choices)
-        nearest = np.argsort(np.abs(self._features - row).sum(axis=1), kind="stable")[:NEAREST]
-        like = draw.choice(nearest.tolist())
-        flat = self._model.predict(row[None])[0] + self._residuals[like]
-        n = len(self._curves[like])
+        mean = self._model.predict(self._row(choices)[None])[0]
+        last = mean[self._epochs - 1]
+        like = draw.choice(
+            heapq.nsmallest(NEAREST, self._repeated, key=lambda one: abs(one.expected - last))
+        )
+        seed = draw.randrange(len(like.curves))
+        flat, n = mean + like.noise[seed], len(like.curves[seed])
         accuracies, losses = flat[: self._epochs], flat[self._epochs :]
         return Curve(
             trial=trial,
             repeat=None,
             choices=choices,
-            seconds=self._curves[like].seconds,
+            seconds=like.curves[seed].seconds,
             metrics={
                 METRIC: tuple(np.clip(accuracies, 0, 1)[:n].tolist()),
                 LOSS: tuple(losses[:n].tolist()),
@@ -105,6 +127,14 @@ class Surrogate:
             values = list(curve.metrics[metric])
             found += values + [values[-1]] * (self._epochs - len(values))
         return np.array([min(max(value, 0.0), 10.0) for value in found])
+
+
+def _noise(curves: Matrix) -> Matrix:
+    """Return by how much each curve differs from the expected one, of which their mean is an
+    estimate that they are drawn to."""
+    n = len(curves)
+    noise: Matrix = (curves - curves.mean(axis=0)) * math.sqrt(n / (n - 1))
+    return noise
 
 
 def _fitted(features: Matrix, targets: Matrix) -> ExtraTreesRegressor:
