@@ -132,14 +132,15 @@ class Answer:
                 "search",
             ]
         if self.tied:
-            parts.append(f"tied with trial {self.tied_text}")
+            parts.append(f"tied with {self.tied_text}")
         return "; ".join(parts) + "."
 
     @property
     def tied_text(self) -> str:
         """The trials that are tied with the best, and which of them all has the fastest epochs."""
         assert self.best is not None
-        tied, cheapest = ", ".join(map(str, self.tied)), self.cheapest
+        numbers, cheapest = ", ".join(map(str, self.tied)), self.cheapest
+        tied = f"trial{'s' if len(self.tied) > 1 else ''} {numbers}"
         if cheapest is None:
             return tied
         if cheapest == self.best.number:

@@ -65,7 +65,7 @@ def answer(findings: ReportData) -> list[tuple[str, str]]:
             ("Won with", confirmed.won_text),
         ]
     if findings.answer.tied:
-        found.append(("Tied with", f"trial {findings.answer.tied_text}"))
+        found.append(("Tied with", findings.answer.tied_text))
     if first is not None and first is not best:
         top = "Highest" if study.direction == "maximize" else "Lowest"
         value = number(first.values[0])

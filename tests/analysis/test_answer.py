@@ -230,14 +230,14 @@ def test_the_trial_with_the_fastest_epochs_is_named_among_those_that_are_tied(
     database: Database, small: Study, searched: optuna.Study
 ) -> None:
     rerun = _run_again(database, small, {2: (0.60, 0.62, 0.64), 1: (0.59, 0.63, 0.62)})
-    assert _answer(database).tied_text == "1, none of which has faster epochs"
+    assert _answer(database).tied_text == "trial 1, none of which has faster epochs"
     key = _key(database, dataclasses.replace(small, name=rerun.study_name))
     of_1 = [t.number for t in rerun.get_trials() if t.user_attrs["trial"] == 1]
     rows = tables.epochs
     with database.engine.begin() as connection:
         its = (rows.c.study_key == key) & rows.c.trial.in_(of_1)
         connection.execute(update(rows).where(its).values(seconds=0.5))
-    assert _answer(database).tied_text == "1, whose epochs are faster: 0.5 s against 2 s"
+    assert _answer(database).tied_text == "trial 1, whose epochs are faster: 0.5 s against 2 s"
 
 
 def test_every_view_begins_with_the_trial_that_the_re_runs_found_best(
