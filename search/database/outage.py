@@ -73,6 +73,9 @@ class Outage:
         self._since: float | None = None
 
     def is_over(self) -> None:
+        if self._since is not None:
+            seconds = round(time.monotonic() - self._since)
+            log.warning("the database answers again, after %d seconds", seconds)
         self._since = None
 
     def note(self, error: Exception) -> None:

@@ -81,11 +81,14 @@ def _counts(overview: Overview, study: Study) -> str:
     begun, waiting, budget = count[TrialState.RUNNING], count[TrialState.WAITING], study.budget
     is_spent = budget.is_spent(trials=n_ended, epochs=overview.n_recorded)
     of_trials = "" if budget.trials is None else f" of {budget.trials}"
-    n_audit = sum(map(len, overview.epochs.values())) - overview.n_recorded
+    n_recorded = sum(map(len, overview.epochs.values()))
+    n_audit = n_recorded - overview.n_recorded
     of_audit = f", {n_audit} of them for the audit" if n_audit else ""
     of_epochs = "" if budget.epochs is None else f"; the budget is {budget.epochs}"
     savings = Savings.of(overview)
     ran = str(savings) if savings.epochs_possible else f"{overview.n_recorded} recorded"
+    if 0 < savings.epochs_run < n_recorded:
+        ran += f", {n_recorded} with canceled and unfinished trials"
     saved = "" if not savings.seconds_saved else f"; pruning saved {savings.saved_text}"
     return (
         f"Trials: {n_ended}{of_trials} finished: {count[TrialState.COMPLETE]} complete, "

@@ -26,7 +26,11 @@ from tests.support.process import Start
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_connections_cut_at_any_statement_cost_no_figure(
-    start: Start, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("search.worker.worker.WAIT_SECONDS", 0.05)
     whole = start(url=f"sqlite:///{tmp_path / 'undisturbed.db'}")
@@ -52,6 +56,9 @@ def test_connections_cut_at_any_statement_cost_no_figure(
     assert len(cuts) > 5
     assert process.figures() == whole.figures()
     assert [t.state for t in process.trials] == [t.state for t in whole.trials]
+    outages = [text for text in caplog.messages if text.startswith("the database ")]
+    assert [text.split()[2] for text in outages] == ["does", "answers"] * (len(outages) // 2)
+    assert outages
 
 
 def test_a_locked_file_is_an_outage_and_a_missing_column_is_not(
