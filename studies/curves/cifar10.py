@@ -3,11 +3,14 @@ near the best of them.
 
     python -m search.run --study studies/curves/cifar10.py --workers auto
 
-The recording so far is `cifar10.db`, which resumes:
+`python -m studies.curves.table` writes it to `cifar10.jsonl`. Every fifth of the random ones is then
+trained with two more seeds, and the table written again:
 
-    cp studies/curves/cifar10.db search.db
+    for trial in $(python -m studies.curves.ranks --every 5); do
+      python -m search.reproduce --study studies/curves/cifar10.py --trial $trial --repeats 2
+    done
 
-`python -m studies.curves.table` writes it to `cifar10.jsonl`.
+The recording is `cifar10.db`, which resumes after `cp studies/curves/cifar10.db search.db`.
 """
 
 from studies.curves.recording import recording

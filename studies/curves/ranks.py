@@ -2,7 +2,8 @@
 
 Prints, for each table of recorded curves, Spearman's rank correlation of the test accuracy after
 each epoch, and of the mean training loss over it, with the last test accuracy; and between two
-tables that of the last accuracies of the same trials.
+tables that of the last accuracies of the same trials. `--every 5` prints the numbers of every fifth
+trial at random by its last test accuracy instead, for re-runs over the whole range.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
+from studies.curves.cifar10 import AT_RANDOM
 from studies.curves.table import FILE, Curve, read
 
 ACCURACY, LOSS = "test_accuracy", "batch_loss"
@@ -24,7 +26,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--table", type=Path, nargs="+", default=[FILE], help="default: CIFAR-10's")
-    tables = {path.stem: _complete(read(path)) for path in parser.parse_args().table}
+    parser.add_argument("--every", type=int, metavar="N", help="print every Nth trial at random")
+    options = parser.parse_args()
+    tables = {path.stem: _complete(read(path)) for path in options.table}
+    if options.every is not None:
+        for curves in tables.values():
+            at_random = [curve for number, curve in curves.items() if number < AT_RANDOM]
+            at_random.sort(key=lambda curve: (-_last(curve), curve.trial))
+            print(*(curve.trial for curve in at_random[:: options.every]))
+        return
     for name, curves in tables.items():
         epochs = max(map(len, curves.values()))
         print(f"{name}: {len(curves)} complete trials\nepoch  accuracy  loss")
