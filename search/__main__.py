@@ -84,7 +84,7 @@ def parser() -> Parser:
         "--trial", type=whole(0), required=True, metavar="N", help="number of the trial (required)"
     )
     delete = add(_delete, "delete", "delete a study, its trials and its files")
-    delete.add_argument("--yes", action="store_true", help="do it, without asking (default: no)")
+    delete.add_argument("--yes", action="store_true", help="needed: confirms it (default: no)")
     copy = add(_copy, "copy", "copy a study, its trials and its files under another name")
     copy.add_argument("new", metavar="NEW", help="name of the copy")
     export = add(_export, "export", "write all trials of a study, or its best one")
