@@ -3,8 +3,8 @@ near the best of them.
 
     python -m search.run --study studies/curves/cifar10.py --workers auto
 
-`python -m studies.curves.table` writes it to `cifar10.jsonl`. Every fifth of the random ones is then
-trained with two more seeds, and the table written again:
+`python -m studies.curves.table` writes it to `cifar10.jsonl`. Then every fifth of the random ones is
+trained with two more seeds, and the table is written again:
 
     for trial in $(python -m studies.curves.ranks --every 5); do
       python -m search.reproduce --study studies/curves/cifar10.py --trial $trial --repeats 2
