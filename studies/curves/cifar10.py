@@ -3,7 +3,7 @@ near the best of them.
 
     python -m search.run --study studies/curves/cifar10.py --workers auto
 
-`python -m studies.curves.table` writes it to `cifar10.jsonl`. Then every fifth of the random ones is
+`python -m studies.curves.table` writes it to `cifar10.jsonl`. Then every fifth random one is
 trained with two more seeds, and the table is written again:
 
     for trial in $(python -m studies.curves.ranks --every 5); do
