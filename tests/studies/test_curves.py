@@ -17,8 +17,10 @@ from search.study.study_file import load
 from search.vision.images import load_dataset
 from search.vision.session import Splits
 from studies.cifar import VARIANTS
+from studies.curves import ranks
+from studies.curves.cifar10 import AT_RANDOM
 from studies.curves.partial_losses import RecordedSession
-from studies.curves.table import read, recorded, write
+from studies.curves.table import Curve, read, recorded, write
 from tests.support.images import run_of, session_of
 from tests.support.made_up import add
 
@@ -80,3 +82,27 @@ def test_the_table_has_a_line_for_each_trial_and_each_of_its_re_runs(
         (1, None, (0.3, 0.4)),
         (1, 0, (0.5, 0.6)),
     ]
+
+
+def test_every_third_random_trial_is_chosen_by_its_last_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def curve(trial: int, *accuracies: float, repeat: int | None = None) -> Curve:
+        return Curve(
+            trial=trial,
+            repeat=repeat,
+            choices={},
+            seconds=(1.0,) * len(accuracies),
+            metrics={"test_accuracy": accuracies},
+        )
+
+    curves = [curve(n, 0.5, last) for n, last in enumerate((0.1, 0.7, 0.4, 0.9, 0.2, 0.7))]
+    curves += [
+        curve(6, 0.99),  # it diverged
+        curve(0, 0.5, 0.99, repeat=0),
+        curve(AT_RANDOM, 0.5, 0.99),  # near the best, not at random
+    ]
+    write(tmp_path / "table.jsonl", curves)
+    monkeypatch.setattr("sys.argv", ["ranks", "--every", "3", "--table", f"{tmp_path}/table.jsonl"])
+    ranks.main()
+    assert capsys.readouterr().out == "3 2\n"  # of 3, 1, 5, 2, 4, 0
