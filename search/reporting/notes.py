@@ -33,6 +33,7 @@ from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
 from search.reporting import variant_tables
+from search.reporting.choices import ChoicesTable, choices_text, differing
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
 from search.study.metrics import Epoch, words
@@ -242,6 +243,7 @@ def text(study: Study, progress: Progress) -> str:
     halving = study.pruner if isinstance(study.pruner, Halving) else None
     some, answer = progress.some, progress.answer
     ties = Ties.of(study, some.ranked[:BEST], answer)
+    best = ChoicesTable(title="", trials=answer.leading(some.ranked, BEST), rows=())
     return template("note.md").render(
         study=study,
         spent=(
@@ -252,7 +254,8 @@ def text(study: Study, progress: Progress) -> str:
         complete=progress.counts[TrialState.COMPLETE],
         pruned=progress.counts[TrialState.PRUNED],
         failed=progress.counts[TrialState.FAIL],
-        best=[] if progress.is_of_reruns else _best_rows(progress, ties),
+        best=[] if progress.is_of_reruns else _best_rows(best, ties, answer),
+        common=best.common,
         ties=ties.text,
         is_of_reruns=progress.is_of_reruns,
         has_fresh=bool(answer.standings),
@@ -276,18 +279,18 @@ def text(study: Study, progress: Progress) -> str:
     )
 
 
-def _best_rows(progress: Progress, ties: Ties) -> list[Mapping[str, str]]:
-    """Return the best trials, the best first."""
-    some, answer = progress.some, progress.answer
+def _best_rows(best: ChoicesTable, ties: Ties, answer: Answer) -> list[Mapping[str, str]]:
+    trials = best.trials
+    names = differing(trials) if len(trials) > 1 else [name for t in trials for name in t.params]
     return [
         {
             "number": str(trial.number),
             "name": label(trial).removeprefix(str(trial.number)),
             "value": ties.marked(trial),
             "fresh": str(standing.honest) if standing else "",
-            "choices": params_text(trial.params),
+            "choices": choices_text(trial, names),
         }
-        for trial in answer.leading(some.ranked, BEST)
+        for trial in trials
         for standing in (answer.standings.get(trial.number),)
     ]
 
