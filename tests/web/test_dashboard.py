@@ -176,10 +176,10 @@ PAGES = {
 }
 """All pages, each with a text on it, by the paths of the only study."""
 OUTSIDE = """[...document.querySelectorAll('#dashboard main *, body > *')].filter(node => {
-    const whole = node.closest('.MuiTableContainer-root, .js-plotly-plot') || node;
+    const whole = node.closest('.MuiTableContainer-root, .js-plotly-plot, table') || node;
     return node.checkVisibility() && whole.getBoundingClientRect().right > innerWidth + 1;
 }).map(node => `${node.tagName} ${node.className} ${node.textContent}`)"""
-"""What is beyond the window's edge. Tables of trials scroll, and charts fill their places."""
+"""What is beyond the window's edge. Tables scroll, and charts fill their places."""
 
 
 @pytest.mark.parametrize("served", ["postgresql"], indirect=True)
