@@ -176,7 +176,8 @@ PAGES = {
 }
 """All pages, each with a text on it, by the paths of the only study."""
 OUTSIDE = """[...document.querySelectorAll('#dashboard main *, body > *')].filter(node => {
-    const whole = node.closest('.MuiTableContainer-root, .js-plotly-plot, table') || node;
+    const whole = node.closest(
+        '.MuiTableContainer-root, .js-plotly-plot, table:not(.MuiTable-root)') || node;
     return node.checkVisibility() && whole.getBoundingClientRect().right > innerWidth + 1;
 }).map(node => `${node.tagName} ${node.className} ${node.textContent}`)"""
 """What is beyond the window's edge. Tables scroll, and charts fill their places."""
