@@ -120,8 +120,8 @@ def _verified(artifacts: Artifacts, artifact_id: str, sha256: str, number: int) 
     found = file_sha256(path)
     if found is None:
         raise UserError(
-            f"trial {number}: its weights are not in {artifacts}; name the folder of the worker "
-            "that trained it, which is the value of its --artifacts"
+            f"trial {number}: its weights are not in {artifacts}; name the folder or bucket of "
+            "the worker that trained it, which is the value of its --artifacts"
         )
     if found != sha256:
         raise UserError(

@@ -242,7 +242,7 @@ def test_a_search_killed_in_a_bucket_ends_as_one_in_a_folder(
     kept = {row["number"]: row["weights"] for row in expected if row["weights"]}
     files = list(filter(_is_of_weights, s3.keys(bucket.split("/")[2])))
     assert len(files) == len(kept) >= 6
-    with pytest.raises(UserError, match=r"weights are not in s3://.*/of/elsewhere; give `artifac"):
+    with pytest.raises(UserError, match=r"weights are not in s3://.*/of/elsewhere; name the fol"):
         find(url, "digits", "base", artifacts=bucket.replace("tests", "elsewhere"))
     for number, sha256 in kept.items():
         path = find(url, "digits", number, artifacts=bucket)
