@@ -146,7 +146,7 @@ def test_the_dashboard_lists_the_weights_and_hands_them_out(
         ({"trial": "question-9"}, "trial question-9: the study has no such trial"),
         (
             {"artifacts": "elsewhere"},
-            "its weights are not in elsewhere/files; name the folder of",
+            "its weights are not in elsewhere/files; name the folder or",
         ),
     ],
 )
