@@ -23,14 +23,15 @@ def copy(database: Database, artifacts: Artifacts, study: StudyRef, name: str) -
     """
     # The files first: a study that is there has its files, however the copy was interrupted.
     prefix, files = studies.files_of(database, study), new_key()
-    there = artifacts.ids(f"{prefix}-")
+    there = set(artifacts.ids(f"{prefix}-"))
     for artifact_id in there:
         if (content := artifacts.read(artifact_id)) is not None:
             artifacts.write(artifact_id.replace(prefix, files, 1), content)
     kept = tables.weights.c
-    query = select(kept.trial).where(kept.study_key == study.key, kept.artifact_id.not_in(there))
+    query = select(kept.trial, kept.artifact_id).where(kept.study_key == study.key)
     with database.engine.connect() as connection:
-        missing = sorted(connection.scalars(query))
+        rows = connection.execute(query.order_by(kept.trial)).all()
+    missing = [row.trial for row in rows if row.artifact_id not in there]
     if missing:
         log.warning(
             "the weights of trial%s %s are not in %s, and so not in the copy",

@@ -91,7 +91,7 @@ class ChoicesTable:
         table = self.table
         if not table.fits(console, options):
             rows = [
-                {**row, "choices": choices_text(trial, self._own)}
+                {**row, "choices": self.own_choices(trial)}
                 for row, trial in zip(self.rows, self.trials, strict=True)
             ]
             table = replace(
@@ -102,6 +102,10 @@ class ChoicesTable:
                 droppable=[*self.droppable, "choices"],
             )
         yield table
+
+    def own_choices(self, trial: FrozenTrial) -> str:
+        """Return the trial's choices that not all of the trials have in common."""
+        return choices_text(trial, self._own)
 
     def _title(self, name: str) -> str:
         """Return the column of a choice, which may be called like one of the others."""

@@ -33,7 +33,7 @@ from search.database.queries import StudyRef
 from search.database.snapshot import Overview
 from search.database.studies import ORIGIN_KEY, files_of
 from search.reporting import variant_tables
-from search.reporting.choices import ChoicesTable, choices_text, differing
+from search.reporting.choices import ChoicesTable
 from search.reporting.curves import curves_id
 from search.reporting.rendering import template
 from search.study.metrics import Epoch, words
@@ -280,17 +280,15 @@ def text(study: Study, progress: Progress) -> str:
 
 
 def _best_rows(best: ChoicesTable, ties: Ties, answer: Answer) -> list[Mapping[str, str]]:
-    trials = best.trials
-    names = differing(trials) if len(trials) > 1 else [name for t in trials for name in t.params]
     return [
         {
             "number": str(trial.number),
             "name": label(trial).removeprefix(str(trial.number)),
             "value": ties.marked(trial),
             "fresh": str(standing.honest) if standing else "",
-            "choices": choices_text(trial, names),
+            "choices": best.own_choices(trial),
         }
-        for trial in trials
+        for trial in best.trials
         for standing in (answer.standings.get(trial.number),)
     ]
 

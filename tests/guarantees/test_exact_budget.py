@@ -3,6 +3,7 @@
 Failed ones do not count, and three in a row stop the search. A variant that failed runs again.
 """
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from optuna.trial import TrialState
 from search.database.database import Database
 from search.database.leases import Claim
 from search.database.studies import join
+from search.reporting.export import trials
 from search.study.budget import Budget
 from search.study.metrics import Metrics
 from search.study.study import Study
@@ -251,6 +253,8 @@ def test_trials_that_keep_failing_stop_the_worker(start: Start) -> None:
     ]  # fmt: skip
     assert "can't allocate memory" in failed[0].user_attrs[REASON]
     assert "cifar/network.py" in failed[0].user_attrs[TRACEBACK]
+    told = json.loads(trials(process.database, process.worker.study.name, "json"))
+    assert "cifar/network.py" in told[failed[0].number]["traceback"]
     assert held_leases(process.database, process.ref.key) == {}
 
 

@@ -195,6 +195,21 @@ def test_what_somebody_else_completed_is_told_and_not_ranked(notes: Notes) -> No
     ) in note
 
 
+def test_the_best_trials_show_the_choices_that_differ(notes: Notes) -> None:
+    few = dataclasses.replace(notes.study, name="few", variants={})
+    made_up(notes.database, few, 4)
+    joined = join(notes.database, few, data_digest="none")
+    one, other = (t.params for t in joined.get_trials() if t.state == TrialState.COMPLETE)
+    same = [name for name in one if one[name] == other[name]]
+    note = _updated(dataclasses.replace(notes, study=few, joined=joined))
+    common = re.search(r"^The best trials all have (.*)\.$", note, re.MULTILINE)
+    assert common
+    assert [word.partition("=")[0] for word in common[1].split()] == same
+    for row in _rows(note, "best trials"):
+        shown = [word.partition("=")[0] for word in row[-1].split()]
+        assert shown == [name for name in one if name not in same]
+
+
 def test_re_runs_decide_which_trial_the_note_names(notes: Notes) -> None:
     first, second = _rows(_updated(notes), "best trials")[:2]
     study = dataclasses.replace(notes.study, name="small-rerun", variants={})

@@ -368,6 +368,13 @@ def test_the_tables_at_the_end_tell_the_data_and_what_was_interrupted(base: Choi
     assert re.search(r"│ base +│ 6 +│ INTERRUPTED │", text)
 
 
+def test_the_epochs_of_trials_that_have_not_ended_are_told_apart(base: Choices) -> None:
+    for running, told in ((0, "(100%);"), (2, "(100%), 8 with canceled and unfinished trials;")):
+        overview = _overview(base, running=running)
+        shown = summary(overview, cifar.changed({"epochs": 1}), answer_from_reruns(overview, {}))
+        assert f"Epochs: 6 of 6 possible {told}" in "\n".join(_shown(shown, 160))
+
+
 @pytest.mark.parametrize("width", [160, 80, 60, 40])
 def test_the_first_column_of_what_was_trained_again_is_whole_at_any_width(
     base: Choices, width: int

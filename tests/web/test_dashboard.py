@@ -176,8 +176,9 @@ PAGES = {
 }
 """All pages, each with a text on it, by the paths of the only study."""
 OUTSIDE = """[...document.querySelectorAll('#dashboard main *, body > *')].filter(node => {
-    const whole = node.closest(
-        '.MuiTableContainer-root, .js-plotly-plot, table:not(.MuiTable-root)') || node;
+    const table = node.closest('table:not(.MuiTable-root)');
+    const scrolls = table && getComputedStyle(table).overflowX === 'auto' ? table : null;
+    const whole = node.closest('.MuiTableContainer-root, .js-plotly-plot') || scrolls || node;
     return node.checkVisibility() && whole.getBoundingClientRect().right > innerWidth + 1;
 }).map(node => `${node.tagName} ${node.className} ${node.textContent}`)"""
 """What is beyond the window's edge. Tables scroll, and charts fill their places."""
