@@ -14,10 +14,10 @@ pruners of `search.study.pruners`. There are two kinds of searches.
 
 Printed is, for each pruner, the median over the searches, with the range of the middle 80 %, of the
 epochs and of the seconds until the incumbent is good enough, the share of the searches in which it
-never is, and the mean accuracy of the incumbents after so many epochs. With "loss", the first rung
-compares the mean training loss of its epoch and not the test accuracy. A sampler that is "lifted"
-is given pruned trials as if they had completed, with what those that did complete gained on average
-from there; the number is that of its random trials, 16 without one.
+never is, and the mean accuracy of the incumbents after so many epochs, with its standard error.
+With "loss", the first rung compares the mean training loss of its epoch and not the test accuracy.
+A sampler that is "lifted" is given pruned trials as if they had completed, with what those that did
+complete gained on average from there; the number is that of its random trials, 16 without one.
 
 The rules of the pruners, the samplers and the views that they have of other trials are the
 service's own. Claims and the database are left out, since they take seconds for each search.
@@ -404,7 +404,7 @@ def _suggested(title: str, curves: list[Curve], options: argparse.Namespace) -> 
 
 
 def _head() -> None:
-    moments = "  ".join(f"{moment:>6}" for moment in MOMENTS)
+    moments = "  ".join(f"{moment:>14}" for moment in MOMENTS)
     titles = f"{'epochs (80 %)':>16}  {'seconds (80 %)':>21}  never"
     print(f"workers  {'search':32}  {titles}  {moments}")
 
@@ -416,7 +416,7 @@ def _row(workers: int, name: str, found: Sequence[Found]) -> None:
         for values in ([one.epochs for one in found], [one.seconds for one in found])
     )
     after = "  ".join(
-        f"{statistics.fmean(values):.4f}"
+        f"{statistics.fmean(values):.4f} ±{statistics.stdev(values) / len(values) ** 0.5:.4f}"
         for values in zip(*(one.after for one in found), strict=True)
     )
     print(f"{workers:7}  {name:32}  {epochs:>16}  {seconds:>21}  {never:5.0%}  {after}", flush=True)
