@@ -50,16 +50,25 @@ class StudyFiles:
         self._artifacts.write(self.artifact_id(number, sha256, epoch=epoch), content)
         return sha256
 
-    def read(self, number: int, sha256: str, *, epoch: int | None = None) -> bytes | None:
-        """Return the content; None if the file is missing or damaged."""
-        try:
-            content = self._artifacts.read(self.artifact_id(number, sha256, epoch=epoch))
-        except OSError as error:
-            log.warning("trial %d: a file of it cannot be read: %s", number, error)
-            return None
-        if content is None or hashlib.sha256(content).hexdigest() != sha256:
-            return None
-        return content
+    def read(
+        self, number: int, sha256: str, *, epoch: int | None = None, listed: Iterable[str] = ()
+    ) -> bytes | None:
+        """Return the content; None if the file is missing or damaged.
+
+        The trial of a copied database lists the original's file: it is looked for among the ids
+        that are `listed`, too.
+        """
+        own = self.artifact_id(number, sha256, epoch=epoch)
+        ending = own.removeprefix(self.prefix)
+        for artifact_id in (own, *(one for one in listed if one.endswith(f"-{ending}"))):
+            try:
+                content = self._artifacts.read(artifact_id)
+            except OSError as error:
+                log.warning("trial %d: a file of it cannot be read: %s", number, error)
+                return None
+            if content is not None and hashlib.sha256(content).hexdigest() == sha256:
+                return content
+        return None
 
     def remove(self, artifact_ids: Iterable[str]) -> None:
         for artifact_id in artifact_ids:

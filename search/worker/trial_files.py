@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from search.artifacts.retention import Retention
 from search.database.database import Database
 from search.database.leases import Claim
+from search.database.optuna_internals import ARTIFACT
 from search.study.metrics import Epoch
 from search.study.study import Study
 from search.study.training import About
@@ -43,7 +44,7 @@ class TrialFiles:
         if number == self.study.epochs:
             lost = sha256 is not None and self._read(sha256) is None
             return 0 if lost and self._is_wanted(recorded[-1]) else number
-        content = None if sha256 is None else self._read(sha256, epoch=number)
+        content = None if sha256 is None else self._checkpoint(sha256, number)
         if content is None:
             log.warning(
                 "trial %d: its checkpoint is not in %s; it is trained again up to epoch %d",
@@ -96,5 +97,10 @@ class TrialFiles:
         objective = self.study.objective
         return self.kept.wants(self.claim, objective.score(objective.value(last)))
 
-    def _read(self, sha256: str, *, epoch: int | None = None) -> bytes | None:
-        return self.kept.store.read(self.claim.number, sha256, epoch=epoch)
+    def _read(self, sha256: str) -> bytes | None:
+        return self.kept.store.read(self.claim.number, sha256)
+
+    def _checkpoint(self, sha256: str, epoch: int) -> bytes | None:
+        attributes = self.trial.system_attrs
+        listed = [key.removeprefix(ARTIFACT) for key in attributes if key.startswith(ARTIFACT)]
+        return self.kept.store.read(self.claim.number, sha256, epoch=epoch, listed=listed)

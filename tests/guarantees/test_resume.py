@@ -9,9 +9,10 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,26 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_in_a_bucket(
     heir.run(heir.claim(), counts.append)
     assert sum(count == 1 for count in counts) == 4 - begun
     assert heir.figures()[0] == whole.figures()[0]
+
+
+@on_sqlite
+def test_in_a_copied_database_a_trial_goes_on_from_the_originals_checkpoint(
+    start: Start, url: str, tmp_path: Path
+) -> None:
+    original = start()
+    with pytest.raises(Killed):
+        original.run(original.claim(), killed_at(12))
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("VACUUM INTO ?", (str(copy),))
+    heir = start(url=f"sqlite:///{copy}")
+    counts: list[int] = []
+    heir.run(heir.claim(), counts.append)
+    assert sum(count == 1 for count in counts) == 4 - len(original.figures()[0]) == 3
+    counts.clear()
+    original.run(original.claim(), counts.append)
+    assert sum(count == 1 for count in counts) == 3
+    assert heir.figures()[0] == original.figures()[0]
 
 
 def test_without_its_checkpoint_a_trial_starts_again_with_the_same_figures(
