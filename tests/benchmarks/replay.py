@@ -41,6 +41,7 @@ from optuna.samplers import GPSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.cli.parser import whole
 from search.database.optuna_internals import StudyView
 from search.study.pruners import Promotion, SuccessiveHalving
 from search.study.samplers import TPE, SamplerFactory
@@ -439,7 +440,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--table", type=Path, nargs="+", default=[FILE], help="default: the shipped one of CIFAR-10"
     )
-    parser.add_argument("--searches", type=int, default=200, help="of each kind (default: 200)")
+    parser.add_argument(
+        "--searches", type=whole(2), default=200, help="of each kind, 2 or more (default: 200)"
+    )
     parser.add_argument(
         "--samplers", nargs="+", choices=SAMPLERS, metavar="NAME", help=known(SAMPLERS)
     )
