@@ -69,14 +69,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, and put the quick ones first."""
+    """Mark tests by their fixtures, and put the quick ones first. Of the others, those that one
+    process runs as a group precede single ones, so that all processes end together."""
     for item in items:
         used = [*getattr(item, "fixturenames", ())]
         if callspec := getattr(item, "callspec", None):
             used += [value for value in callspec.params.values() if isinstance(value, str)]
         for mark in {MARKS[name] for name in used if name in MARKS}:
             item.add_marker(mark)
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+    def has(item: pytest.Item, mark: str) -> bool:
+        return item.get_closest_marker(mark) is not None
+
+    items.sort(key=lambda item: (has(item, "slow"), not has(item, "xdist_group")))
 
 
 @pytest.fixture(scope="session")

@@ -214,14 +214,14 @@ def status(database: Database, name: str) -> RenderableType:
         early = early_end(
             connection, ref, budget, objective=overview.objective, epochs=overview.n_epochs
         )
-    state = study_row(database, name)["state"]
+    found = answer(database, overview)
+    state = _row(database, joined, ref, found)["state"]
     parts: list[RenderableType] = [Text(f"Study {name} in {database}: {state}.")]
     spent = {"trials": len(overview.finished), "epochs": overview.n_recorded}
     if early is not None and not budget.is_spent(**spent):
         parts.append(Text(f"Ended early: {early}."))
     elif budget.ends_early_with:
         parts.append(Text(f"It ends early with {budget.ends_early_with}."))
-    found = answer(database, overview)
     by_reruns = found if found.is_of_reruns else None
     parts.append(Status(overview=overview, budget=budget, is_whole=True, answer=by_reruns))
     if found.text:
@@ -255,18 +255,29 @@ def shown_name(name: str) -> str:
 def study_row(database: Database, name: str) -> dict[str, str]:
     """Return the cells of a study's row, by column; all but two are empty if it is not one of this
     service."""
-    row = dict.fromkeys(COLUMNS, "")
     try:
         ref = study_called(database, name)
     except UserError:
-        return row | {"study": shown_name(name), "state": "not of this service, or a copy"}
+        empty = dict.fromkeys(COLUMNS, "")
+        return empty | {"study": shown_name(name), "state": "not of this service, or a copy"}
     joined = optuna.load_study(study_name=name, storage=database.optuna)
+    runs = reruns_of(database, ref.key)
+    found = answer_from_reruns(Overview.of_study(database, name), runs) if runs else None
+    return _row(database, joined, ref, found)
+
+
+def _row(
+    database: Database, joined: optuna.Study, ref: StudyRef, found: Answer | None
+) -> dict[str, str]:
+    """Return the cells of the row of one of this service's studies; `found` is the answer of its
+    re-runs, and may be None if it has none."""
+    row = dict.fromkeys(COLUMNS, "")
     definition = joined.user_attrs[DEFINITION]
     objective = Objective(metric=definition["metric"], direction=definition["direction"])
     has_reruns = ORIGIN_KEY in joined.user_attrs
     # Re-runs have no budget: a command enqueues those that it needs.
     budget = Budget() if has_reruns else search_budget(joined) or Budget()
-    found, confirm = _answer(database, name, ref), stored_confirmation(joined)
+    confirm = stored_confirmation(joined)
     is_confirmed = confirm is None or _is_confirmed(found, confirm)
     confirmation = "" if is_confirmed else _confirmation(database, ref)
     with database.engine.connect() as connection:
@@ -291,7 +302,7 @@ def study_row(database: Database, name: str) -> dict[str, str]:
         if (interrupted := counts[TrialState.RUNNING] - n_workers) > 0:
             state += f", {interrupted} interrupted"
         row |= {
-            "study": shown_name(name),
+            "study": shown_name(joined.study_name),
             "state": state,
             "trials": _of(trials, budget.trials),
             "epochs": _of(epochs, budget.epochs),
@@ -309,12 +320,6 @@ def study_row(database: Database, name: str) -> dict[str, str]:
                 RERUNS: f"{number(found.spread.mean)} ({found.seeds_text})",
             }
     return row
-
-
-def _answer(database: Database, name: str, study: StudyRef) -> Answer | None:
-    """Return the answer of the study's re-runs; None if it has none."""
-    runs = reruns_of(database, study.key)
-    return answer_from_reruns(Overview.of_study(database, name), runs) if runs else None
 
 
 def _is_confirmed(found: Answer | None, confirm: Confirmation) -> bool:

@@ -28,30 +28,30 @@ class PruneReason:
     epoch: int | None
     """None if the trial has reported no value."""
     value: float | None
-    """The study's metric, or that which `loss` names."""
+    """The metric that the pruner compares."""
     cutoff: float | None = None
     """The value that the trial needed; None if the pruner does not report one."""
-    loss: str | None = None
+    metric: str | None = None
     """The metric that the pruner compares; None for the study's."""
     pruner: str
 
-    def of(self, metrics: Metrics) -> Self:
-        """Return the reason with the value of `loss` among the metrics of its epoch. A trial that
-        was begun under another pruner may lack it."""
-        if self.loss is None:
-            return self
-        if self.loss not in metrics:
-            return replace(self, loss=None)
-        return replace(self, value=metrics[self.loss])
+    def of(self, metrics: Metrics, metric: str) -> Self:
+        """Return the reason with the name and the value of what was compared, given the metrics of
+        its epoch and the study's metric, which stands in for one that they lack: a trial may have
+        been begun under another pruner."""
+        compared = self.metric or metric
+        if compared not in metrics:
+            compared = metric
+        return replace(self, metric=compared, value=metrics[compared])
 
     def __str__(self) -> str:
+        what = "" if self.metric is None else f"{words(self.metric)} "
+        value = f"{what}{number(self.value)} at epoch {self.epoch}"
         if self.pruner == Promotion.__name__:
-            what = "" if self.loss is None else f"{words(self.loss)} "
-            value = f"{what}{number(self.value)}"
-            return f"{value} at epoch {self.epoch}, where it waits to be promoted"
+            return f"{value}, where it waits to be promoted"
         if self.cutoff is None:
-            return f"pruned by {self.pruner} at epoch {self.epoch}"
-        return f"{number(self.value)} at epoch {self.epoch}, cut-off {number(self.cutoff)}"
+            return f"{value}, pruned by {self.pruner}"
+        return f"{value}, cut-off {number(self.cutoff)}"
 
 
 def check_pruner(pruner: object) -> None:
@@ -262,8 +262,10 @@ class ExemptingPruner(BasePruner):
         if not self._pruner.prune(study, trial):
             return None
         epoch = trial.last_step
-        loss = None
+        metric = None
         if isinstance(self._pruner, Promotion) and epoch is not None:
-            loss = self._pruner.loss_at(epoch)
+            metric = self._pruner.loss_at(epoch)
         value = None if epoch is None else trial.intermediate_values[epoch]
-        return PruneReason(epoch=epoch, value=value, loss=loss, pruner=type(self._pruner).__name__)
+        return PruneReason(
+            epoch=epoch, value=value, metric=metric, pruner=type(self._pruner).__name__
+        )

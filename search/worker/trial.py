@@ -120,5 +120,5 @@ def _ended(worker: "Worker", claim: Claim, trial: optuna.Trial, epoch: Epoch) ->
     if epoch.number == worker.study.epochs:
         return None
     if cut := worker.pruner.cut(worker.joined, reported(trial)):
-        return Outcome.pruned(cut.of(epoch.metrics))
+        return Outcome.pruned(cut.of(epoch.metrics, worker.study.metric))
     return Outcome.cut_short(epoch.number) if epoch.number >= claim.until else None

@@ -38,7 +38,7 @@ def test_ids_are_listed_by_what_they_begin_with(artifacts: Artifacts) -> None:
     assert artifacts.ids("0a-1-") == ["0a-1-ff"]
 
 
-class PruneReason(io.BytesIO):
+class Interrupted(io.BytesIO):
     """An upload that ends in its middle."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -55,7 +55,7 @@ def test_optunas_store_has_the_same_files(artifacts: Artifacts) -> None:
     artifacts.store.write("0a-2-ff", io.BytesIO(b"uploaded"))
     assert artifacts.read("0a-2-ff") == b"uploaded"
     with pytest.raises(OSError, match="cut off"):
-        artifacts.store.write("0a-3-ff", PruneReason(CONTENT))
+        artifacts.store.write("0a-3-ff", Interrupted(CONTENT))
     assert sorted(artifacts.ids("")) == ["0a-1-ff", "0a-2-ff"]
     artifacts.store.remove("0a-1-ff")
     with pytest.raises(ArtifactNotFound):

@@ -196,7 +196,7 @@ def test_a_trial_says_what_its_rung_compares(start: Start) -> None:
     }
     for trial in process.trials:
         at, x = trial.user_attrs.get("rung"), trial.params["x"]
-        compared = {None: "", 1: f"loss {loss(x, 1):.4f} at", 4: f"{value(x, 4):.4f} at"}
+        compared = {None: "", 1: f"loss {loss(x, 1):.4f} at", 4: f"value {value(x, 4):.4f} at"}
         assert trial.user_attrs.get("reason", "").startswith(compared[at])
 
 

@@ -338,7 +338,7 @@ def test_trials_of_before_that_lack_the_first_loss_are_last_on_its_rung(
     by_loss = start(replace(study, pruner=BY_LOSS, trials=8), redefine=True)
     by_loss.work()
     begun = by_loss.trials[3]
-    at_rung = f"{value(begun.params['x'], 1):.4f} at epoch 1, where it waits to be promoted"
+    at_rung = f"value {value(begun.params['x'], 1):.4f} at epoch 1, where it waits to be promoted"
     assert begun.user_attrs["reason"] == at_rung
     by_loss.close()
     by_loss = start(replace(study, pruner=BY_LOSS, trials=8, audit=1.0))

@@ -103,15 +103,17 @@ def test_a_spared_trial_counts_on_its_rung_and_goes_on() -> None:
     assert _study_with(better, ExemptingPruner(HALVING, is_fourth)).should_prune()
 
 
-def test_the_reason_names_accuracy_epoch_and_cutoff() -> None:
+def test_the_reason_names_metric_epoch_and_cutoff() -> None:
     trial = _study_with([0.5, 0.6, 0.7, 0.4], HALVING)
     frozen = trial.study.trials[-1]
     cut = HALVING.cut(trial.study, frozen)
-    assert str(cut) == "0.4000 at epoch 1, cut-off 0.7000"
+    assert cut is not None
+    named = cut.of({"auc": 0.4}, "auc")
+    assert str(named) == "auc 0.4000 at epoch 1, cut-off 0.7000"
     for finished in trial.study.trials[:3]:
         trial.study.tell(finished.number, 0.9)
     median = ExemptingPruner(MedianPruner(n_startup_trials=0), lambda trial: False)
-    assert str(median.cut(trial.study, frozen)) == "pruned by MedianPruner at epoch 1"
+    assert str(median.cut(trial.study, frozen)) == "0.4000 at epoch 1, pruned by MedianPruner"
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

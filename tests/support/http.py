@@ -33,7 +33,7 @@ def serving(
         yield url
 
 
-class PruneReason(SimpleHTTPRequestHandler):
+class Interrupted(SimpleHTTPRequestHandler):
     """Ends in the middle of its answer."""
 
     protocol_version = "HTTP/1.1"

@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10
 
 from search.errors import UserError
 from search.vision.datasets import cifar10, download
-from tests.support.http import PruneReason, serving
+from tests.support.http import Interrupted, serving
 
 NPM = """#!/bin/sh
 if [ "$1" = pack ]; then
@@ -171,7 +171,7 @@ def test_a_source_that_does_not_answer_is_passed_over(
 def test_a_source_whose_answer_is_cut_off_is_passed_over(
     npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(PruneReason, tmp_path, monkeypatch) as url:
+    with serving(Interrupted, tmp_path, monkeypatch) as url:
         monkeypatch.setattr(CIFAR10, "url", f"{url}cifar.tar.gz")
         said: list[str] = []
         cifar10.files(tmp_path / "data", said.append)

@@ -20,7 +20,7 @@ from search.errors import UserError
 from search.study.dataset_spec import SPLITS
 from search.vision.datasets import download
 from search.vision.images import load_dataset
-from tests.support.http import PruneReason, serving
+from tests.support.http import Interrupted, serving
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_a_source_that_falls_silent_after_its_answer_is_given_up(
 def test_a_source_whose_answer_is_cut_off_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(PruneReason, tmp_path, monkeypatch) as url:
+    with serving(Interrupted, tmp_path, monkeypatch) as url:
         monkeypatch.setattr(FashionMNIST, "mirrors", [url])
         with pytest.raises(UserError, match=r"not be downloaded \(IncompleteRead"):
             load_dataset("torchvision:FashionMNIST", tmp_path / "new", print)

@@ -96,7 +96,7 @@ def test_sampled_trials_are_pruned_with_their_reason_and_variants_are_not(start:
     pruned = [trial for trial in process.trials if trial.state == TrialState.PRUNED]
     assert pruned
     for trial in pruned:
-        assert "at epoch 1, cut-off" in trial.user_attrs[REASON]
+        assert trial.user_attrs[REASON].startswith(f"test accuracy {trial.value:.4f} at epoch 1, ")
         assert trial.user_attrs[RUNG] == 1
         better = [t.intermediate_values[1] for t in process.trials[: trial.number]]
         assert trial.user_attrs[CUTOFF] in better
