@@ -7,6 +7,7 @@ compared in pairs.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -75,11 +76,12 @@ class Reruns:
             overview = Observer(worker.database, worker.joined).look()
             for repeat in range(n_repeats):
                 found = finals(repeats(overview), list(params), self.study.final, self.study.epochs)
-                wanted = [
-                    self.fixed({ORIGIN: number}, params[number], repeat)
-                    for number in remaining_trials(found, repeat, self.study.direction)
-                ]
-                overview = self._train(worker, wanted, stop)
+                left = remaining_trials(found, repeat, self.study.direction)
+                wanted, *later = (
+                    [self.fixed({ORIGIN: number}, params[number], one) for number in left]
+                    for one in range(repeat, n_repeats)
+                )
+                overview = self._train(worker, wanted, stop, later=[*chain(*later)])
                 if stop.is_asked():
                     break
         return overview
@@ -94,20 +96,29 @@ class Reruns:
                 does.
         """
         with self._opened() as worker:
+            overview = Observer(worker.database, worker.joined).look()
             wanted = [
                 self.fixed({ORIGIN: trial.number}, trial.params, repeat)
                 for repeat in range(how.seeds)
                 for trial in search.ranked[: how.trials]
             ]
-            overview = self._train(worker, wanted, stop)
-            best = answer_from_reruns(search, repeats(overview)).best
-            if best is None or not _have_finished(overview, wanted):
+            # Of the present leader: which trial these seeds will judge is not known yet.
+            later = self._unused(search, overview, how)
+            overview = self._train(worker, wanted, stop, later=later)
+            if not wanted or not _have_finished(overview, wanted):
                 return False
-            wanted = [
-                self.fixed({ORIGIN: best.number}, best.params, repeat)
-                for repeat in range(how.seeds, how.seeds + how.unused)
-            ]
+            wanted = self._unused(search, overview, how)
             return _have_finished(self._train(worker, wanted, stop), wanted)
+
+    def _unused(self, search: Overview, reruns: Overview, how: Confirmation) -> list[Fixed]:
+        """Return the re-runs of the best trial with the seeds that have no part in choosing it."""
+        best = answer_from_reruns(search, repeats(reruns)).best
+        if best is None:
+            return []
+        return [
+            self.fixed({ORIGIN: best.number}, best.params, repeat)
+            for repeat in range(how.seeds, how.seeds + how.unused)
+        ]
 
     def train(self, wanted: list[Fixed], stop: Stop) -> Overview:
         """Train those of `wanted` that have not finished, and return the study's new state.
@@ -127,11 +138,15 @@ class Reruns:
                 self._adopt(worker.joined, self.origin)
             yield worker
 
-    def _train(self, worker: Worker, wanted: list[Fixed], stop: Stop) -> Overview:
+    def _train(
+        self, worker: Worker, wanted: list[Fixed], stop: Stop, *, later: Sequence[Fixed] = ()
+    ) -> Overview:
+        """Train `wanted`; the progress that is shown counts those that follow `later`, too."""
         enqueue(worker.database, worker.joined, self.study.space, wanted)
         observer = Observer(worker.database, worker.joined)
-        counts = observer.look().counts
-        budget = Budget(trials=counts.total() - counts[TrialState.FAIL])
+        there = [t for t in observer.look().trials if t.state != TrialState.FAIL]
+        names = {*map(fixed_name, there), *(one.name for one in later)}
+        budget = Budget(trials=len(names))
         with (
             show_progress(observer, self.out, self.study, budget=budget),
             stop.on_signals(),

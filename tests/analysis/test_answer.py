@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +25,15 @@ from search.errors import UserError
 from search.reporting.notes import Progress, text
 from search.reporting.status import status, study_row
 from search.reporting.terminal import summary
+from search.study.budget import Budget
 from search.study.confirmation import Confirmation
 from search.study.study import Study
+from search.worker import reruns
 from search.worker.config import WorkerConfig
 from search.worker.reruns import Reruns
 from search.worker.stop import Stop
 from studies.cifar import BASE
-from tests.support.made_up import add
+from tests.support.made_up import add, made_up
 from tests.support.wsgi import renamed
 
 WON = (0.70, 0.80, 0.90)
@@ -260,6 +264,30 @@ def test_every_view_begins_with_the_trial_that_the_re_runs_found_best(
     assert rows == ["1", "2", "0"]
     rows = [line.split("]")[0] for line in of_note if line.startswith("| [")]
     assert rows == ["| [1", "| [2", "| [0"]
+
+
+def test_the_progress_of_re_runs_counts_the_seeds_that_follow(
+    database: Database, small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int | None] = []
+
+    @contextmanager
+    def show_progress(*arguments: object, budget: Budget) -> Iterator[None]:
+        shown.append(budget.trials)
+        yield
+
+    monkeypatch.setattr(reruns, "show_progress", show_progress)
+    made_up(database, small, 4)  # of which two are complete
+    idle = dataclasses.replace(
+        _reruns(database, small, "small-rerun"), work=lambda worker, stop, wanted: None
+    )
+    search = Overview.of_study(database, "small")
+    overview = idle.train_best(search.ranked[:2], 3, Stop())
+    assert (shown, len(overview.trials)) == ([6, 6, 6], 6)
+    idle.train_best(search.ranked[:2], 2, Stop())  # what is there is not counted again
+    assert shown[3:] == [6, 6]
+    assert not idle.confirm(search, Confirmation(trials=2, seeds=3, unused=4), Stop())
+    assert shown[5:] == [6 + 4]
 
 
 def _lines(what: RenderableType) -> list[str]:
