@@ -53,11 +53,12 @@ from studies.curves.table import FILE, Curve, read
 from tests.benchmarks.surrogate import LOSS, METRIC, Surrogate
 
 WITHIN = 0.005
-MOMENTS = (60, 120, 200, 300, 400)
+MOMENTS = (60, 100, 150, 200, 250, 400)
 """The epochs after which incumbents are compared."""
 PRUNERS: Mapping[str, BasePruner] = {
     "none": NopPruner(),
     "median": MedianPruner(),
+    "SuccessiveHalving 1, 2, 4, 8, 1/2": SuccessiveHalving(factor=2),  # ASHA of Ray's tutorials
     **{
         f"{kind.__name__} {rungs}, {share}{', loss' if set_to else ''}": kind(
             min_epochs=first, factor=factor, keep=keep, **set_to
