@@ -7,7 +7,6 @@ compared in pairs.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -77,11 +76,13 @@ class Reruns:
             for repeat in range(n_repeats):
                 found = finals(repeats(overview), list(params), self.study.final, self.study.epochs)
                 left = remaining_trials(found, repeat, self.study.direction)
-                wanted, *later = (
-                    [self.fixed({ORIGIN: number}, params[number], one) for number in left]
+                planned = [
+                    self.fixed({ORIGIN: number}, params[number], one)
                     for one in range(repeat, n_repeats)
-                )
-                overview = self._train(worker, wanted, stop, later=[*chain(*later)])
+                    for number in left
+                ]
+                n = len(left)
+                overview = self._train(worker, planned[:n], stop, later=planned[n:])
                 if stop.is_asked():
                     break
         return overview

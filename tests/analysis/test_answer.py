@@ -73,6 +73,12 @@ def _reruns(database: Database, study: Study, name: str) -> Reruns:
     )
 
 
+def _idle(database: Database, study: Study) -> Reruns:
+    """Re-runs that are enqueued and not trained."""
+    made = _reruns(database, study, f"{study.name}-rerun")
+    return dataclasses.replace(made, work=lambda worker, stop, wanted: None)
+
+
 def _run_again(
     database: Database, study: Study, found: dict[int, tuple[float, ...]], *, first: int = 0
 ) -> optuna.Study:
@@ -266,6 +272,14 @@ def test_every_view_begins_with_the_trial_that_the_re_runs_found_best(
     assert rows == ["| [1", "| [2", "| [0"]
 
 
+def test_a_search_without_a_complete_trial_is_not_confirmed(
+    database: Database, small: Study
+) -> None:
+    join(database, small, data_digest="none")
+    search = Overview.of_study(database, "small")
+    assert not _idle(database, small).confirm(search, Confirmation(), Stop())
+
+
 def test_the_progress_of_re_runs_counts_the_seeds_that_follow(
     database: Database, small: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,9 +292,7 @@ def test_the_progress_of_re_runs_counts_the_seeds_that_follow(
 
     monkeypatch.setattr(reruns, "show_progress", show_progress)
     made_up(database, small, 4)  # of which two are complete
-    idle = dataclasses.replace(
-        _reruns(database, small, "small-rerun"), work=lambda worker, stop, wanted: None
-    )
+    idle = _idle(database, small)
     search = Overview.of_study(database, "small")
     overview = idle.train_best(search.ranked[:2], 3, Stop())
     assert (shown, len(overview.trials)) == ([6, 6, 6], 6)
